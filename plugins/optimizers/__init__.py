@@ -1,0 +1,3 @@
+"""Built-in optimizers."""
+
+from . import dpo, ppo  # noqa: F401

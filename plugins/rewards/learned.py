@@ -1,0 +1,82 @@
+"""A reward model trained on comparisons, as one more adapter and head on the shared base."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_lora.errors import ModelError
+from rlhf_lora.records import Prompt, Sample
+from rlhf_lora.registry import reward
+
+if TYPE_CHECKING:
+    from rlhf_lora.contracts import Context
+
+
+@reward("learned")
+class Learned:
+    """The reward model: this run's own, or one trained before.
+
+    Attributes:
+        path: run folder or adapter folder of a trained reward model; null = train one in this run.
+    """
+
+    path: str | None = None
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that must have run before this reward can score."""
+        return ("reward_model",) if self.path is None else ()
+
+    def score(self, samples: Sequence[Sample]) -> list[float]:
+        raise ModelError("a learned reward needs its model", where="reward=learned", fix="use it in a run, where it is opened")
+
+    def open(self, ctx: Context) -> OpenLearned:
+        assert self.path is not None and ctx.backbone is not None
+        return OpenLearned(ctx.backbone, reward_folder(self.path))
+
+
+class OpenLearned:
+    """The reward role on the backbone: head at the last token, then gain and bias."""
+
+    def __init__(self, backbone: Any, folder: Path):
+        from rlhf_lora.backbone import base_hash
+
+        about = json.loads((folder / "reward.json").read_text())
+        for key, here, what in (
+            ("base_hash", base_hash(backbone.spec.path, backbone.spec.revision), "another base model"),
+            ("template_hash", backbone.chat.template_hash, "another chat template"),
+        ):
+            if about.get(key) not in (None, here):
+                raise ModelError(
+                    f"this reward model was trained with {what}",
+                    where=str(folder / "reward.json"),
+                    fix="use the same model and template settings, or train a reward model in this run (reward.path=null)",
+                )
+        self.backbone, self.gain, self.bias = backbone, about["gain"], about["bias"]
+        if "reward" not in backbone.roles:
+            backbone.add_role("reward", start=folder, head=True)
+
+    def score(self, samples: Sequence[Sample]) -> list[float]:
+        chat = self.backbone.chat
+        prompts = [chat.prompt_ids(Prompt(s.prompt, None if s.messages is None else tuple(s.messages))) for s in samples]
+        responses = [list(s.tokens) if s.tokens else chat.response_ids(s.text, s.finished) for s in samples]
+        raw = self.backbone.sequence_scores("reward", prompts, responses)
+        return [self.gain * value + self.bias for value in raw]
+
+
+def reward_folder(path: str) -> Path:
+    """The reward adapter of a run folder, or the adapter folder itself.
+
+    Raises:
+        ModelError: neither.
+    """
+    for folder in (Path(path) / "adapters" / "reward", Path(path)):
+        if (folder / "reward.json").is_file() and (folder / "adapter_model.safetensors").is_file():
+            return folder
+    raise ModelError(
+        f"no reward model in {path}", where=f"reward.path={path}",
+        fix="give a run folder with adapters/reward, or a folder with adapter_model.safetensors and reward.json",
+    )  # fmt: skip

@@ -1,0 +1,3 @@
+"""Built-in rollout engines."""
+
+from . import hf, native  # noqa: F401

@@ -1,0 +1,54 @@
+"""Transformers' `generate()`, for architectures whose cache our own loop does not know, and as a cross-check of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf_lora.records import Prompt, Sample
+from rlhf_lora.registry import rollout
+
+from .native import as_sample, check_sampling
+
+
+@rollout("hf")
+class HfGenerate:
+    """Sample with Transformers' `generate()`; log-probs come from a second forward pass."""
+
+    max_new_tokens: int | None = None
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_sampling(self.max_new_tokens, self.temperature)
+
+    def generate(self, backbone: Any, prompts: Sequence[Prompt], n: int, seed: int, role: str = "policy") -> list[Sample]:
+        import torch
+
+        repeated = [prompt for prompt in prompts for _ in range(n)]
+        ids = [backbone.chat.prompt_ids(prompt) for prompt in repeated]
+        responses: list[list[int]] = []
+        # generate() draws from the global stream: put it back as it was, so that the caller's stays the caller's.
+        with torch.random.fork_rng(devices=[] if backbone.device == "cpu" else None), backbone.role(role), torch.no_grad():
+            torch.manual_seed(seed)
+            for start in range(0, len(ids), backbone.rollout_batch):
+                responses.extend(self._decode(backbone, ids[start : start + backbone.rollout_batch]))
+        logprobs = backbone.sequence_logprobs(role, ids, responses, self.temperature)
+        return [as_sample(backbone.chat, *row) for row in zip(repeated, responses, logprobs, strict=True)]
+
+    def _decode(self, backbone: Any, prompt_ids: list[list[int]]) -> list[list[int]]:
+        from transformers import GenerationConfig
+
+        from rlhf_lora.rollout import pad
+
+        padded = pad(prompt_ids, [[] for _ in prompt_ids], backbone.chat.fill_id, backbone.device)
+        config = GenerationConfig(
+            max_new_tokens=self.max_new_tokens, do_sample=True, temperature=self.temperature, top_k=0, top_p=1.0,
+            eos_token_id=sorted(backbone.chat.stop_ids), pad_token_id=backbone.chat.fill_id,
+        )  # fmt: skip
+        out_BS = backbone.base.generate(padded.ids_BS, attention_mask=padded.attention_BS, generation_config=config)
+        return [_until_stop(row, backbone.chat.stop_ids) for row in out_BS[:, padded.prompt_width :].tolist()]
+
+
+def _until_stop(tokens: list[int], stop_ids: frozenset[int]) -> list[int]:
+    end = next((i + 1 for i, token in enumerate(tokens) if token in stop_ids), len(tokens))
+    return tokens[:end]

@@ -1,0 +1,91 @@
+"""Our own decoding loop: a KV cache, one sample per row, the log-prob captured as the token is drawn.
+
+Why not `generate()`: it never compiles a 4-bit model, and keeping its scores costs batch × time × vocabulary. Here the
+log-prob of the sampled token over the *full* vocabulary is taken at each step, so no second pass is needed and the
+first-minibatch ratio is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rlhf_lora.errors import ConfigError
+from rlhf_lora.records import Prompt, Sample
+from rlhf_lora.registry import rollout
+
+
+@rollout("native")
+class Native:
+    """Sample with a KV cache and capture log-probs on the way.
+
+    Attributes:
+        max_new_tokens: where a completion is cut; null = what the dataset suggests, else 128.
+    """
+
+    max_new_tokens: int | None = None
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_sampling(self.max_new_tokens, self.temperature)
+
+    def generate(self, backbone: Any, prompts: Sequence[Prompt], n: int, seed: int, role: str = "policy") -> list[Sample]:
+        import torch
+
+        generator = torch.Generator(device=backbone.device).manual_seed(seed)
+        repeated = [prompt for prompt in prompts for _ in range(n)]
+        ids = [backbone.chat.prompt_ids(prompt) for prompt in repeated]
+        drawn: list[tuple[list[int], list[float]]] = []
+        with torch.no_grad(), backbone.role(role):
+            for start in range(0, len(ids), backbone.rollout_batch):
+                drawn.extend(self._decode(backbone, ids[start : start + backbone.rollout_batch], generator))
+        return [as_sample(backbone.chat, prompt, *row) for prompt, row in zip(repeated, drawn, strict=True)]
+
+    def _decode(self, backbone: Any, prompt_ids: list[list[int]], generator: Any) -> Iterator[tuple[list[int], list[float]]]:
+        import torch
+        from transformers import DynamicCache
+
+        from rlhf_lora.rollout import pad
+
+        padded = pad(prompt_ids, [[] for _ in prompt_ids], backbone.chat.fill_id, backbone.device)
+        stop_N = torch.tensor(sorted(backbone.chat.stop_ids), device=backbone.device)
+        input_ids, attention_BS, position_ids = padded.ids_BS, padded.attention_BS, padded.positions_BS
+        cache, alive_B, columns = DynamicCache(), torch.ones(len(prompt_ids), dtype=torch.bool, device=backbone.device), []
+        assert self.max_new_tokens is not None
+        for _ in range(self.max_new_tokens):
+            out = backbone.trunk(
+                input_ids=input_ids, attention_mask=attention_BS, position_ids=position_ids, past_key_values=cache, use_cache=True
+            )
+            last_BD = out.last_hidden_state[:, -1].to(backbone.head_weight_VD.dtype)
+            logprobs_BV = torch.log_softmax((last_BD @ backbone.head_weight_VD.T).float() / self.temperature, dim=1)
+            token_B1 = torch.multinomial(logprobs_BV.exp(), 1, generator=generator)
+            columns.append((token_B1[:, 0], logprobs_BV.gather(1, token_B1)[:, 0], alive_B))
+            alive_B = alive_B & ~torch.isin(token_B1[:, 0], stop_N)
+            if not alive_B.any():
+                break
+            input_ids, position_ids = token_B1, position_ids[:, -1:] + 1
+            attention_BS = torch.cat([attention_BS, torch.ones_like(token_B1)], dim=1)
+        tokens_BT, logprobs_BT, alive_BT = (torch.stack(column, dim=1).cpu() for column in zip(*columns, strict=True))
+        for tokens_T, logprobs_T, alive_T in zip(tokens_BT, logprobs_BT, alive_BT, strict=True):
+            length = int(alive_T.sum())
+            yield tokens_T[:length].tolist(), logprobs_T[:length].tolist()
+
+
+def as_sample(chat: Any, prompt: Prompt, tokens: list[int], logprobs: list[float]) -> Sample:
+    """A completion as the rest of the kit sees it."""
+    return Sample(
+        prompt.text,
+        chat.decode(tokens),
+        messages=prompt.messages,
+        columns=prompt.columns,
+        tokens=tokens,
+        logprobs=logprobs,
+        finished=bool(tokens) and tokens[-1] in chat.stop_ids,
+    )
+
+
+def check_sampling(max_new_tokens: int | None, temperature: float) -> None:
+    if max_new_tokens is not None and max_new_tokens < 1:
+        raise ConfigError(f"max_new_tokens is {max_new_tokens}", where="rollout.max_new_tokens", fix="at least 1")
+    if not temperature > 0:
+        raise ConfigError(f"temperature is {temperature}", where="rollout.temperature", fix="above 0: log-probs are taken at it")

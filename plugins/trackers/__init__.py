@@ -1,0 +1,3 @@
+"""Built-in trackers."""
+
+from . import local, wandb_run  # noqa: F401

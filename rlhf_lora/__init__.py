@@ -1,0 +1,29 @@
+"""The whole of RLHF on one consumer GPU, as 4-bit LoRA adapters, with any reward source.
+
+The public names; everything heavy (torch, transformers) is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, Sample, Score, Verdict
+from rlhf_lora.registry import dataset, judge, optimizer, reward, rollout, tracker
+
+__version__ = "0.1.0"
+__all__ = [
+    "Data", "Demonstration", "Label", "Pair", "Prompt", "Sample", "Score", "Verdict",
+    "compose", "dataset", "evaluate", "judge", "optimizer", "reward", "rollout", "start", "tracker", "train",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("compose", "train", "start"):
+        from rlhf_lora import notebook
+
+        return getattr(notebook, name)
+    if name == "evaluate":
+        from rlhf_lora.evaluate import evaluate
+
+        return evaluate
+    raise AttributeError(f"module 'rlhf_lora' has no attribute '{name}'")

@@ -1,0 +1,103 @@
+"""From text to tokens and back: one place decides template, begin and end tokens, and which tokens are the response.
+
+Every stage (SFT, reward model, DPO, rollout, evaluation) goes through `Chat`, so none of them can differ in template,
+double a begin token, or disagree about where a response ends. Padding ids never decide anything: masks come from
+lengths, so that a tokenizer whose pad token is its end token, or that has none, works.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from rlhf_lora.errors import ModelError
+from rlhf_lora.records import Prompt
+
+Mode = Literal["auto", "chat", "plain"]
+
+
+class Chat:
+    """Tokenizer and template of one model.
+
+    Args:
+        tokenizer: a Transformers tokenizer with an end token.
+        mode: `auto` applies the model's chat template to prompts that carry messages and leaves plain prompts as they
+            are; `chat` wraps plain prompts into one user turn; `plain` never uses the template.
+        template_kwargs: given to the chat template, e.g. `{"enable_thinking": False}`.
+
+    Raises:
+        ModelError: no end token; `chat` for a tokenizer without template.
+    """
+
+    def __init__(self, tokenizer: Any, mode: Mode = "auto", template_kwargs: Mapping[str, Any] | None = None):
+        if tokenizer.eos_token_id is None:
+            raise ModelError(
+                "the tokenizer has no end token, so no response could ever end",
+                where="tokenizer_config.json: eos_token",
+                fix="set eos_token to the token that ends a reply (for chat models often '<|im_end|>')",
+            )
+        if mode == "chat" and not tokenizer.chat_template:
+            raise ModelError("the tokenizer has no chat template", where="model.template=chat", fix="model.template=plain")
+        self.tokenizer = tokenizer
+        self.mode = mode
+        self.template_kwargs = dict(template_kwargs or {})
+        self.end_id: int = tokenizer.eos_token_id
+        self.stop_ids = frozenset([self.end_id])
+        self.fill_id = self._fill_id()
+        self._begin = self._begin_ids()
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt, ready for the first response token. Never empty."""
+        messages = self._messages(prompt)
+        if messages is None:
+            ids = self._begin + self._encode(prompt.text)
+        else:
+            # The template writes its own begin token; encoding its text must not add a second one.
+            text = self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True, **self.template_kwargs
+            )
+            ids = self._encode(text)
+        return ids or [self.end_id]
+
+    def response_ids(self, text: str, finished: bool = True) -> list[int]:
+        """Token ids of a response; with the end token when it is finished."""
+        return self._encode(text) + ([self.end_id] if finished else [])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text a person reads: no special tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def rendered(self, prompt: Prompt) -> str:
+        """The prompt as the model sees it, special tokens shown."""
+        return str(self.tokenizer.decode(self.prompt_ids(prompt)))
+
+    @property
+    def template_hash(self) -> str:
+        """12 hex digits over everything that decides how text becomes tokens, the vocabulary aside."""
+        parts = [self.mode, self.tokenizer.chat_template, self.template_kwargs, self.end_id, self._begin]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+    def _messages(self, prompt: Prompt) -> Sequence[Mapping[str, str]] | None:
+        if self.mode == "plain" or not self.tokenizer.chat_template:
+            return None
+        if prompt.messages is not None:
+            return prompt.messages
+        return [{"role": "user", "content": prompt.text}] if self.mode == "chat" else None
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _begin_ids(self) -> list[int]:
+        """What the tokenizer itself puts before plain text (a begin token, or nothing)."""
+        bare, full = self._encode("a"), list(self.tokenizer("a")["input_ids"])
+        start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
+        return full[:start]
+
+    def _fill_id(self) -> int:
+        """Any id that is no stop id: what stands in padded places is masked by length, never by its id."""
+        pad = self.tokenizer.pad_token_id
+        if pad is not None and pad not in self.stop_ids:
+            return int(pad)
+        return next(i for i in range(len(self.tokenizer)) if i not in self.stop_ids)

@@ -1,0 +1,270 @@
+"""The configuration: its schema, and composing it from overrides with one clear message when that fails.
+
+Hydra composes YAML groups and the plugins' fields into one tree; the dataclasses here give the rest of it types. After
+composing, every key must be one that a schema or a plugin knows: `+x=1` cannot smuggle one in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rlhf_lora import registry
+from rlhf_lora.adamw import AdamW
+from rlhf_lora.errors import ConfigError, PluginError, did_you_mean
+
+PLUGIN_GROUPS = ("dataset", "reward", "optimizer", "rollout", "tracker")
+
+
+@dataclass
+class ModelConfig:
+    path: str | None = None
+    revision: str | None = None
+    load_in_4bit: bool = True
+    dtype: str = "bfloat16"
+    template: str = "auto"
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    adapter: str | None = None
+    gradient_checkpointing: bool = False
+    shape: dict[str, Any] | None = None
+
+
+@dataclass
+class AdapterConfig:
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: Any = "all-linear"
+
+
+@dataclass
+class HardwareConfig:
+    device: str = "auto"
+    memory_gib: float | None = None
+    threads: int | None = None
+    micro_batch: int | None = None
+    rollout_batch: int | None = None
+    logprob_chunk: int = 256
+
+
+@dataclass
+class SplitsConfig:
+    sft: int = 20
+    reward_model: int = 55
+    prompts: int = 15
+    tuning: int = 5
+    final: int = 5
+
+
+@dataclass
+class StageConfig:
+    epochs: float = 1.0
+    batch_size: int = 32
+    max_length: int = 1024
+    adamw: AdamW = field(default_factory=AdamW)
+
+
+@dataclass
+class EvaluationConfig:
+    prompts: int = 1000
+    show: int = 10
+
+
+@dataclass
+class TrainConfig:
+    """The whole of a run's configuration. Plugin groups are typed by their plugins."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    dataset: Any = None
+    reward: Any = None
+    optimizer: Any = None
+    rollout: Any = None
+    tracker: Any = None
+    seed: int = 0
+    stages: list[str] | None = None
+    run_dir: str | None = None
+    resume: str = "auto"
+    cache: bool = True
+    checkpoint_every: int = 5
+    samples_every: int = 10
+    missing_share: float = 0.5
+    plugins: list[str] = field(default_factory=list)
+    splits: SplitsConfig = field(default_factory=SplitsConfig)
+    sft: StageConfig = field(default_factory=StageConfig)
+    reward_model: StageConfig = field(default_factory=StageConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def compose(*overrides: str) -> DictConfig:
+    """The configuration that Hydra overrides describe. Plugin files named in `plugins=[…]` are loaded first.
+
+    Raises:
+        ConfigError, PluginError: an unknown group, option or key, a wrong type, a plugin file that fails.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    registry.load_entry_points()
+    ConfigStore.instance().store(name="schema", node=TrainConfig, provider="rlhf_lora")
+    given = list(overrides)
+    for file in _plugin_files(given):
+        registry.load_file(file)
+    _check_plugin_names(given)
+    _check_no_deletions(given)
+    GlobalHydra.instance().clear()  # a notebook cell that was interrupted may have left one behind
+    try:
+        with initialize_config_module("rlhf_lora.conf", version_base="1.3"):
+            config = hydra_compose("train", overrides=given)
+            OmegaConf.resolve(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _as_config_error(error, given) from error
+    check_keys(config)
+    return config
+
+
+def check_keys(config: DictConfig) -> None:
+    """Refuse every key that neither the schema nor a plugin knows.
+
+    Raises:
+        ConfigError: with the nearest key that is known.
+    """
+    plain = OmegaConf.to_container(config, throw_on_missing=False)
+    assert isinstance(plain, dict)
+    _check_node(plain, TrainConfig, "")
+    for kind in PLUGIN_GROUPS:
+        node = plain.get(kind)
+        if isinstance(node, dict):
+            fields = {name: hint for name, (hint, _) in registry.lookup(kind, str(node.get("name"))).fields().items()}
+            _check_fields(node, {"name": str, **fields}, kind)
+
+
+def _check_node(node: Mapping[Any, Any], schema: type, where: str) -> None:
+    _check_fields(node, typing.get_type_hints(schema), where)
+
+
+def _check_fields(node: Mapping[Any, Any], hints: Mapping[str, Any], where: str) -> None:
+    for key, value in node.items():
+        place = f"{where}.{key}" if where else str(key)
+        if key not in hints:
+            raise ConfigError(
+                f"there is no setting '{place}'{did_you_mean(str(key), hints)}",
+                where=place,
+                fix=f"settings {f'of {where}' if where else 'here'}: {', '.join(hints)}",
+            )
+        if dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
+            _check_node(value, typing.cast(type, hints[key]), place)
+
+
+def _plugin_files(overrides: Sequence[str]) -> list[str]:
+    """Files of `plugins=[…]`, the one override that is read before Hydra composes."""
+    files: list[str] = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key.lstrip("+") == "plugins":
+            files = [item.strip().strip("'\"") for item in value.strip().strip("[]").split(",") if item.strip()]
+    return files
+
+
+def _check_plugin_names(overrides: Sequence[str]) -> None:
+    """Say which plugins there are before Hydra lists its groups: our message knows near names and failed packages."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        kind = key.lstrip("+").partition("@")[0]
+        if kind in PLUGIN_GROUPS and value and not _is_preset(kind, value):
+            for name in value.split(","):
+                registry.lookup(kind, name.strip().strip("'\""))
+
+
+def _check_no_deletions(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        if override.startswith("~"):
+            raise ConfigError(f"a setting cannot be taken away: {override}", where=override, fix=f"set it to null: {override[1:]}=null")
+
+
+def _is_preset(kind: str, name: str) -> bool:
+    return resources.files("rlhf_lora.conf").joinpath(kind, f"{name}.yaml").is_file()
+
+
+def _as_config_error(error: Exception, overrides: Sequence[str]) -> ConfigError | PluginError:
+    """Hydra's message as ours: what, where, what to do."""
+    # Hydra wraps what OmegaConf said of the value in "Error merging override"; the value is the news.
+    told = error.__cause__ if str(error).startswith("Error merging override") and error.__cause__ else error
+    message = str(told).strip()
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    where = _override_in(message, overrides)
+    missing_key = re.search(r"Key '([^']+)' (?:is not in struct|not in '(\w+)')", message)
+    if missing_key:
+        full = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), missing_key[1])
+        return ConfigError(f"there is no setting '{full}'{did_you_mean(full, _all_keys())}", where=where, fix=_keys_hint(full))
+    group = re.search(r"Could not override '([^']+)'", message)
+    if group and "." in group[1]:
+        known = _all_keys()
+        return ConfigError(f"there is no setting '{group[1]}'{did_you_mean(group[1], known)}", where=where, fix=_keys_hint(group[1]))
+    if group:
+        return ConfigError(
+            f"there is no group '{group[1]}'{did_you_mean(group[1], _groups())}",
+            where=where,
+            fix=f"groups: {', '.join(_groups())}; settings are written with dots: model.path=FOLDER",
+        )
+    option = re.search(r"Could not find '([^']+)'", message)
+    if option:
+        kind, _, name = option[1].rpartition("/")
+        known = _options(kind)
+        return ConfigError(f"{kind} has no '{name}'{did_you_mean(name, known)}", where=where, fix=f"choices: {', '.join(known)}")
+    if "Error parsing override" in message or "no viable alternative" in message or "mismatched input" in message or "token recognition" in message:
+        return ConfigError(f"this override cannot be read: {where}", where=where, fix="write key=value; quote what has commas: 'key=\"a, b\"'")
+    value = next((line for line in lines if "could not be converted" in line or "Invalid value" in line), lines[0] if lines else repr(error))
+    full = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
+    return ConfigError(value.rstrip("."), where=full or where, fix="`rlhf-lora plugins` and `rlhf-lora plan` show settings and types")
+
+
+def _override_in(message: str, overrides: Sequence[str]) -> str:
+    """The override that a message is about, found by its key or its text."""
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        if override in str(message) or key in message or key.rpartition(".")[2] in message:
+            return override
+    return ", ".join(overrides)
+
+
+def _groups() -> list[str]:
+    folders = [f.name for f in resources.files("rlhf_lora.conf").iterdir() if f.is_dir() and not f.name.startswith("_")]
+    return sorted({*folders, *PLUGIN_GROUPS})
+
+
+def _options(group: str) -> list[str]:
+    folder = resources.files("rlhf_lora.conf").joinpath(group)
+    presets = [f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")] if folder.is_dir() else []
+    return sorted({*presets, *(registry.names(group) if group in registry.KINDS else [])})
+
+
+def _all_keys() -> list[str]:
+    keys = []
+    for name, hint in typing.get_type_hints(TrainConfig).items():
+        keys.append(name)
+        if dataclasses.is_dataclass(hint):
+            keys += [f"{name}.{f.name}" for f in dataclasses.fields(hint)]
+    for entry in registry.entries():
+        keys += [f"{entry.kind}.{f}" for f in entry.fields()]
+    return keys
+
+
+def _keys_hint(key: str) -> str:
+    parent = key.rpartition(".")[0]
+    inside = sorted({k for k in _all_keys() if k.rpartition(".")[0] == parent})
+    near = difflib.get_close_matches(key, inside, n=8, cutoff=0.0) if len(inside) > 12 else inside
+    return f"settings {f'of {parent}' if parent else 'here'}: {', '.join(near)}"

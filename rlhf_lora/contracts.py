@@ -1,0 +1,240 @@
+"""The six contracts a plugin can fulfil, and what each promises. `rlhf_lora.testing` checks the promises.
+
+Axes, as suffixes of tensor names:  B sequence in a batch · T response position · S prompt + response position
+                                    V vocabulary · D hidden width · K answer to one prompt
+Masks are 1 (True) where a position counts. The end token counts: it is trained, scored and read.
+
+A plugin is a frozen dataclass: cheap, equal after `build(saved config)`, picklable. What is heavy is made in
+`open(ctx)`, which returns the object that does the work (default: the plugin itself); `close()` is optional.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from rlhf_lora.records import Data, Prompt, Sample, Score, Verdict
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+LearnsFrom = Literal["demonstrations", "pairs", "labels"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What `open` is given. A reward that needs no model can ignore all of it.
+
+    Attributes:
+        seed: the run's seed.
+        cache_dir: where things that can be made again may be kept.
+        run_dir: the run folder, when there is one.
+        backbone: the shared frozen base with its roles (`rlhf_lora.backbone.Backbone`), when there is one.
+        chat: tokenizer and template of the policy (`rlhf_lora.chat.Chat`), when there is one.
+        device: where tensors live: "cpu", "cuda".
+    """
+
+    seed: int = 0
+    cache_dir: Path | None = None
+    run_dir: Path | None = None
+    backbone: Any = None
+    chat: Any = None
+    device: str = "cpu"
+
+    @property
+    def tokenizer(self) -> Any:
+        return None if self.chat is None else self.chat.tokenizer
+
+
+@runtime_checkable
+class RewardSource(Protocol):
+    """Scores completions. Higher is better.
+
+    Promises: one score per sample, in order; each finite, or none with a reason; inputs untouched; an empty list gives
+    an empty list; empty and cut-off text do not raise.
+    """
+
+    def score(self, samples: Sequence[Sample], **columns: Sequence[Any]) -> Sequence[float | None | Score]:
+        """Score samples. Keyword-only parameters without default are dataset columns, one value per sample."""
+        ...
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Compares two answers. Unreadable is `choice=None`, never a coin flip."""
+
+    def compare(self, prompt: Prompt, a: str, b: str) -> Verdict: ...
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Loads demonstrations, pairs, labels or prompts. Promises: the same settings give the same rows in the same
+    order; no prompt is empty; every row of the source is used or listed in `unused` with a reason."""
+
+    def load(self) -> Data: ...
+
+    def fingerprint(self) -> str:
+        """Hex digest of everything that decides what `load` returns, file contents included."""
+        ...
+
+
+@runtime_checkable
+class RolloutEngine(Protocol):
+    """Samples completions from the policy role.
+
+    Promises: `n` samples per prompt, in order (all of prompt 0, then prompt 1, …); log-probs are those of a fresh
+    forward pass at the same temperature, over the full vocabulary; the same seed gives the same tokens.
+    """
+
+    temperature: float
+    max_new_tokens: int
+
+    def generate(self, backbone: Any, prompts: Sequence[Prompt], n: int, seed: int, role: str = "policy") -> list[Sample]: ...
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Receives metrics. `close` may be called twice."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Batch:
+    """One rollout as the optimizer sees it: tensors only, no model. Rows without a score are already gone.
+
+    Attributes:
+        tokens_BT: response token ids, right-padded.
+        mask_BT: True on response tokens, the end token included.
+        logprobs_BT: log π_old(token), captured while sampling.
+        ref_logprobs_BT: log ρ(token) under the reference.
+        values_BT: V_old at each response position, or None when the optimizer has no value role.
+        scores_B: raw rewards, before KL, clipping or whitening.
+        rewards_B: the same, scaled to mean 0 and deviation 1 on reference samples when the optimizer asks for it.
+        finished_B: True where the end token was sampled.
+        group_B: index of the prompt each row answers.
+        advantages_BT, returns_BT: filled in by `PolicyOptimizer.advantages`.
+    """
+
+    tokens_BT: Tensor
+    mask_BT: Tensor
+    logprobs_BT: Tensor
+    ref_logprobs_BT: Tensor
+    values_BT: Tensor | None
+    scores_B: Tensor
+    rewards_B: Tensor
+    finished_B: Tensor
+    group_B: Tensor
+    advantages_BT: Tensor | None = None
+    returns_BT: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores_B)
+
+    def rows(self, index: Tensor) -> Batch:
+        """The rows at `index`, as a batch of their own."""
+        return Batch(**{name: None if value is None else value[index] for name, value in vars(self).items()})
+
+
+@dataclass
+class Minibatch:
+    """Some rows of a batch, and what the trained role says of them now.
+
+    Attributes:
+        batch: the rows, with advantages and returns.
+        new_logprobs_BT: log π(token) with gradient; None when only the value role is being trained.
+        new_values_BT: V with gradient; None when only the policy role is being trained.
+    """
+
+    batch: Batch
+    new_logprobs_BT: Tensor | None = None
+    new_values_BT: Tensor | None = None
+
+
+@runtime_checkable
+class OnPolicyOptimizer(Protocol):
+    """Turns scored rollouts into a loss: functions of tensors, no model, no I/O.
+
+    Promises: equal scores give zero policy gradient; finite metrics or an error; `state()` and `restore()` carry
+    everything that changes between updates.
+
+    Attributes:
+        samples_per_prompt: completions per prompt.
+        roles: which roles it trains: `("policy",)`, or with `"value"`.
+        shared_trunk: the value head reads the policy's hidden states instead of having an adapter of its own.
+        scale_scores: give it rewards of mean 0 and deviation 1 on reference samples, so that β keeps its meaning.
+        updates, prompts_per_update, epochs, minibatch_size: the shape of the loop; sizes in samples but for prompts.
+        beta: KL strength in reward per nat.
+        adamw, value_adamw: the gradient optimizer of each trained role.
+    """
+
+    samples_per_prompt: int
+    roles: tuple[str, ...]
+    shared_trunk: bool
+    scale_scores: bool
+    updates: int
+    prompts_per_update: int
+    epochs: int
+    minibatch_size: int
+    max_grad_norm: float
+    final_lr: float
+    adamw: Any
+    value_adamw: Any
+
+    def advantages(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
+        """The batch with `advantages_BT` (and `returns_BT`) filled in, and metrics."""
+        ...
+
+    def loss(self, minibatch: Minibatch) -> tuple[torch.Tensor, dict[str, float]]:
+        """A scalar loss over the given rows, and metrics. Called once per trained role when roles have adapters of
+        their own (only that role's tensors are given), or once for both when they share a trunk."""
+        ...
+
+    def after_update(self, metrics: Mapping[str, float], samples: int) -> dict[str, float]:
+        """Move controllers (adaptive KL) once the epochs are done; returns their values as metrics."""
+        ...
+
+    def state(self) -> dict[str, float]: ...
+
+    def restore(self, state: Mapping[str, float]) -> None: ...
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """What an off-policy optimizer is given beside model and data.
+
+    Attributes:
+        out: the adapter folder to write, in PEFT layout; published whole or not at all.
+        seed: the stage's seed.
+        log: called with (step, metrics) as training goes on.
+        start_adapter: adapter folder that training starts from and that is the reference, or None for the bare base.
+        description: one word for progress bars.
+    """
+
+    out: Path
+    seed: int
+    log: Any
+    start_adapter: Path | None = None
+    description: str = "train"
+    work_dir: Path | None = None
+
+
+@runtime_checkable
+class OffPolicyOptimizer(Protocol):
+    """Trains on data that exists already, in a model of its own, and leaves an adapter folder.
+
+    Attributes:
+        learns_from: which rows of the data it wants.
+    """
+
+    learns_from: LearnsFrom
+
+    def fit(self, model: Any, data: Sequence[Any], ctx: FitContext) -> dict[str, float]:
+        """Train on `data` with the model that the specification `model` describes (`backbone.ModelSpec`), write
+        `ctx.out`, and return final metrics."""
+        ...

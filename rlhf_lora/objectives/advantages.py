@@ -1,0 +1,48 @@
+"""From rewards and values to advantages: GAE, whitening, and the means they share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def masked_mean(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Token-weighted mean over all that is given: every token counts the same, whatever sequence it is in."""
+    return (x_BT * mask_BT).sum() / mask_BT.sum()
+
+
+def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (Schulman et al. 2016, eq. 16).
+
+    δ_t = r_t + γ V_{t+1} − V_t,  A_t = δ_t + γ λ A_{t+1}, with V = 0 after the last token.
+
+    Args:
+        mask_BT: a run of True from the first response token on; what lies behind it counts for nothing.
+
+    Returns:
+        advantages_BT (not whitened) and returns_BT = A + V, both 0 where masked.
+    """
+    mask_BT = mask_BT.to(values_BT.dtype)
+    values_BT, rewards_BT = values_BT * mask_BT, rewards_BT * mask_BT
+    advantage_B = next_value_B = torch.zeros_like(values_BT[:, 0])
+    columns = []
+    for t in reversed(range(values_BT.shape[1])):
+        delta_B = rewards_BT[:, t] + gamma * next_value_B - values_BT[:, t]
+        advantage_B = (delta_B + gamma * lam * advantage_B) * mask_BT[:, t]
+        next_value_B = values_BT[:, t]
+        columns.append(advantage_B)
+    advantages_BT = torch.stack(columns[::-1], dim=1)
+    return advantages_BT, advantages_BT + values_BT
+
+
+def whiten(x_BT: Tensor, mask_BT: Tensor, shift_mean: bool = True) -> Tensor:
+    """(x − μ) / √(var + 1e-8) over masked positions; population variance, as `tf.nn.moments` gives (Ziegler 2019).
+
+    Args:
+        shift_mean: False keeps the mean: what rewards want, so that their sign survives.
+    """
+    mask_BT = mask_BT.to(x_BT.dtype)
+    mean = masked_mean(x_BT, mask_BT)
+    variance = masked_mean((x_BT - mean) ** 2, mask_BT)
+    whitened_BT = (x_BT - mean) * torch.rsqrt(variance + 1e-8)
+    return (whitened_BT if shift_mean else whitened_BT + mean) * mask_BT

@@ -1,0 +1,184 @@
+"""What flows through the kit. Read this file and `contracts.py`, and the rest can be guessed.
+
+    Prompt          what the model is asked: text, and the conversation when there is one
+    Demonstration   a prompt and the answer a person would like                → SFT
+    Pair            a prompt and two answers, the better one first             → reward model, DPO
+    Label           a prompt, an answer, good or bad                           → KTO
+    Sample          one completion: tokens, log-probs, finished or cut         ← rollout
+    Score           a finite value, or *no value* with a kind and a reason     ← reward
+    Verdict         which of two answers is better: A, B, tie, or none         ← judge
+    Data            what a dataset loads: demonstrations, pairs, labels, prompts, and what was not used
+
+A failure is never a number: a reward that could not be read is `Score.none(...)`, never `Score(0.0)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Message = Mapping[str, str]
+"""One turn of a conversation: `{"role": "user" | "assistant" | "system", "content": "…"}`."""
+
+Missing = Literal["abstain", "error", "unreadable"]
+"""Why a score has no value: the source declines, it failed, or its answer could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model is asked.
+
+    Attributes:
+        text: the prompt as plain text, exactly what is tokenised when no chat template applies.
+        messages: the conversation up to and including the last user turn, when the data has one.
+        columns: further columns of the row, handed to rewards that ask for them by name.
+        group: what decides the split; prompts of one group never land in two splits. Default: the text.
+    """
+
+    text: str
+    messages: tuple[Message, ...] | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    group: str = ""
+
+    @property
+    def split_key(self) -> str:
+        return self.group or self.text.strip()
+
+    @property
+    def id(self) -> str:
+        """16 hex digits that name this prompt in files and logs."""
+        return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A prompt and the answer to imitate."""
+
+    prompt: Prompt
+    completion: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one prompt, the better one first.
+
+    Attributes:
+        margin: by how much the better one is better, on the labeller's scale; None when not known.
+        label: P(chosen is better) in (0.5, 1]; 1 for a hard label.
+    """
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    margin: float | None = None
+    label: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One answer that somebody called good or bad."""
+
+    prompt: Prompt
+    completion: str
+    good: bool
+
+
+@dataclass(slots=True)
+class Sample:
+    """One completion of one prompt.
+
+    Attributes:
+        prompt: the prompt's text.
+        text: the completion's text, without special tokens.
+        messages: the conversation that led to it, when the prompt has one.
+        columns: the prompt's further columns.
+        tokens: response token ids, the end token included when `finished`.
+        logprobs: log π(token) at the sampling temperature, one per token, in nats.
+        finished: True when the end token was sampled; False when the length limit cut it.
+    """
+
+    prompt: str
+    text: str
+    messages: Sequence[Message] | None = field(default=None, kw_only=True)
+    columns: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    tokens: Sequence[int] | None = field(default=None, kw_only=True)
+    logprobs: Sequence[float] | None = field(default=None, kw_only=True)
+    finished: bool = field(default=True, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A finite reward, or no reward and why.
+
+    Attributes:
+        value: the reward; None when there is none.
+        parts: named parts of the value, for logs and reports.
+        reason: why it is so, or why there is none.
+        kind: `"value"`, or how the value came to be missing.
+
+    Raises:
+        ValueError: the value, or a part, is not a finite number.
+    """
+
+    value: float | None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+    kind: Literal["value", "abstain", "error", "unreadable"] = "value"
+
+    def __post_init__(self) -> None:
+        if self.kind == "value" and (self.value is None or not math.isfinite(self.value)):
+            raise ValueError(f"a Score needs a finite value, got {self.value!r}; for no value use Score.none(reason)")
+        for name, part in self.parts.items():
+            if not math.isfinite(part):
+                raise ValueError(f"the part '{name}' of a Score is {part!r}, not finite")
+
+    @classmethod
+    def none(cls, reason: str, kind: Missing = "abstain") -> Score:
+        """No value. It is counted and left out of the update, never taken for 0."""
+        return cls(None, reason=reason, kind=kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge says of two answers. `choice` is None when the judge could not be read.
+
+    Attributes:
+        choice: `"A"`, `"B"`, `"tie"` or None.
+        probability_a: P(A is better) in [0, 1] when the judge gives one.
+    """
+
+    choice: Literal["A", "B", "tie"] | None
+    probability_a: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """A row that was not used: where it stands and why not."""
+
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a dataset loads. Any of the lists may be empty; a stage that needs an empty one says so.
+
+    Attributes:
+        test: further data for the final evaluation alone; then nothing of the rest is kept back for it.
+        gold: name of the reward that is the truth for this data, when there is one (synthetic tasks).
+        unused: rows that were not used, each with its reason.
+        format: the format that was recognised, in words.
+    """
+
+    demonstrations: Sequence[Demonstration] = ()
+    pairs: Sequence[Pair] = ()
+    labels: Sequence[Label] = ()
+    prompts: Sequence[Prompt] = ()
+    test: Data | None = None
+    gold: str | None = None
+    unused: Sequence[Unused] = ()
+    format: str = ""

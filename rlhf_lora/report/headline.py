@@ -1,0 +1,130 @@
+"""The top of a report: one sentence that says how the run ended, and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from rlhf_lora.report import plots
+from rlhf_lora.report.plots import number
+
+
+def reference_name(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
+    """What the policy is compared with: "SFT" when this run made it, else "reference"."""
+    stages = {*summary.get("seconds", {}), *summary.get("reused", []), *(row["stage"] for row in metrics)}
+    return "SFT" if "sft" in stages else "reference"
+
+
+def lede(summary: Mapping[str, Any], reference: str) -> str:
+    """One honest sentence: the win rate by gold if there is one, and whether it is more than chance."""
+    for part, judge in (("gold", " by the gold reward"), ("policy", " by its own reward")):
+        figures = summary.get(part, {})
+        rate = figures.get("win_rate_vs_reference")
+        if rate is None:
+            continue
+        low, high = figures.get("win_rate_ci95", (rate, rate))
+        text = f"The policy beats {escape(reference)} on {_percent(rate)} of held-out prompts{judge}"
+        if low <= 0.5 <= high:
+            return text + ", which is not clearly different from a coin flip."
+        kl = summary.get("policy", {}).get("kl_to_reference")
+        return text + (f", {number(kl)} nats away from it." if kl is not None else ".")
+    model = summary.get("reward_model", {}).get("accuracy")
+    if model is not None:
+        return f"The reward model puts {_percent(model)} of held-out pairs in the right order."
+    return "No evaluation yet: this page shows what has been recorded so far."
+
+
+def facts(summary: Mapping[str, Any], reference: str) -> str:
+    """The figures as a list; what does not apply is not in it."""
+    found = [
+        *(_win_rate(summary, part, title) for part, title in (("gold", "Wins by gold"), ("policy", "Wins by reward"))),
+        _means(summary, "gold", "Gold reward", reference),
+        _means(summary, "policy", "Reward", reference),
+        _kl(summary),
+        _reward_model(summary),
+        _cost(summary),
+        _missing(summary),
+    ]
+    return f'<dl class="facts">{"".join(found)}</dl>' if any(found) else ""
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `41 s`, `3 min 35 s`, `2 h 05 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def _win_rate(summary: Mapping[str, Any], part: str, title: str) -> str:
+    figures = summary.get(part, {})
+    rate = figures.get("win_rate_vs_reference")
+    if rate is None:
+        return ""
+    interval = figures.get("win_rate_ci95")
+    if not interval:
+        return _fact(title, _percent(rate))
+    drawn = plots.interval(rate, *interval)
+    return _fact(title, _percent(rate), f"95 % interval {_between(interval)}; dotted: a coin flip", drawn)
+
+
+def _means(summary: Mapping[str, Any], part: str, title: str, reference: str) -> str:
+    figures = summary.get(part, {})
+    after, before = figures.get("score_mean"), figures.get("score_mean_reference")
+    if after is None:
+        return ""
+    if before is None:
+        return _fact(title, number(after), "mean over held-out prompts")
+    return _fact(title, f"<i>{number(before)} →</i> {number(after)}", f"mean over held-out prompts, {reference} → policy")
+
+
+def _kl(summary: Mapping[str, Any]) -> str:
+    kl = summary.get("policy", {}).get("kl_to_reference")
+    return "" if kl is None else _fact("KL to the reference", f'{number(kl)} <i class="unit">nats</i>', "mean per reply")
+
+
+def _reward_model(summary: Mapping[str, Any]) -> str:
+    figures = summary.get("reward_model", {})
+    accuracy = figures.get("accuracy")
+    if accuracy is None:
+        return ""
+    notes = []
+    if (interval := figures.get("accuracy_ci95")) is not None:
+        notes.append(f"95 % interval {_between(interval)}")
+    if (pairs := figures.get("pairs")) is not None:
+        notes.append(f"{number(pairs)} held-out pairs")
+    if (length := figures.get("length_baseline")) is not None:
+        notes.append(f"length alone gets {_percent(length)}")
+    if (shorter := figures.get("accuracy_where_shorter_chosen")) is not None:
+        notes.append(f"{_percent(shorter)} where the shorter reply is the better one")
+    return _fact("Reward model accuracy", _percent(accuracy), " · ".join(notes))
+
+
+def _cost(summary: Mapping[str, Any]) -> str:
+    total, memory = summary.get("seconds", {}).get("total"), summary.get("peak_memory_gib")
+    note = f"{number(memory)} GiB memory at the peak" if memory is not None else ""
+    return "" if total is None else _fact("Time", duration(float(total)), note)
+
+
+def _missing(summary: Mapping[str, Any]) -> str:
+    abstained, errors = summary.get("abstained"), summary.get("errors")
+    if abstained is None and errors is None:
+        return ""
+    note = f"{number(abstained or 0)} abstained · {number(errors or 0)} failed; none of them counted as 0"
+    return _fact("Scores missing", number((abstained or 0) + (errors or 0)), note)
+
+
+def _fact(title: str, value: str, note: str = "", drawn: str = "") -> str:
+    return f'<div class="fact"><dt>{title}</dt><dd><b>{value}</b>{drawn}<small>{escape(note)}</small></dd></div>'
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _between(interval: Sequence[float]) -> str:
+    return f"{100 * interval[0]:.0f}–{100 * interval[1]:.0f} %"

@@ -1,0 +1,236 @@
+"""One file, five uses: which prompts train SFT, the reward model and the policy, and which are kept for judging.
+
+A prompt's bucket (0-99) is a hash of its `split_key`, so a prompt lands in one split whatever file, order or machine
+it comes from, and so do all rows that share it. From the bottom: SFT, reward model, prompts, tuning, final.
+
+    sft            demonstrations (of pairs alone: their chosen answers)   → SFT
+    reward_model   pairs and labels                                        → reward model, DPO, KTO
+    prompts        prompts alone                                           → the on-policy loop
+    tuning         prompts and pairs for choosing settings
+    final          prompts and pairs that are judged once, at the end
+
+A share that the data cannot fill is given to one that it can: prompts alone all go to the on-policy loop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from rlhf_lora.errors import ConfigError, ContractError
+from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, Unused
+
+Name = Literal["sft", "reward_model", "prompts", "tuning", "final"]
+Row = TypeVar("Row", Demonstration, Pair, Label)
+
+SALT = "rlhf_lora split\n"
+"""Public slices are often cut by the bare hash of the prompt already; a split by the same hash would find whole shares
+of such a file empty. With a salt the two cuts are independent."""
+
+
+def bucket(key: str) -> int:
+    """0 to 99: where a prompt falls, the same on every machine."""
+    digest = hashlib.sha256((SALT + key).encode("utf-8", "surrogatepass")).hexdigest()
+    return int(digest[:8], 16) % 100
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Per cent of the prompts that each use gets.
+
+    Raises:
+        ConfigError: a share is negative or not whole, or they do not add up to 100.
+    """
+
+    sft: int = 20
+    reward_model: int = 55
+    prompts: int = 15
+    tuning: int = 5
+    final: int = 5
+
+    def __post_init__(self) -> None:
+        for name, share in vars(self).items():
+            if isinstance(share, bool) or not isinstance(share, int) or share < 0:
+                raise ConfigError(
+                    f"the share {name} is {share!r}",
+                    where=f"shares.{name}",
+                    fix="give a whole number of per cent, 0 to 100",
+                )
+        total = sum(vars(self).values())
+        if total != 100:
+            listed = ", ".join(f"{name} {share}" for name, share in vars(self).items())
+            raise ConfigError(
+                f"the shares add up to {total} per cent", where=f"shares: {listed}", fix="make them add up to 100"
+            )
+
+    def of(self, key: str) -> Name:
+        """The split of a prompt."""
+        position, upto = bucket(key), 0
+        names: tuple[Name, ...] = ("sft", "reward_model", "prompts", "tuning")
+        for name in names:
+            upto += getattr(self, name)
+            if position < upto:
+                return name
+        return "final"
+
+    def fitted(self, data: Data) -> Shares:
+        """These shares, with those that `data` has no rows for given to others.
+
+        With a test set of its own nothing of the rest is kept back for the final evaluation.
+        """
+        comparisons = bool(data.pairs or data.labels)
+        answers = comparisons or bool(data.demonstrations)
+        share = dict(vars(self))
+
+        def give(name: Name, *takers: Name) -> None:
+            taker = next((t for t in takers if share[t]), "prompts")
+            share[taker], share[name] = share[taker] + share[name], 0
+
+        if data.test is not None:
+            give("final", "reward_model")
+        if not comparisons:
+            give("reward_model", *(("sft",) if answers else ()))
+        if not answers:
+            give("sft", "prompts")
+        return Shares(**share)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What each use gets. No prompt is in two of them. Any list may be empty; `counts` says how long they are.
+
+    Attributes:
+        unused: rows that no split holds, each with its reason: those of the data, of its test set, and rows of the
+            data whose prompt is in the test set too.
+        shares: the shares as they were applied, in per cent.
+    """
+
+    demonstrations: Sequence[Demonstration] = ()
+    pairs: Sequence[Pair] = ()
+    labels: Sequence[Label] = ()
+    prompts: Sequence[Prompt] = ()
+    tuning_prompts: Sequence[Prompt] = ()
+    tuning_pairs: Sequence[Pair] = ()
+    final_prompts: Sequence[Prompt] = ()
+    final_pairs: Sequence[Pair] = ()
+    unused: Sequence[Unused] = ()
+    shares: Shares = Shares()
+
+    def counts(self) -> dict[str, int]:
+        """Rows in each list, for the plan."""
+        return {f.name: len(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "shares"}
+
+    def fingerprint(self, *names: str) -> str:
+        """SHA-256 over the contents of the lists called `names`, in order; over all that are trained on or judged when
+        none is named. A stage's cache key takes those it reads, so that other rows may change without redoing it.
+
+        Raises:
+            ContractError: a dataset put something into a prompt's columns that JSON cannot hold.
+        """
+        digest = hashlib.sha256()
+        for name in names or [name for name in self.counts() if name != "unused"]:
+            digest.update(f"{name} {len(getattr(self, name))}\n".encode())
+            for row in getattr(self, name):
+                digest.update(json.dumps(row, default=_plain, sort_keys=True).encode() + b"\n")
+        return digest.hexdigest()
+
+
+def split(data: Data, shares: Shares | None = None) -> Splits:
+    """Give each row of `data` to one use, by the hash of its prompt. Order is kept; lists of prompts hold each once."""
+    data, leaked = _without_test_prompts(data)
+    applied = (shares or Shares()).fitted(data)
+
+    def rows(of: Sequence[Row], name: Name) -> list[Row]:
+        return [row for row in of if applied.of(row.prompt.split_key) == name]
+
+    every = _prompts_of(data)
+    test = data.test
+    part = {name: [p for p in every if applied.of(p.split_key) == name] for name in ("prompts", "tuning", "final")}
+    return Splits(
+        demonstrations=rows(data.demonstrations, "sft")
+        if data.demonstrations
+        else _good_answers(data, lambda of: rows(of, "sft")),
+        pairs=rows(data.pairs, "reward_model"),
+        labels=rows(data.labels, "reward_model"),
+        prompts=part["prompts"],
+        tuning_prompts=part["tuning"],
+        tuning_pairs=rows(data.pairs, "tuning"),
+        final_prompts=part["final"] if test is None else _prompts_of(test),
+        final_pairs=rows(data.pairs, "final") if test is None else list(test.pairs),
+        unused=[*data.unused, *_repeated(data), *([*test.unused, *_repeated(test)] if test else ()), *leaked],
+        shares=applied,
+    )
+
+
+def _good_answers(data: Data, chosen_rows: Callable[[Any], list[Any]]) -> list[Demonstration]:
+    """What to imitate when nobody wrote demonstrations: the better answers of pairs, else the answers called good."""
+    if data.pairs:
+        return _once(Demonstration(pair.prompt, pair.chosen) for pair in chosen_rows(data.pairs))
+    return _once(Demonstration(label.prompt, label.completion) for label in chosen_rows(data.labels) if label.good)
+
+
+def _once(demonstrations: Iterable[Demonstration]) -> list[Demonstration]:
+    """An answer that beat several others is imitated once."""
+    unique: dict[tuple[str, str], Demonstration] = {}
+    for demonstration in demonstrations:
+        unique.setdefault((demonstration.prompt.text, demonstration.completion), demonstration)
+    return list(unique.values())
+
+
+def _prompts_of(data: Data) -> list[Prompt]:
+    """The prompts of the data, each once: those it lists, else those of its rows. The first one's columns stay."""
+    unique: dict[str, Prompt] = {}
+    for prompt in data.prompts or _prompts_of_rows(data):
+        unique.setdefault(prompt.text, prompt)
+    return list(unique.values())
+
+
+def _prompts_of_rows(data: Data) -> list[Prompt]:
+    return [row.prompt for rows in (data.pairs, data.demonstrations, data.labels) for row in rows]
+
+
+def _repeated(data: Data) -> list[Unused]:
+    """Listed prompts that `_prompts_of` leaves out, because the same text stands there before."""
+    seen: set[str] = set()
+    return [
+        Unused(f"prompt {prompt.id}", "the same prompt again, with other columns")
+        for prompt in data.prompts
+        if prompt.text in seen or seen.add(prompt.text)  # type: ignore[func-returns-value]
+    ]
+
+
+def _without_test_prompts(data: Data) -> tuple[Data, list[Unused]]:
+    """The data without rows whose prompt is in its test set, and those rows as unused."""
+    if data.test is None:
+        return data, []
+    test = data.test
+    held_out = {prompt.split_key for prompt in (*test.prompts, *_prompts_of_rows(test))}
+    leaked: list[Unused] = []
+
+    def kept(rows: Sequence[Any], prompt_of: Callable[[Any], Prompt]) -> list[Any]:
+        inside = [row for row in rows if prompt_of(row).split_key in held_out]
+        leaked.extend(Unused(f"prompt {prompt_of(row).id}", "its prompt is in the test data too") for row in inside)
+        return [row for row in rows if prompt_of(row).split_key not in held_out]
+
+    return dataclasses.replace(
+        data,
+        demonstrations=kept(data.demonstrations, lambda row: row.prompt),
+        pairs=kept(data.pairs, lambda row: row.prompt),
+        labels=kept(data.labels, lambda row: row.prompt),
+        prompts=kept(data.prompts, lambda prompt: prompt),
+    ), leaked
+
+
+def _plain(thing: Any) -> Any:
+    """A record as JSON: its fields in a list, behind its class name."""
+    if dataclasses.is_dataclass(thing):
+        return [type(thing).__name__, *(getattr(thing, f.name) for f in dataclasses.fields(thing))]
+    if isinstance(thing, Mapping):
+        return dict(thing)
+    raise ContractError(
+        f"a prompt's columns hold a {type(thing).__name__}, which JSON cannot; convert it in the dataset"
+    )

@@ -1,0 +1,90 @@
+"""Everything the on-policy loop needs to go on, as one object: tensors for safetensors, the rest for JSON.
+
+Saved at rollout boundaries only, so no half-used rollout has to be kept. Randomness that belongs to an update is drawn
+from streams named by (seed, update), which need no saving; the global streams of torch, numpy and random are saved all
+the same, because a reward or an engine may draw from them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_lora.backbone import Backbone
+
+
+@dataclass
+class LoopState:
+    """Counters and controllers beside the weights.
+
+    Attributes:
+        update: rollouts finished so far.
+        episodes: completions seen so far.
+        abstained, errors: scores that were missing so far, by kind (unreadable counts as an error).
+        score_shift, score_scale: reward = (score − shift) · scale, measured on reference samples before update 1.
+    """
+
+    update: int = 0
+    episodes: int = 0
+    abstained: int = 0
+    errors: int = 0
+    score_shift: float = 0.0
+    score_scale: float = 1.0
+    seconds: dict[str, float] = field(default_factory=lambda: {"rollout": 0.0, "score": 0.0, "update": 0.0})
+
+
+def gather(state: LoopState, backbone: Backbone, adamw: torch.optim.Optimizer, optimizer: Any, trained: list[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All of it: trained weights, AdamW moments, counters, controllers, random streams."""
+    tensors: dict[str, Tensor] = {}
+    for name in trained:
+        for key, parameter in backbone.parameters(name).items():
+            tensors[f"weights/{name}/{key}"] = parameter.detach()
+            for moment, value in adamw.state.get(parameter, {}).items():
+                tensors[f"adamw/{moment}/{name}/{key}"] = value
+    tensors["random/torch"] = torch.get_rng_state()
+    if torch.cuda.is_available() and backbone.device != "cpu":
+        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    return tensors, {"loop": vars(state), "optimizer": dict(optimizer.state()), "random": _python_streams()}
+
+
+def restore(
+    tensors: Mapping[str, Tensor], saved: Mapping[str, Any], backbone: Backbone, adamw: torch.optim.Optimizer, optimizer: Any,
+    trained: list[str],
+) -> LoopState:  # fmt: skip
+    """Put everything back, in place: parameters keep their identity, so nothing that holds them goes stale."""
+    with torch.no_grad():
+        for name in trained:
+            for key, parameter in backbone.parameters(name).items():
+                parameter.copy_(tensors[f"weights/{name}/{key}"])
+                for moment in ("step", "exp_avg", "exp_avg_sq"):
+                    value = tensors.get(f"adamw/{moment}/{name}/{key}")
+                    if value is not None:
+                        adamw.state[parameter][moment] = value.clone() if moment == "step" else value.to(parameter.device, copy=True)
+    optimizer.restore(saved["optimizer"])
+    torch.set_rng_state(tensors["random/torch"])
+    if "random/cuda" in tensors and backbone.device != "cpu":
+        torch.cuda.set_rng_state(tensors["random/cuda"])
+    _set_python_streams(saved["random"])
+    return LoopState(**saved["loop"])
+
+
+def _python_streams() -> dict[str, Any]:
+    import numpy
+
+    version, internal, gauss = random.getstate()
+    name, keys, *rest = numpy.random.get_state()
+    return {"python": [version, list(internal), gauss], "numpy": [name, [int(k) for k in keys], *rest]}  # type: ignore[union-attr]
+
+
+def _set_python_streams(saved: Mapping[str, Any]) -> None:
+    import numpy
+
+    version, internal, gauss = saved["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = saved["numpy"]
+    numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), *rest))

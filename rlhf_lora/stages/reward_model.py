@@ -1,0 +1,233 @@
+"""The reward model: from comparisons to a score. Second box of InstructGPT's figure.
+
+A LoRA on the base and one linear head on the last token's hidden state, trained with Bradley-Terry on TRL's
+RewardTrainer. The head starts at zero, the LoRA from the SFT adapter. The last token is found by length: Transformers
+finds it by padding id, and reads the wrong one when pad = end.
+
+    adapters/reward/  adapter_config.json  adapter_model.safetensors  reward.json (gain, bias, template and base hash)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl import RewardConfig, RewardTrainer
+
+from rlhf_lora import adapters, trainers
+from rlhf_lora.atomic import write_text
+from rlhf_lora.backbone import ModelSpec, base_hash, load_base, load_chat, read_adapter
+from rlhf_lora.chat import Chat
+from rlhf_lora.contracts import FitContext
+from rlhf_lora.errors import DataError, ModelError
+from rlhf_lora.objectives import preference
+from rlhf_lora.records import Pair, Prompt
+from rlhf_lora.stages.accuracy import accuracy, wilson
+from rlhf_lora.train_settings import TrainSettings
+
+__all__ = ["Scorer", "accuracy", "fit", "normalise", "pooled_scores", "tokenised", "wilson"]
+
+INFO = "reward.json"
+
+
+def pooled_scores(model: Any, ids_BS: Tensor, lengths_B: Tensor) -> Tensor:
+    """Float32 scores of right-padded rows, read at each row's last token, shape (B,).
+
+    No attention mask: the model is causal, and what is on the right of the last token cannot reach it.
+    """
+    classifier = model.get_base_model()
+    hidden_BSD = classifier.base_model(input_ids=ids_BS, use_cache=False).last_hidden_state
+    last_BD = hidden_BSD[torch.arange(len(ids_BS), device=ids_BS.device), lengths_B - 1]
+    head = adapters.score_head(model)
+    with torch.autocast(ids_BS.device.type, enabled=False):
+        return head(last_BD.float()).squeeze(1)  # type: ignore[no-any-return]
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+class Trainer(trainers.Fed, RewardTrainer):  # type: ignore[misc]
+    """TRL's reward trainer, with soft labels, and pooling by length."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        with self.accelerator.autocast():
+            scores_2B = pooled_scores(model, inputs["input_ids"], inputs["lengths"])
+        chosen_B, rejected_B = scores_2B.chunk(2)
+        loss = preference.pairwise(chosen_B, rejected_B, inputs["margin"], inputs["label"])
+        metrics = self._metrics["train"]
+        metrics["accuracy"].append((chosen_B > rejected_B).float().mean().detach())
+        metrics["margin"].append((chosen_B - rejected_B).mean().detach())
+        metrics["mean_reward"].append(scores_2B.mean().detach())
+        metrics["min_reward"].append(scores_2B.min().detach())
+        metrics["max_reward"].append(scores_2B.max().detach())
+        return (loss, {"scores": scores_2B}) if return_outputs else loss
+
+
+def fit(spec: ModelSpec, pairs: Sequence[Pair], settings: TrainSettings, ctx: FitContext) -> dict[str, float]:
+    """Train a reward adapter on pairs and publish it, with its `reward.json`, at `ctx.out`.
+
+    `ctx.start_adapter` is the SFT adapter, or a reward adapter to go on with.
+
+    Returns:
+        Final metrics in TRL's names (`loss`, `accuracy`, `margin`, `mean_reward`, …), with `rows` and `rows_too_long`.
+
+    Raises:
+        DataError: no pair, or most are too long. Stopped: a loss is not finite.
+    """
+    chat = load_chat(spec)
+    rows = trainers.rows_of(tokenised(chat, pairs), settings, "pairs")
+    with trainers.own_random_streams(ctx.seed):
+        model = adapters.attach(load_base(spec, num_labels=1), spec, "SEQ_CLS", ctx.start_adapter)
+
+        def make(folder: str, callbacks: list[Any], like: Any) -> Any:
+            args = RewardConfig(folder, **trainers.arguments(spec, settings, len(rows), ctx))
+            return Trainer(model, args, Collator(chat.fill_id), like, processing_class=chat.tokenizer, callbacks=callbacks)
+
+        def files() -> dict[str, str]:
+            return {INFO: _json(new_info(chat, spec))}
+
+        inputs = ("reward_model", base_hash(spec.path, spec.revision), spec)
+        metrics = trainers.run(make, model, rows, settings, ctx, inputs, files)
+        del model
+    trainers.free()
+    return metrics
+
+
+def tokenised(chat: Chat, pairs: Sequence[Pair]) -> Iterator[tuple[trainers.Row, int]]:
+    """(row, length of its longer side) of each pair."""
+    for pair in pairs:
+        prompt = chat.prompt_ids(pair.prompt)
+        chosen, rejected = prompt + chat.response_ids(pair.chosen), prompt + chat.response_ids(pair.rejected)
+        row = {"chosen_ids": chosen, "rejected_ids": rejected, "margin": pair.margin or 0.0, "label": pair.label}
+        yield row, max(len(chosen), len(rejected))
+
+
+class Collator:
+    """B pairs → 2B right-padded rows, the chosen first; `lengths` (2B,), `margin` and `label` (B,)."""
+
+    def __init__(self, fill_id: int):
+        self.fill_id = fill_id
+
+    def __call__(self, rows: Sequence[trainers.Row]) -> dict[str, Tensor]:
+        both = [row["chosen_ids"] for row in rows] + [row["rejected_ids"] for row in rows]
+        ids_BS, lengths_B = trainers.pad(both, self.fill_id)
+        batch = {"input_ids": ids_BS, "lengths": lengths_B}
+        return batch | {name: torch.tensor([float(row[name]) for row in rows]) for name in ("margin", "label")}
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+def new_info(chat: Chat, spec: ModelSpec) -> dict[str, Any]:
+    """`reward.json` of a fresh reward model: score = gain × head + bias."""
+    hashes = {"template_hash": chat.template_hash, "base_hash": base_hash(spec.path, spec.revision)}
+    return {"gain": 1.0, "bias": 0.0, **hashes, "pooling": "last"}
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """`reward.json` of a reward adapter; gain 1 and bias 0 when it has none.
+
+    Raises:
+        ModelError: it cannot be read, or pools in a way that is not known here.
+    """
+    try:
+        info = {"gain": 1.0, "bias": 0.0, "pooling": "last"} | json.loads((folder / INFO).read_text())
+        info |= {"gain": float(info["gain"]), "bias": float(info["bias"])}
+    except FileNotFoundError:
+        return {"gain": 1.0, "bias": 0.0, "pooling": "last"}
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{INFO} cannot be read: {error}", where=str(folder / INFO), fix="train the reward model again") from error
+    if info["pooling"] != "last":
+        raise ModelError(f"pooling '{info['pooling']}' is not known", where=str(folder / INFO), fix="'last' is known")
+    return info
+
+
+def normalise(folder: Path, scores: Sequence[float]) -> tuple[float, float]:
+    """Set gain and bias so that these scores get mean 0 and standard deviation 1 (Ziegler et al. 2019, §2.1).
+
+    With g = 1/σ and b = −gμ over samples of the reference, the KL coefficient means the same for every reward model.
+
+    Args:
+        scores: as `Scorer.score` returns them now, with the present gain and bias; at least two. σ is the population's.
+
+    Returns:
+        The new gain and bias.
+
+    Raises:
+        DataError: fewer than two scores, or all the same.
+    """
+    values = torch.tensor(list(scores), dtype=torch.float64)
+    spread = float(values.std(correction=0)) if len(values) > 1 else 0.0
+    if not spread > 0:
+        raise DataError(
+            f"{len(values)} scores of reference samples that are all the same set no scale",
+            where=str(folder),
+            fix="give more reference samples; if every text scores the same, train the reward model longer",
+        )
+    info = read_info(folder)
+    gain, bias = info["gain"] / spread, (info["bias"] - float(values.mean())) / spread
+    write_text(folder / INFO, _json(info | {"gain": gain, "bias": bias}))
+    return gain, bias
+
+
+def _json(info: Mapping[str, Any]) -> str:
+    return json.dumps(info, indent=2, allow_nan=False) + "\n"
+
+
+# --- scoring ----------------------------------------------------------------------------------------------------------
+
+
+class Scorer:
+    """A trained reward model in memory, on its own base.
+
+    Raises:
+        ModelError: the folder has no score head (a new one would be random), or was trained on another base or template.
+    """
+
+    def __init__(self, spec: ModelSpec, folder: Path):
+        folder = Path(folder)
+        _, tensors = read_adapter(folder)
+        if adapters.HEAD not in tensors:
+            raise ModelError(
+                "the adapter has no score head, so its scores would be random",
+                where=str(folder),
+                fix="give a reward adapter (stage reward_model), not a policy's",
+            )
+        self.chat, self.info, self.device = load_chat(spec), read_info(folder), spec.device
+        self._check(spec, folder)
+        self.model = adapters.attach(load_base(spec, num_labels=1), spec, "SEQ_CLS", folder, trainable=False)
+        self.model.eval()
+
+    def score(
+        self, prompts: Sequence[Prompt], texts: Sequence[str], finished: Sequence[bool] | None = None, batch_size: int = 64
+    ) -> list[float]:
+        """One score per text, in order, gain and bias applied. A text that is not `finished` gets no end token."""
+        ended = [True] * len(texts) if finished is None else finished
+        rows = [
+            self.chat.prompt_ids(prompt) + self.chat.response_ids(text, end)
+            for prompt, text, end in zip(prompts, texts, ended, strict=True)
+        ]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        scores = [0.0] * len(rows)
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            ids_BS, lengths_B = trainers.pad([rows[i] for i in part], self.chat.fill_id)
+            with torch.no_grad():
+                scores_B = pooled_scores(self.model, ids_BS.to(self.device), lengths_B.to(self.device))
+            for i, score in zip(part, scores_B.tolist(), strict=True):
+                scores[i] = self.info["gain"] * score + self.info["bias"]
+        return scores
+
+    def _check(self, spec: ModelSpec, folder: Path) -> None:
+        mine = {"template_hash": self.chat.template_hash, "base_hash": base_hash(spec.path, spec.revision)}
+        for name, value in mine.items():
+            if self.info.get(name, value) != value:
+                raise ModelError(
+                    f"the reward model was trained on another {name.removesuffix('_hash')}: {self.info[name]}, here {value}",
+                    where=str(folder / INFO),
+                    fix="give the model and template that it was trained with",
+                )

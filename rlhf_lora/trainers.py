@@ -1,0 +1,344 @@
+"""What the off-policy stages share: TRL's stable trainers (SFT, Reward, DPO), fed with rows that are tokens already.
+
+The trainers keep the loop, the loss and the metric names. What comes in from here, and why:
+
+- Rows are tokens from our `Chat`, so that no template, end token or prompt extraction of TRL's touches them.
+- A loss that is not finite ends the stage. The Trainer's default writes it down as 0.0 and goes on.
+- Adapters are float32 again after the constructors, which round them to bf16 on a 4-bit base (`adapters.restore`).
+- Nothing goes to the network, nothing is printed: metrics go to `ctx.log`.
+- Batches hold rows of like length: less padding, and an order that follows from the seed alone.
+
+One process, one device; several GPUs are not used here.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import random
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from transformers import PrinterCallback, TrainerCallback
+
+from rlhf_lora import adapters
+from rlhf_lora.backbone import ModelSpec
+from rlhf_lora.contracts import FitContext
+from rlhf_lora.errors import ConfigError, DataError, Interrupted, Stopped
+from rlhf_lora.progress import Progress
+from rlhf_lora.train_settings import TrainSettings
+from rlhf_lora.trainer_checkpoints import Checkpoints, fingerprint
+
+Row = dict[str, Any]
+MEGABATCH = 50
+"""Batches whose rows are sorted by length together: more = less padding, and batches less mixed."""
+
+
+# --- rows and batches -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Tokenised rows of one stage, those that are too long left out and counted."""
+
+    items: Sequence[Row]
+    lengths: Sequence[int]
+    too_long: int = 0
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Row:
+        return self.items[index]
+
+
+def rows_of(items: Iterator[tuple[Row, int]], settings: TrainSettings, where: str) -> Rows:
+    """Collect (row, length in tokens), leaving out what is longer than `settings.max_length`.
+
+    Raises:
+        DataError: there is no row, or more than half are too long.
+    """
+    kept, lengths, too_long = [], [], 0
+    for row, length in items:
+        if length > settings.max_length:
+            too_long += 1
+        else:
+            kept.append(row)
+            lengths.append(length)
+    if not kept and not too_long:
+        raise DataError(f"there is nothing to train on: no {where}", where=where, fix="give a dataset that has some")
+    if too_long > len(kept):
+        raise DataError(
+            f"{too_long} of {too_long + len(kept)} {where} are longer than {settings.max_length} tokens",
+            where="max_length",
+            fix="raise max_length (more memory), or shorten the data",
+        )
+    return Rows(kept, lengths, too_long)
+
+
+def pad(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
+    """Token rows as one right-padded tensor, and their lengths. The filler is told by length, never by its id."""
+    lengths = [len(row) for row in rows]
+    ids_BS = np.full((len(rows), max(lengths)), fill, dtype=np.int64)
+    for i, row in enumerate(rows):
+        ids_BS[i, : lengths[i]] = row
+    return torch.from_numpy(ids_BS), torch.tensor(lengths)
+
+
+def mask_of(lengths_B: Tensor, width: int) -> Tensor:
+    """1 where there is a token, 0 where there is filler: shape (B, width)."""
+    return (torch.arange(width) < lengths_B[:, None]).long()
+
+
+class Batches(Sampler[list[int]]):
+    """Row numbers of one micro batch after another. The order of epoch e follows from (seed, e) and nothing else."""
+
+    def __init__(self, lengths: Sequence[int], settings: TrainSettings, seed: int):
+        self.lengths, self.seed, self.epoch = np.asarray(lengths), seed, 0
+        self.rows, self.batch_size = settings.batch_size, settings.rows_at_a_time
+        self.drop_last, self.sampler = False, None
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.lengths), self.rows)
+        return full * (self.rows // self.batch_size) + -(-rest // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        draw = np.random.default_rng((self.seed, self.epoch))
+        order = draw.permutation(len(self.lengths))
+        full = len(order) // self.rows * self.rows
+        batches = []
+        for start in range(0, full, self.rows * MEGABATCH):
+            part = order[start : min(start + self.rows * MEGABATCH, full)]
+            part = part[np.argsort(-self.lengths[part], kind="stable")]
+            batches += list(part.reshape(-1, self.rows))
+        batches = [batches[i] for i in draw.permutation(len(batches))]
+        if full < len(order):
+            batches.append(order[full:])  # the smaller batch comes last, where the Trainer expects it
+        for batch in batches:
+            for start in range(0, len(batch), self.batch_size):
+                yield batch[start : start + self.batch_size].tolist()
+
+
+# --- the trainers' common part ----------------------------------------------------------------------------------------
+
+
+class Fed:
+    """Goes before a TRL trainer in the bases of a class: `class Trainer(Fed, SFTTrainer)`."""
+
+    rows: Rows
+    batches: Batches
+    _metrics: dict[str, dict[str, list[Any]]]
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        loader = DataLoader(self.rows, batch_sampler=self.batches, collate_fn=self.data_collator)  # type: ignore[attr-defined, arg-type]
+        return self.accelerator.prepare(loader)  # type: ignore[attr-defined, no-any-return]
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss: Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        if not math.isfinite(loss.item()):
+            step = self.state.global_step + 1  # type: ignore[attr-defined]
+            raise Stopped(f"the loss is {loss.item()} at step {step}; lower the learning rate, or look at the data")
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        # Metrics stay tensors until here: reading them out at every step would wait for the GPU each time.
+        for values in self._metrics["train"].values():
+            values[:] = [float(value) for value in values]
+        super().log(logs, start_time)  # type: ignore[misc]
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # counts all parameters at every step, for a number that nobody reads
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        return dataset  # is tokens already
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        pass  # the run folder has its own
+
+    def _send_telemetry(self) -> None:
+        pass  # this kit calls nobody
+
+
+class Report(TrainerCallback):
+    """Hands metrics to `ctx.log` and shows progress; stops on what is not finite."""
+
+    def __init__(self, ctx: FitContext):
+        self.ctx = ctx
+        self.last: dict[str, float] = {}
+        self.bar: Progress | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar = Progress(self.ctx.description, state.max_steps, start=state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        assert self.bar is not None
+        self.bar.update(1, loss=self.last.get("loss"))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if "loss" not in (logs or {}):  # the Trainer's last words: run time and speed
+            return
+        metrics = {name: float(value) for name, value in (logs or {}).items()}
+        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if broken:
+            raise Stopped(f"{broken[0]} is {metrics[broken[0]]} at step {state.global_step}; lower the learning rate")
+        self.last = metrics
+        if self.ctx.log is not None:
+            self.ctx.log(state.global_step, metrics)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def arguments(spec: ModelSpec, settings: TrainSettings, rows: int, ctx: FitContext, **options: Any) -> dict[str, Any]:
+    """What every stage tells TRL, as keyword arguments of `SFTConfig`, `RewardConfig` or `DPOConfig`.
+
+    Raises:
+        ConfigError: the learning rate is still None.
+    """
+    if settings.lr is None:
+        raise ConfigError("the learning rate is not given", where="adamw.lr", fix="give a number, such as 5e-5")
+    steps = settings.steps(rows)
+    schedule = {"constant": "constant_with_warmup"}.get(settings.schedule, settings.schedule)
+    seed = ctx.seed % 2**32
+    return {
+        "per_device_train_batch_size": settings.rows_at_a_time,
+        "gradient_accumulation_steps": settings.batch_size // settings.rows_at_a_time,
+        "num_train_epochs": settings.epochs,
+        "learning_rate": settings.lr,
+        "lr_scheduler_type": schedule,
+        "warmup_steps": round(settings.warmup * steps),
+        "weight_decay": settings.weight_decay,
+        "adam_beta1": settings.betas[0],
+        "adam_beta2": settings.betas[1],
+        "adam_epsilon": settings.eps,
+        "max_grad_norm": settings.max_grad_norm,
+        "max_length": None,  # rows are cut out by us, and counted
+        "bf16": spec.dtype == "bfloat16",
+        "fp16": False,
+        "use_cpu": spec.device == "cpu",
+        "gradient_checkpointing": spec.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "seed": seed,
+        "data_seed": seed,
+        "logging_steps": max(1, steps // 50),
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "remove_unused_columns": False,
+        **options,
+    }  # fmt: skip
+
+
+# --- one stage --------------------------------------------------------------------------------------------------------
+
+
+def run(
+    make: Callable[[str, list[Any], Any], Any],
+    model: Any,
+    rows: Rows,
+    settings: TrainSettings,
+    ctx: FitContext,
+    inputs: Any,
+    files: Callable[[], dict[str, str]] | None = None,
+) -> dict[str, float]:
+    """Train `model` on `rows` and publish its adapter at `ctx.out`.
+
+    Args:
+        make: builds the trainer from (output folder, callbacks, a data set of one row). TRL looks at the first row of
+            a data set to see what it is; the rows themselves come from `Fed`.
+        inputs: what else decides the result; a checkpoint is gone on with only if all of it is the same.
+        files: text files to put beside the adapter.
+
+    Returns:
+        Final metrics: `train_loss`, `steps`, `rows`, `rows_too_long`, and the last that were logged.
+    """
+    from datasets import Dataset
+
+    report = Report(ctx)
+    weights = adapters.trained(model)
+    with _folder(ctx) as folder, _quiet():
+        key = fingerprint(settings, ctx.seed, ctx.start_adapter, inputs, rows.items)
+        checkpoints = Checkpoints(folder, key, getattr(ctx, "interrupted", None)) if ctx.work_dir is not None else None
+        callbacks = [report] if checkpoints is None else [report, checkpoints]
+        trainer = make(str(folder), callbacks, Dataset.from_list([rows[0]]))
+        trainer.remove_callback(PrinterCallback)
+        trainer.rows = rows
+        trainer.batches = Batches(rows.lengths, settings, ctx.seed)
+        adapters.restore(trainer.model, weights)
+        resumed = None if checkpoints is None else checkpoints.newest()
+        try:
+            output = trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        finally:
+            report.close()
+        if checkpoints is not None and checkpoints.signal:
+            raise Interrupted(checkpoints.signal, f"interrupted at step {trainer.state.global_step}; the state is on disk")
+        adapters.save(trainer.model, ctx.out, files() if files else None)
+        if checkpoints is not None:
+            checkpoints.clear()
+    metrics = {"train_loss": float(output.training_loss), "steps": float(trainer.state.global_step)}
+    metrics |= {"rows": float(len(rows)), "rows_too_long": float(rows.too_long)}
+    return report.last | metrics
+
+
+@contextmanager
+def own_random_streams(seed: int) -> Iterator[None]:
+    """Seed the global random streams for a stage, and leave them to the caller as they were."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+def free() -> None:
+    """Give back a finished stage's memory; TRL's patched models are cycles that only the collector sees."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def _folder(ctx: FitContext) -> Iterator[Path]:
+    if ctx.work_dir is not None:
+        ctx.work_dir.mkdir(parents=True, exist_ok=True)
+        yield ctx.work_dir
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what is known and harmless off the screen: special tokens that follow the tokenizer's, and the old name of
+    activation checkpointing, which TRL goes by."""
+    logger = logging.getLogger("transformers.trainer_utils")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "PAD/BOS/EOS tokens" not in record.getMessage()
+
+    logger.addFilter(keep)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
+            yield
+    finally:
+        logger.removeFilter(keep)
