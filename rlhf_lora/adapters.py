@@ -7,6 +7,7 @@ A folder on disk is `adapter_config.json` and `adapter_model.safetensors` and lo
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +38,9 @@ def attach(base: nn.Module, spec: ModelSpec, task: Task, start: Path | None, tra
     config, tensors = (spec.lora.config(task), {}) if start is None else _started(Path(start), task)
     _check_targets(base, config, start)
     config.inference_mode = not trainable
-    model = get_peft_model(base, config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)  # peft's own
+        model = get_peft_model(base, config)
     if task == "SEQ_CLS":
         torch.nn.init.zeros_(score_head(model).float().weight)
     if tensors:

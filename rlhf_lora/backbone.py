@@ -14,6 +14,7 @@ model of the on-policy loop. Rules that cost others days, each held by a test:
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -340,11 +341,12 @@ class Backbone:
 
         settings, tensors = read_adapter(start)
         kept = ("r", "lora_alpha", "target_modules", "use_rslora", "rank_pattern", "alpha_pattern", "bias")
-        unsupported = [k for k in ("use_dora", "modules_to_save", "layers_to_transform") if settings.get(k)]
-        unsupported = [k for k in unsupported if settings[k] != ["score"]]
+        unsupported = [k for k in ("use_dora", "layers_to_transform") if settings.get(k)]
+        # A reward adapter saves its head as well; the head becomes one of ours.
+        unsupported += [m for m in settings.get("modules_to_save") or [] if m not in ("score", "classifier")]
         if settings.get("peft_type") != "LORA" or unsupported:
             raise ModelError(
-                f"the adapter is {settings.get('peft_type')} with {unsupported or 'other parts'}",
+                f"the adapter is {settings.get('peft_type')} with {', '.join(unsupported) or 'parts of its own'}",
                 where=str(start),
                 fix="plain LoRA adapters can share a base; train one without these parts",
             )
@@ -353,10 +355,12 @@ class Backbone:
     def _add_adapter(self, name: str, config: Any, tensors: Mapping[str, Tensor], start: Path | None) -> None:
         from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-        if self.model is None:
-            self.model = get_peft_model(self.base, config, adapter_name=name)
-        else:
-            self.model.add_adapter(name, config)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)  # peft's, of Transformers
+            if self.model is None:
+                self.model = get_peft_model(self.base, config, adapter_name=name)
+            else:
+                self.model.add_adapter(name, config)
         disable_dropout(self.model)
         self.model.train(self.spec.gradient_checkpointing)
         self._adapters[name] = {

@@ -69,6 +69,9 @@ class StageConfig:
     epochs: float = 1.0
     batch_size: int = 32
     max_length: int = 1024
+    schedule: str = "cosine"
+    warmup: float = 0.03
+    max_grad_norm: float = 1.0
     adamw: AdamW = field(default_factory=AdamW)
 
 
@@ -121,7 +124,7 @@ def compose(*overrides: str) -> DictConfig:
     registry.load_entry_points()
     ConfigStore.instance().store(name="schema", node=TrainConfig, provider="rlhf_lora")
     given = list(overrides)
-    for file in _plugin_files(given):
+    for file in plugin_files(given):
         registry.load_file(file)
     _check_plugin_names(given)
     _check_no_deletions(given)
@@ -169,7 +172,7 @@ def _check_fields(node: Mapping[Any, Any], hints: Mapping[str, Any], where: str)
             _check_node(value, typing.cast(type, hints[key]), place)
 
 
-def _plugin_files(overrides: Sequence[str]) -> list[str]:
+def plugin_files(overrides: Sequence[str]) -> list[str]:
     """Files of `plugins=[…]`, the one override that is read before Hydra composes."""
     files: list[str] = []
     for override in overrides:

@@ -10,7 +10,7 @@ A plugin is a frozen dataclass: cheap, equal after `build(saved config)`, pickla
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -214,6 +214,8 @@ class FitContext:
         log: called with (step, metrics) as training goes on.
         start_adapter: adapter folder that training starts from and that is the reference, or None for the bare base.
         description: one word for progress bars.
+        work_dir: where checkpoints of the stage itself may be kept, so that it goes on where it was interrupted.
+        interrupted: gives the number of a signal that came, or None.
     """
 
     out: Path
@@ -222,6 +224,7 @@ class FitContext:
     start_adapter: Path | None = None
     description: str = "train"
     work_dir: Path | None = None
+    interrupted: Callable[[], int | None] | None = None
 
 
 @runtime_checkable

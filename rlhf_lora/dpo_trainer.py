@@ -18,12 +18,29 @@ from rlhf_lora.backbone import ModelSpec, base_hash, load_base, load_chat
 from rlhf_lora.chat import Chat
 from rlhf_lora.contracts import FitContext
 from rlhf_lora.objectives import preference
+from rlhf_lora.progress import track
 from rlhf_lora.records import Pair
 from rlhf_lora.train_settings import TrainSettings
 
 
 class Trainer(trainers.Fed, DPOTrainer):  # type: ignore[misc]
-    """TRL's DPO trainer. The policy is the adapter `default`; the reference is its frozen copy `ref`, or no adapter."""
+    """TRL's DPO trainer. The reference is `ref`, TRL's frozen copy of the adapter that training starts from.
+
+    Its log-probs are computed once, before training, in the batches of the first epoch: the same shapes give the same
+    rounding, so that margins are exactly 0 at the first step. Then the copy is dropped.
+    """
+
+    def before_training(self) -> None:
+        self.batches.set_epoch(0)
+        description = f"{self.description}: reference"
+        for batch in track(self.batches, description, len(self.batches)):
+            rows = [self.rows[i] for i in batch]
+            inputs = {name: tensor.to(self.args.device) for name, tensor in self.data_collator(rows).items()}
+            both = [tensor_B.tolist() for tensor_B in self.compute_ref_log_probs(self.model, inputs)]
+            for row, chosen, rejected in zip(rows, *both, strict=True):
+                row["ref_chosen_logps"], row["ref_rejected_logps"] = chosen, rejected
+        self.precompute_ref_logps = True
+        self.model.delete_adapter("ref")
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         inputs = dict(inputs)
@@ -36,7 +53,7 @@ class Trainer(trainers.Fed, DPOTrainer):  # type: ignore[misc]
             use_cache=False, fused_lm_head=True,
         )  # fmt: skip
         chosen_B, rejected_B = outputs.log_probs.sum(1).chunk(2)
-        ref_chosen_B, ref_rejected_B = self.compute_ref_log_probs(model, inputs)
+        ref_chosen_B, ref_rejected_B = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
         loss = preference.dpo(chosen_B, rejected_B, ref_chosen_B, ref_rejected_B, self.beta, smoothing_B)
         self._note(chosen_B.detach(), rejected_B.detach(), ref_chosen_B, ref_rejected_B)
         return (loss, outputs) if return_outputs else loss
@@ -113,5 +130,6 @@ class Collator:
         ids_BS, lengths_B = trainers.pad([prompt + response for prompt, response in sides], self.fill_id)
         mask_BS = trainers.mask_of(lengths_B, ids_BS.shape[1])
         prompts_BS = trainers.mask_of(torch.tensor([len(prompt) for prompt, _ in sides]), ids_BS.shape[1])
-        smoothing_B = torch.tensor([float(row["smoothing"]) for row in rows])
-        return {"input_ids": ids_BS, "attention_mask": mask_BS, "completion_mask": mask_BS - prompts_BS, "smoothing": smoothing_B}
+        batch = {"input_ids": ids_BS, "attention_mask": mask_BS, "completion_mask": mask_BS - prompts_BS}
+        numbers = [name for name in ("smoothing", "ref_chosen_logps", "ref_rejected_logps") if name in rows[0]]
+        return batch | {name: torch.tensor([float(row[name]) for row in rows]) for name in numbers}

@@ -137,7 +137,7 @@ def from_config_json(config: Mapping[str, Any]) -> Shape:
 
 @dataclass(frozen=True)
 class Memory:
-    """The parts of one stage's memory, in bytes. Of `rollout` and `training` the larger counts; the rest always does."""
+    """The parts of one stage's memory, in bytes. Of `rollout` and `training` only the larger counts."""
 
     base: int
     adapters: int

@@ -57,14 +57,14 @@ class Shares:
             if isinstance(share, bool) or not isinstance(share, int) or share < 0:
                 raise ConfigError(
                     f"the share {name} is {share!r}",
-                    where=f"shares.{name}",
+                    where=f"splits.{name}",
                     fix="give a whole number of per cent, 0 to 100",
                 )
         total = sum(vars(self).values())
         if total != 100:
             listed = ", ".join(f"{name} {share}" for name, share in vars(self).items())
             raise ConfigError(
-                f"the shares add up to {total} per cent", where=f"shares: {listed}", fix="make them add up to 100"
+                f"the shares add up to {total} per cent", where=f"splits: {listed}", fix="make them add up to 100"
             )
 
     def of(self, key: str) -> Name:

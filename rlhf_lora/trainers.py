@@ -140,7 +140,11 @@ class Fed:
 
     rows: Rows
     batches: Batches
+    description: str
     _metrics: dict[str, dict[str, list[Any]]]
+
+    def before_training(self) -> None:
+        """Called once the weights are what training starts from."""
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         loader = DataLoader(self.rows, batch_sampler=self.batches, collate_fn=self.data_collator)  # type: ignore[attr-defined, arg-type]
@@ -278,9 +282,10 @@ def run(
         callbacks = [report] if checkpoints is None else [report, checkpoints]
         trainer = make(str(folder), callbacks, Dataset.from_list([rows[0]]))
         trainer.remove_callback(PrinterCallback)
-        trainer.rows = rows
+        trainer.rows, trainer.description = rows, ctx.description
         trainer.batches = Batches(rows.lengths, settings, ctx.seed)
         adapters.restore(trainer.model, weights)
+        trainer.before_training()
         resumed = None if checkpoints is None else checkpoints.newest()
         try:
             output = trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))

@@ -1,8 +1,8 @@
-"""Every preset of `model` and `hardware`: the right keys and types, true shapes, and claims about cards that hold."""
+"""Every preset composes; those of `model` and `hardware` have true shapes, and hold what they claim about cards."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +10,14 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from rlhf_lora.config import HardwareConfig, ModelConfig, compose
 from rlhf_lora.memory import ROLES, Shape, estimate
+from rlhf_lora.registry import names
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 MODELS = {file.stem: file for file in sorted((CONF / "model").glob("*.yaml"))}
 HARDWARE = {file.stem: file for file in sorted((CONF / "hardware").glob("*.yaml"))}
 SHAPED = [name for name in MODELS if name != "mini"]
-
-
-@dataclass
-class Model:
-    path: str | None
-    revision: str | None
-    load_in_4bit: bool
-    dtype: str
-    template: str
-    template_kwargs: dict[str, Any]
-    adapter: str | None
-    gradient_checkpointing: bool
-    shape: dict[str, Any] | None = field(default_factory=dict)
-
-
-@dataclass
-class Hardware:
-    device: str
-    memory_gib: float | None
-    threads: int | None
-    micro_batch: int
-    rollout_batch: int
-    logprob_chunk: int
 
 
 def load(file: Path) -> dict[str, Any]:
@@ -48,8 +27,8 @@ def load(file: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("name", MODELS)
 def test_model_preset_has_the_keys_and_types_of_the_group(name):
     preset = load(MODELS[name])
-    OmegaConf.merge(OmegaConf.structured(Model), preset)
-    assert preset.keys() == Model.__dataclass_fields__.keys()
+    OmegaConf.merge(OmegaConf.structured(ModelConfig), preset)
+    assert list(preset) == [f.name for f in fields(ModelConfig)]
     assert preset["dtype"] in ("bfloat16", "float32")
     assert preset["template"] in ("auto", "chat", "plain")
 
@@ -57,22 +36,41 @@ def test_model_preset_has_the_keys_and_types_of_the_group(name):
 @pytest.mark.parametrize("name", HARDWARE)
 def test_hardware_preset_has_the_keys_and_types_of_the_group(name):
     preset = load(HARDWARE[name])
-    OmegaConf.merge(OmegaConf.structured(Hardware), preset)
-    assert preset.keys() == Hardware.__dataclass_fields__.keys()
+    OmegaConf.merge(OmegaConf.structured(HardwareConfig), preset)
+    assert list(preset) == [f.name for f in fields(HardwareConfig)]
     assert preset["device"] in ("auto", "cpu", "cuda")
 
 
-@pytest.mark.parametrize(
-    "file", [*MODELS.values(), *HARDWARE.values()], ids=lambda file: f"{file.parent.name}/{file.stem}"
+PRESETS = pytest.mark.parametrize(
+    "file",
+    sorted(file for file in CONF.rglob("*.yaml") if file.parent != CONF),
+    ids=lambda file: file.relative_to(CONF).with_suffix("").as_posix(),
 )
+
+
+@PRESETS
+def test_every_preset_composes_into_a_run(file):
+    group = file.parent.relative_to(CONF).as_posix()
+    node = compose(f"{group}={file.stem}").get(group)
+    if group in ("model", "hardware", "adapter"):  # others may write elsewhere, or refine a plugin
+        assert {key: node[key] for key in load(file)} == load(file)
+
+
+@PRESETS
+def test_no_preset_bears_the_name_of_a_plugin(file):
+    assert file.stem not in names(file.parent.name)
+
+
+@PRESETS
 def test_preset_opens_with_what_it_is_for_and_a_command_that_uses_it(file):
+    """The defaults of their groups need not be named in their commands."""
     head = []
     for line in file.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
         head.append(line)
     command = next(line for line in head[1:] if "rlhf-lora " in line)
-    assert file.stem in ("mini", "auto") or f"{file.parent.name}={file.stem}" in command
+    assert file.stem in ("mini", "auto", "lora") or f"{file.parent.name}={file.stem}" in command
 
 
 # millions of parameters, as published with each model; what a shape leaves out (norms, biases) is below 0.1 %

@@ -57,6 +57,17 @@ def test_seven_billion_weights_in_four_bits_take_a_quarter_of_bf16_but_for_the_v
     assert seven_b(load_in_4bit=False).base == pytest.approx(2 * 7.615e9, rel=1e-3)
 
 
+def test_both_phases_of_seven_billion_worked_out_by_hand():
+    memory = seven_b()
+    # 1024 tokens in a micro-batch: inputs of 28 layers in bf16; one layer in full, with PEFT's fp32 casts
+    inputs = 2 * 28 * 1024 * 3584
+    layer = 1024 * (2 * (6 * 3584 + 2 * 512 + 6 * 18944) + 4 * (6 * 3584 + 18944))
+    unpacked = 2 * 3584 * 18944  # one MLP matrix in bf16
+    assert memory.training == inputs + layer + unpacked + 256 * 152064 * 10
+    # bf16 keys and values, 512 wide, of 64 sequences of 512 tokens
+    assert memory.rollout == 4 * 28 * 512 * 512 * 64 + unpacked + 10 * 64 * 152064
+
+
 def test_peak_counts_the_larger_phase_only():
     long_rollout, long_training = seven_b(), seven_b(rollout_batch=1)
     assert long_rollout.peak_phase == "rollout"

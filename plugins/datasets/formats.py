@@ -229,10 +229,10 @@ def _split_transcript(text: str) -> tuple[str, str]:
 
 
 def _split_conversation(value: Sequence[Any]) -> tuple[list[Message], str]:
-    *before, last = _messages(value)
-    if last["role"] != "assistant":
+    messages = _messages(value)
+    if not messages or messages[-1]["role"] != "assistant":
         raise NotUsable("the conversation does not end with an assistant's message")
-    return before, last["content"]
+    return list(messages[:-1]), messages[-1]["content"]
 
 
 def _turns(text: str) -> list[Message]:
@@ -257,7 +257,7 @@ def transcript(messages: Sequence[Message]) -> str:
 
 
 def _messages(value: Sequence[Any]) -> Sequence[Message]:
-    if not value or not all(_is_message(item) for item in value):
+    if not all(_is_message(item) for item in value):
         raise NotUsable("a message without role and content as text")
     if any(item["role"] not in ("system", "user", "assistant") for item in value):
         raise NotUsable("a message whose role is not system, user or assistant")

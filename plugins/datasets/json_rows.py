@@ -43,8 +43,6 @@ def numbered_rows(path: str, setting: str, limit: int | None = None) -> Iterator
     found = _array(content, name) if content.lstrip()[:1] == b"[" else None
     count = 0
     for where, row in found if found is not None else _lines(content, name):
-        if limit is not None and count >= limit:
-            return
         if not isinstance(row, dict):
             raise DataError(
                 "a row is not a JSON object",
@@ -53,6 +51,8 @@ def numbered_rows(path: str, setting: str, limit: int | None = None) -> Iterator
             )
         count += 1
         yield where, row
+        if count == limit:
+            return
     if not count:
         raise DataError(
             f"{name} holds no rows", where=f"{setting}={path}", fix="give a file with one JSON object per line"

@@ -22,14 +22,14 @@ class Jsonl:
     Attributes:
         path: the file.
         test_path: a second file, for the final evaluation alone; prompts that both have are taken out of the first.
-        columns: our names (prompt, chosen, rejected, completion, messages, label) → the file's, where they differ.
+        columns: our names (prompt, chosen, rejected, completion, messages, label) → the file's; null = the same.
         limit: read only this many rows of each file.
         format: `auto` lets the first row decide; else one of the names in `formats.FORMATS`.
     """
 
     path: str
     test_path: str | None = None
-    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    columns: dict[str, str | None] = dataclasses.field(default_factory=lambda: dict.fromkeys(formats.OUR_COLUMNS))
     limit: int | None = None
     format: str = "auto"
 
@@ -58,7 +58,7 @@ class Jsonl:
                     where=f"dataset.columns.{ours}",
                     fix=f"ours are {', '.join(formats.OUR_COLUMNS)}; e.g. 'dataset.columns={{prompt: question}}'",
                 )
-        twice = [theirs for theirs, count in Counter(self.columns.values()).items() if count > 1]
+        twice = [theirs for theirs, count in Counter(self._renamed.values()).items() if count > 1]
         if twice:
             raise ConfigError(
                 f"the column '{twice[0]}' is named twice",
@@ -83,11 +83,15 @@ class Jsonl:
         contents = [hashlib.sha256(json_rows.read(path, setting)).hexdigest() for path, setting in files]
         sources = (formats, row_reader, json_rows)
         readers = [hashlib.sha256(Path(source.__file__ or "").read_bytes()).hexdigest() for source in sources]
-        settings = [self.columns, self.limit, self.format]
+        settings = [self._renamed, self.limit, self.format]
         return hashlib.sha256(json.dumps([contents, readers, settings], sort_keys=True).encode()).hexdigest()
 
+    @property
+    def _renamed(self) -> dict[str, str]:
+        return {ours: theirs for ours, theirs in self.columns.items() if theirs is not None}
+
     def _read(self, path: str, setting: str) -> Data:
-        reader = row_reader.RowReader(self.columns, formats.BY_NAME.get(self.format))
+        reader = row_reader.RowReader(self._renamed, formats.BY_NAME.get(self.format))
         for where, row in json_rows.numbered_rows(path, setting, self.limit):
             reader.take(where, row)
         if not reader.records:

@@ -143,13 +143,13 @@ class RunningPPO:
                 minibatch.new_logprobs_BT, batch.logprobs_BT, batch.advantages_BT, batch.mask_BT, s.clip
             )
             losses.append(loss)
-            metrics |= {"loss/policy": float(loss)} | {f"policy/{k}": float(v) for k, v in stats.items()}
+            metrics |= {"loss/policy": loss.item()} | {f"policy/{k}": float(v) for k, v in stats.items()}
         if minibatch.new_values_BT is not None:
             loss, stats = value_loss(
                 minibatch.new_values_BT, batch.values_BT, batch.returns_BT, batch.mask_BT, s.value_clip
             )
             losses.append(loss * (s.value_weight if s.shared_trunk else 1.0))
-            metrics |= {"loss/value": float(loss)} | {f"val/{k}": float(v) for k, v in stats.items()}
+            metrics |= {"loss/value": loss.item()} | {f"val/{k}": float(v) for k, v in stats.items()}
         return sum(losses[1:], losses[0]), metrics
 
     def after_update(self, metrics: Mapping[str, float], samples: int) -> dict[str, float]:

@@ -73,7 +73,7 @@ def ensure_base(cache_dir: Path, settings: BaseSettings | None = None, progress:
 
     settings = settings or BaseSettings()
     home = Path(cache_dir) / "bases"
-    target = home / f"orders-{_content_hash(settings)}"
+    target = home / f"orders-{content_hash(settings)}"
     if target.is_dir():
         return target
     home.mkdir(parents=True, exist_ok=True)
@@ -221,7 +221,7 @@ def _cosine(share: float) -> float:
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 
-def _content_hash(settings: BaseSettings) -> str:
+def content_hash(settings: BaseSettings) -> str:
     source = b"".join(Path(file).read_bytes() for file in (orders.__file__, __file__))
     text = json.dumps(dataclasses.asdict(settings), sort_keys=True)
     return hashlib.sha256(text.encode() + b"\0" + source).hexdigest()[:16]

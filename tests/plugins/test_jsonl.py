@@ -68,7 +68,9 @@ def test_conversational_preference_becomes_messages_and_a_transcript(tmp_path):
 
 def test_whole_conversations_are_split_before_the_last_message(tmp_path):
     before = [user("Hi"), assistant("Hello!"), user("A colour?")]
-    (pair,) = load(write(tmp_path, {"chosen": [*before, assistant("Blue")], "rejected": [*before, assistant("Bus")]})).pairs
+    (pair,) = load(
+        write(tmp_path, {"chosen": [*before, assistant("Blue")], "rejected": [*before, assistant("Bus")]})
+    ).pairs
     assert pair.prompt.messages == tuple(before)
     assert pair.prompt.text == "\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: A colour?\n\nAssistant:"
     assert (pair.chosen, pair.rejected) == ("Blue", "Bus")
@@ -208,7 +210,9 @@ def test_fingerprint_follows_contents_and_settings_but_not_the_place(tmp_path):
     here, there = write(tmp_path, {"prompt": "a"}), write(tmp_path / "elsewhere", {"prompt": "a"}, name="other.jsonl")
     other = write(tmp_path, {"prompt": "b"}, name="b.jsonl")
     assert of(here) == of(there)
-    assert len({of(here), of(other), of(here, limit=3), of(here, test_path=other), of(here, columns={"prompt": "p"})}) == 5
+    assert (
+        len({of(here), of(other), of(here, limit=3), of(here, test_path=other), of(here, columns={"prompt": "p"})}) == 5
+    )
 
 
 def test_saved_settings_build_the_same_dataset(tmp_path):
@@ -229,7 +233,10 @@ def test_every_row_is_used_or_listed_with_its_place_and_reason(tmp_path):
         {"chosen": HH_PROMPT + " A.", "rejected": HH_PROMPT + " A. "},
         HH_ROW,
         {"chosen": HH_PROMPT + " A.\n\nHuman: And?", "rejected": HH_PROMPT + " B."},
-        {"chosen": "\n\nHuman: Hi\n\nAssistant: A\n\nAssistant: B", "rejected": "\n\nHuman: Hi\n\nAssistant: A\n\nAssistant: C"},
+        {
+            "chosen": "\n\nHuman: Hi\n\nAssistant: A\n\nAssistant: B",
+            "rejected": "\n\nHuman: Hi\n\nAssistant: A\n\nAssistant: C",
+        },
         {"chosen": "Hello", "rejected": "What"},
         {"chosen": "\n\nHuman:\n\nAssistant: A", "rejected": "\n\nHuman:\n\nAssistant: B"},
         '{"chosen": "\\ud83d", "rejected": "b"}',
@@ -411,12 +418,19 @@ def test_overrides_compose(tmp_path):
 
     build("dataset", {"name": "jsonl", "path": "x"})  # the built-ins are in the store
     ConfigStore.instance().store(name="jsonl_test", node={"defaults": ["_self_", {"dataset": "jsonl"}]})
-    overrides = ["dataset.path=a b.jsonl", "dataset.columns={prompt: question, chosen: 'response 1'}", "dataset.limit=3"]
+    overrides = [
+        "dataset.path=a b.jsonl",
+        "dataset.columns={prompt: question, chosen: 'response 1'}",
+        "dataset.columns.rejected=other",
+        "dataset.limit=3",
+    ]
     with initialize(version_base=None, config_path=None):
         config = compose("jsonl_test", overrides)
     built = build("dataset", config.dataset)
-    wanted = {"name": "jsonl", "path": "a b.jsonl", "columns": {"prompt": "question", "chosen": "response 1"}, "limit": 3}
-    assert built == build("dataset", wanted)
+    columns = {"prompt": "question", "chosen": "response 1", "rejected": "other"}
+    wanted = build("dataset", {"name": "jsonl", "path": "a b.jsonl", "columns": columns, "limit": 3})
+    assert {name: theirs for name, theirs in built.columns.items() if theirs} == columns
+    assert dataclasses.replace(built, columns=columns) == wanted
 
 
 def test_reasons_are_the_same_words_for_the_same_trouble(tmp_path):

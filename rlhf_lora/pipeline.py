@@ -1,0 +1,503 @@
+"""Stages in order, through folders: SFT → reward model → policy → evaluation → report.
+
+A stage reads adapter folders and writes one; what it needed in memory is freed before the next begins. Finished stages
+with the same inputs come from the cache and say `reused`. An interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from rlhf_lora import plan as planning
+from rlhf_lora import progress, registry, stage_cache
+from rlhf_lora.contracts import Context, FitContext
+from rlhf_lora.errors import ConfigError, Interrupted, ModelError, RlhfLoraError, Stopped
+from rlhf_lora.interrupts import Interrupts
+from rlhf_lora.plan import Plan, StagePlan
+from rlhf_lora.records import Pair, Sample
+from rlhf_lora.run_folder import RunFolder
+from rlhf_lora.run_folder import versions as versions_now
+
+NOT_COMPARED = ("run_dir", "resume", "cache", "plugins")
+"""Settings that may differ when a run folder is taken up again: they do not change what is computed."""
+
+
+class Run:
+    """One run: `step()` through it update by update, or `finish()` it.
+
+    Args:
+        plan: what to do.
+
+    Raises:
+        ConfigError: the run folder holds another run.
+    """
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.interrupts = Interrupts()
+        self.started = time.perf_counter()
+        self.was_finished = False
+        self._folder = self._claim_folder()
+        self._records: dict[str, dict[str, Any]] = self._folder_json("stages.json")
+        self._loop: Any = None
+        self._tracker: Any = None
+
+    @property
+    def folder(self) -> Path:
+        return self._folder.path
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return self._folder.summary
+
+    # --- the way through ----------------------------------------------------------------------------------------------
+
+    def step(self) -> dict[str, float] | None:
+        """One update of the policy; the stages before it run first. None when the policy is trained."""
+        if self.was_finished:
+            return None
+        if self._loop is None:
+            self._prepare()
+            if not self._policy_is_due:
+                return None
+            if not self.plan.is_on_policy:
+                return self._off_policy()
+            self._open_loop()
+        if self._loop.state.update >= self.plan.optimizer.updates:
+            return None
+        metrics = self._loop.step()
+        self._record_update(metrics)
+        return metrics
+
+    def finish(self) -> Run:
+        """Run to the end: what is left of the stages, the evaluation, the report.
+
+        Raises:
+            Interrupted: a signal came; the state is on disk. Stopped: a monitor ended the run; likewise.
+        """
+        if self.was_finished:
+            return self
+        status = "failed"
+        try:
+            with self.interrupts:
+                self._run_policy()
+                self._evaluate()
+            status = "finished"
+        except (Interrupted, KeyboardInterrupt):
+            status = "interrupted"
+            raise
+        except Stopped:
+            status = "stopped"
+            self._checkpoint()
+            raise
+        finally:
+            self._close(status)
+        return self
+
+    def _run_policy(self) -> None:
+        total = self.plan.optimizer.updates if self.plan.is_on_policy else None
+        bar: progress.Progress | None = None
+        try:
+            while (metrics := self.step()) is not None:
+                if total and bar is None:
+                    bar = progress.Progress("policy", total, start=self._loop.state.update - 1)
+                if bar is not None:
+                    bar.update(1, score=metrics["objective/scores"], kl=metrics["objective/kl"])
+                self._leave_if_asked()
+                if not self.plan.is_on_policy:
+                    break
+        finally:
+            if bar is not None:
+                bar.close()
+
+    def _leave_if_asked(self) -> None:
+        number = self.interrupts.number
+        if number:
+            self._checkpoint()
+            raise Interrupted(number, f"interrupted; go on with: rlhf-lora train … run_dir={self.folder}")
+
+    # --- stages before the policy -------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """Threads, the base, SFT, the reward model."""
+        import torch
+
+        plan = self.plan
+        if plan.spec.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("torch finds no CUDA card", where="hardware.device=cuda", fix="hardware=cpu, or install a CUDA build of torch")
+        if plan.config.hardware.threads:
+            torch.set_num_threads(plan.config.hardware.threads)
+        if plan.mini is not None:
+            self._build_mini()
+        for stage in plan.stages:
+            if stage.name != "policy":
+                self._stage(stage)
+
+    def _build_mini(self) -> None:
+        from rlhf_lora.mini.base import ensure_base
+
+        assert self.plan.mini is not None
+        started, bar = time.perf_counter(), None
+
+        def report(done: int, total: int) -> None:
+            nonlocal bar
+            bar = bar or progress.Progress("base", total)
+            bar.update(1)
+
+        path = ensure_base(self.plan.cache_dir, self.plan.mini, report)
+        if bar is not None:
+            bar.close()
+            self._keep("base", {"seconds": time.perf_counter() - started, "reused": False})
+        elif "base" not in self._records:
+            self._keep("base", {"seconds": 0.0, "reused": True})
+        self.plan = dataclasses.replace(self.plan, spec=dataclasses.replace(self.plan.spec, path=str(path)))
+
+    def _stage(self, stage: StagePlan) -> None:
+        """Run one stage, or take it from the run folder or the cache."""
+        adapter = self._adapter_of(stage.name)
+        if self._records.get(stage.name, {}).get("key") == stage.key and adapter.is_dir():
+            return
+        plan = self.plan
+        if not plan.config.cache:
+            self._keep(stage.name, {"key": stage.key, "reused": False, **self._fit(stage)})
+            return
+        with stage_cache.locked(plan.cache_dir, stage.name, stage.key) as cached:
+            record = stage_cache.take(cached, adapter)
+            if record is not None:
+                progress.stage(stage.name, "reused")
+                for row in record.pop("rows"):
+                    self._folder.log(row.pop("stage"), row.pop("step"), {k: v for k, v in row.items() if k != "time_s"})
+                self._keep(stage.name, record | {"key": stage.key, "reused": True, "seconds": 0.0})
+                return
+            record = self._fit(stage)
+            stage_cache.put(cached, adapter, record | {"rows": self._folder.metrics(stage.name)})
+        self._keep(stage.name, {"key": stage.key, "reused": False, **record})
+
+    def _fit(self, stage: StagePlan) -> dict[str, Any]:
+        """Train an off-policy stage. Returns its record: seconds, metrics, figures."""
+        from rlhf_lora.stages import reward_model, sft
+
+        plan, started = self.plan, time.perf_counter()
+        progress.stage(stage.name, f"{stage.rows} {stage.reads}")
+        ctx = self._fit_context(stage.name)
+        if stage.name == "sft":
+            metrics, figures = sft.fit(plan.spec, plan.splits.demonstrations, plan.settings("sft"), ctx), {}
+        else:
+            metrics = reward_model.fit(plan.spec, plan.splits.pairs, plan.settings("reward_model"), ctx)
+            figures = self._judge_reward_model(ctx.out)
+        return {"seconds": time.perf_counter() - started, "metrics": metrics, "figures": figures}
+
+    def _fit_context(self, name: str) -> FitContext:
+        from rlhf_lora.stages.on_policy import named_seed
+
+        return FitContext(
+            out=self._adapter_of(name), seed=named_seed(self.plan.config.seed, name) % 2**31, log=self._logger(name),
+            start_adapter=self._sft_adapter if name != "sft" else self.plan.start_adapter, description=name,
+            work_dir=self.folder / "checkpoints" / name, interrupted=lambda: self.interrupts.number or None,
+        )  # fmt: skip
+
+    def _judge_reward_model(self, folder: Path) -> dict[str, Any]:
+        """Held-out accuracy beside the length baseline; then the scale on which its scores have deviation 1."""
+        from rlhf_lora.stages import reward_model
+
+        splits = self.plan.splits
+        scorer = reward_model.Scorer(self.plan.spec, folder)
+        figures: dict[str, Any] = {}
+        if splits.final_pairs:
+            chosen, rejected = _both(scorer, splits.final_pairs)
+            figures = reward_model.accuracy(chosen, rejected, splits.final_pairs)
+            figures |= self._gold_accuracy(chosen, rejected, splits.final_pairs)
+        if splits.tuning_pairs:
+            chosen, rejected = _both(scorer, splits.tuning_pairs[:512])
+            reward_model.normalise(folder, [*chosen, *rejected])
+        return figures
+
+    def _gold_accuracy(self, chosen: Sequence[float], rejected: Sequence[float], pairs: Sequence[Pair]) -> dict[str, Any]:
+        """Accuracy against the true order, where the truth is known and is no tie: labels are noisy, it is not."""
+        from rlhf_lora.stages.accuracy import wilson
+
+        gold = self._gold_scorer()
+        if gold is None:
+            return {}
+        truth = [
+            [score.value or 0.0 for score in gold([Sample(p.prompt.text, text, columns=p.prompt.columns) for p, text in side])]
+            for side in ([(p, p.chosen) for p in pairs], [(p, p.rejected) for p in pairs])
+        ]
+        rights = [
+            0.5 if c == r else float((c > r) == (a > b)) for c, r, a, b in zip(chosen, rejected, *truth, strict=True) if a != b
+        ]
+        if not rights:
+            return {}
+        return {
+            "gold_accuracy": sum(rights) / len(rights), "gold_accuracy_ci95": list(wilson(sum(rights), len(rights))),
+            "gold_pairs": len(rights),
+        }  # fmt: skip
+
+    # --- the policy ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _policy_is_due(self) -> bool:
+        return self.plan.stage("policy") is not None and not self._policy_is_done
+
+    @property
+    def _policy_is_done(self) -> bool:
+        stage = self.plan.stage("policy")
+        return stage is not None and self._records.get("policy", {}).get("key") == stage.key
+
+    def _off_policy(self) -> dict[str, float]:
+        """DPO and whoever learns from data that exists: a model of its own, an adapter folder left behind."""
+        plan, started = self.plan, time.perf_counter()
+        stage = plan.stage("policy")
+        assert stage is not None
+        progress.stage("policy", f"{plan.config.optimizer.name} on {stage.rows} {stage.reads}")
+        rows = getattr(plan.splits, stage.reads)
+        metrics: dict[str, float] = plan.optimizer.fit(plan.spec, rows, self._fit_context("policy"))
+        self._keep("policy", {"key": stage.key, "seconds": time.perf_counter() - started, "metrics": metrics})
+        return metrics
+
+    def _open_loop(self) -> None:
+        """The shared base with its roles, the reward and the optimizer opened, and the state of an interrupted run."""
+        from rlhf_lora.stages.on_policy import OnPolicy
+
+        plan = self.plan
+        progress.stage("policy", f"{plan.config.optimizer.name} against reward={plan.config.reward.name}")
+        backbone = self._backbone(policy=self._sft_adapter, trained=True)
+        if "value" in plan.optimizer.roles:
+            reward_adapter = self._reward_adapter
+            backbone.add_role("value", start=reward_adapter or self._sft_adapter, trained=True)
+            backbone.add_head("value")
+        elif plan.optimizer.shared_trunk:
+            backbone.add_head("value")
+        ctx = self._context(backbone)
+        self._tracker = _opened(plan.tracker, ctx)
+        self._loop = OnPolicy(
+            backbone, _opened(plan.rollout, ctx), self._scorer(ctx), _opened(plan.optimizer, ctx), plan.splits.prompts,
+            seed=plan.config.seed, micro_batch=plan.config.hardware.micro_batch, missing_share=plan.config.missing_share,
+        )  # fmt: skip
+        checkpoint = self._folder.latest_checkpoint()
+        if checkpoint is not None:
+            self._loop.resume(checkpoint.tensors, checkpoint.state)
+            progress.stage("policy", f"going on after update {checkpoint.step}")
+        self._folder.rewind("policy", self._loop.state.update)
+
+    def _record_update(self, metrics: dict[str, float]) -> None:
+        update, config = self._loop.state.update, self.plan.config
+        last = update == self.plan.optimizer.updates
+        self._folder.log("policy", update, metrics)
+        self._tracker.log(update, metrics)
+        if last or update == 1 or update % config.samples_every == 0:
+            self._folder.save_samples("policy", update, self._loop.rows())
+        if last:
+            from rlhf_lora.atomic import staging
+
+            with staging(self._adapter_of("policy")) as temp:
+                self._loop.backbone.save_adapter("policy", temp)
+        if last or update % config.checkpoint_every == 0:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        if self._loop is not None and self._loop.state.update > 0:
+            self._folder.save_checkpoint(self._loop.state.update, *self._loop.checkpoint())
+
+    # --- judging ------------------------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> None:
+        """Policy against reference on the final prompts, once."""
+        if self.plan.stage("policy") is None:
+            return
+        from rlhf_lora.evaluate import evaluate_policy
+        from rlhf_lora.stages.on_policy import named_seed
+
+        progress.stage("evaluation", f"{min(len(self.plan.splits.final_prompts), self.plan.config.evaluation.prompts)} held-out prompts")
+        started = time.perf_counter()
+        backbone = self._loop.backbone if self._loop is not None else self._backbone(policy=self._adapter_of("policy"))
+        ctx = self._context(backbone)
+        scorers = {}
+        if self._can_score:
+            scorers["score"] = self._loop.scorer if self._loop is not None else self._scorer(ctx)
+        if (gold := self._gold_scorer()) is not None:
+            scorers["gold"] = gold
+        prompts = self.plan.splits.final_prompts[: self.plan.config.evaluation.prompts]
+        result = evaluate_policy(
+            backbone, _opened(self.plan.rollout, ctx), prompts, named_seed(self.plan.config.seed, "evaluation") % 2**62, scorers
+        )
+        self._folder.save_samples("evaluation", None, result.rows)
+        self._keep("evaluation", {"seconds": time.perf_counter() - started, "figures": result.summary})
+
+    @property
+    def _can_score(self) -> bool:
+        """A learned reward that this run did not train (DPO does not need it) has nothing to say."""
+        return not getattr(self.plan.reward, "stages", ()) or self._reward_adapter is not None
+
+    def _gold_scorer(self) -> Any:
+        from rlhf_lora.stages.scoring import Scorer
+
+        name = self.plan.data.gold
+        return None if name is None else Scorer(registry.build("reward", {"name": name}), name)
+
+    # --- parts --------------------------------------------------------------------------------------------------------
+
+    def _backbone(self, policy: Path | None, trained: bool = False) -> Any:
+        from rlhf_lora.backbone import Backbone
+
+        plan, hardware = self.plan, self.plan.config.hardware
+        backbone = Backbone(
+            plan.spec, micro_batch=max(hardware.micro_batch, hardware.rollout_batch // 4), rollout_batch=hardware.rollout_batch,
+            logprob_chunk=hardware.logprob_chunk,
+        )  # fmt: skip
+        backbone.add_role("policy", start=policy, trained=trained)
+        # A frozen copy of SFT. Adapters off would measure KL from the base, which is right only when there is no SFT.
+        backbone.add_role("reference", start=self._sft_adapter, bare=self._sft_adapter is None)
+        return backbone
+
+    def _scorer(self, ctx: Context) -> Any:
+        from rlhf_lora.stages.scoring import Scorer
+
+        reward = self.plan.reward
+        if getattr(reward, "stages", ()):
+            reward = dataclasses.replace(reward, path=str(self._reward_adapter))
+        return Scorer(_opened(reward, ctx), self.plan.config.reward.name)
+
+    def _context(self, backbone: Any) -> Context:
+        return Context(
+            seed=self.plan.config.seed, cache_dir=self.plan.cache_dir, run_dir=self.folder, backbone=backbone,
+            chat=backbone.chat, device=self.plan.spec.device,
+        )  # fmt: skip
+
+    @property
+    def _sft_adapter(self) -> Path | None:
+        return self._adapter_of("sft") if self.plan.stage("sft") else self.plan.start_adapter
+
+    @property
+    def _reward_adapter(self) -> Path | None:
+        return self._adapter_of("reward_model") if self.plan.stage("reward_model") else None
+
+    def _adapter_of(self, stage: str) -> Path:
+        return self._folder.adapter("reward" if stage == "reward_model" else stage)
+
+    # --- the folder ---------------------------------------------------------------------------------------------------
+
+    def _claim_folder(self) -> RunFolder:
+        """A new run folder, or the one that this same run was interrupted in."""
+        plan = self.plan
+        config = OmegaConf.to_container(plan.config)
+        assert isinstance(config, dict)
+        config = {str(k): v for k, v in config.items()} | {"run_dir": str(plan.run_dir)}
+        if not (plan.run_dir / "config.yaml").is_file():
+            return RunFolder.create(plan.run_dir, config, versions_now() | {"plugins": registry.source_hashes()}).claim()
+        if plan.config.resume == "never":
+            raise ConfigError(f"{plan.run_dir} is a run already", where="run_dir", fix="another run_dir, or resume=auto to go on with it")
+        folder = RunFolder.open(plan.run_dir)
+        differences = _differences(folder.config, config)
+        if differences:
+            raise ConfigError(
+                f"{plan.run_dir} holds a run with other settings: {'; '.join(differences[:5])}", where="run_dir",
+                fix="another run_dir, or the settings it began with",
+            )  # fmt: skip
+        self.was_finished = folder.summary.get("status") == "finished"
+        return folder if self.was_finished else folder.claim()
+
+    def _folder_json(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def _keep(self, stage: str, record: Mapping[str, Any]) -> None:
+        from rlhf_lora.atomic import write_text
+
+        self._records[stage] = dict(record)
+        write_text(self.folder / "stages.json", json.dumps(self._records, indent=1, allow_nan=False) + "\n")
+
+    def _logger(self, stage: str) -> Any:
+        """Log to the folder; a stage that starts again writes over the rows of its first try."""
+        last = max((row["step"] for row in self._folder.metrics(stage)), default=-1)
+
+        def log(step: int, metrics: Mapping[str, float]) -> None:
+            nonlocal last
+            if step <= last:
+                self._folder.drop_metrics_after(stage, step - 1)
+            last = step
+            self._folder.log(stage, step, metrics)
+
+        return log
+
+    def _close(self, status: str) -> None:
+        """Summary, report and model card; what the run held open is given back."""
+        from rlhf_lora.report import write_model_card, write_report
+
+        if self._tracker is not None:
+            self._tracker.close()
+        if self._loop is not None:
+            self._loop.scorer.close()
+        self._folder.write_summary(self._summary(status))
+        write_report(self._folder)
+        write_model_card(self._folder)
+        self._folder.release()
+
+    def _summary(self, status: str) -> dict[str, Any]:
+        config, records = self.plan.config, self._records
+        seconds = {name: record["seconds"] for name, record in records.items() if "seconds" in record}
+        before = self._folder.summary.get("seconds", {}).get("total", 0.0)
+        summary: dict[str, Any] = {
+            "status": status, "optimizer": config.optimizer.name, "reward": config.reward.name, "seed": config.seed,
+            "reused": [name for name, record in records.items() if record.get("reused")],
+            "peak_memory_gib": _peak_memory_gib(self.plan.spec.device),
+        }  # fmt: skip
+        summary |= records.get("evaluation", {}).get("figures", {})
+        if figures := records.get("reward_model", {}).get("figures"):
+            summary["reward_model"] = figures
+        if self._loop is not None:
+            state = self._loop.state
+            seconds |= state.seconds
+            summary |= {"abstained": state.abstained, "errors": state.errors, "updates": state.update}
+        return summary | {"seconds": seconds | {"total": before + time.perf_counter() - self.started}}
+
+
+def evaluate_run(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Evaluate the policy of a finished run once more. See `evaluate.evaluate`."""
+    raise NotImplementedError
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
+    """`optimizer.beta 0.05 → 0.1` for every setting that differs."""
+    found = []
+    for key in [*new, *(k for k in old if k not in new)]:
+        a, b, place = old.get(key), new.get(key), f"{where}{key}"
+        if place in NOT_COMPARED:
+            continue
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += _differences(a, b, f"{place}.")
+        elif a != b:
+            found.append(f"{place} {a} → {b}")
+    return found
+
+
+def _both(scorer: Any, pairs: Sequence[Pair]) -> tuple[list[float], list[float]]:
+    prompts = [pair.prompt for pair in pairs]
+    return scorer.score(prompts, [pair.chosen for pair in pairs]), scorer.score(prompts, [pair.rejected for pair in pairs])
+
+
+def _opened(plugin: Any, ctx: Context) -> Any:
+    opener = getattr(plugin, "open", None)
+    return opener(ctx) if callable(opener) else plugin
+
+
+def _peak_memory_gib(device: str) -> float:
+    """Peak of the card's reserved memory, or of the process's resident memory on a CPU."""
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.max_memory_reserved() / 2**30
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)

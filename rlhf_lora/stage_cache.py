@@ -1,0 +1,56 @@
+"""Finished stages by content: a sweep over PPO settings trains its reward model once.
+
+    stages/reward_model-3f2a…/   adapter/   record.json (metrics, figures)   manifest.json (hashes)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlhf_lora.atomic import damage, staging, write_manifest, write_text
+
+
+@contextmanager
+def locked(cache_dir: Path, name: str, key: str) -> Iterator[Path]:
+    """The cache folder of a stage, held by this process alone: of two that want the same stage one trains, one waits."""
+    from filelock import FileLock
+
+    folder = cache_dir / "stages" / f"{name}-{key}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        yield folder
+
+
+def take(folder: Path, adapter: Path) -> dict[str, Any] | None:
+    """Link or copy a cached adapter to `adapter` and return its record; None when it is not there or damaged."""
+    if not folder.is_dir() or damage(folder) is not None:
+        return None
+    with staging(adapter) as temp:
+        for file in (folder / "adapter").iterdir():
+            _link(file, temp / file.name)
+    record: dict[str, Any] = json.loads((folder / "record.json").read_text())
+    return record
+
+
+def put(folder: Path, adapter: Path, record: Mapping[str, Any]) -> None:
+    """Keep a finished stage."""
+    with staging(folder) as temp:
+        shutil.copytree(adapter, temp / "adapter", dirs_exist_ok=True)
+        write_text(temp / "record.json", json.dumps(dict(record), allow_nan=False, indent=1) + "\n")
+        write_manifest(temp)
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link where the file system has them; JSON is copied, since people edit it."""
+    try:
+        if source.suffix == ".json":
+            raise OSError
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
