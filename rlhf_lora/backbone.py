@@ -192,6 +192,7 @@ class Backbone:
         self.roles: dict[str, Role] = {}
         self.heads = nn.ModuleDict()
         self._adapters: dict[str, dict[str, nn.Parameter]] = {}
+        self._lora_layers: list[Any] = []
         self._active: str | None = None
         self.trunk = getattr(self.base, self.base.base_model_prefix)
         self.head_weight_VD = _plain_head(self.base)
@@ -242,7 +243,8 @@ class Backbone:
         role, self._active = self.roles[name], name
         try:
             if role.adapter:
-                self.model.set_adapter(name)
+                for layer in self._lora_layers:  # as `PeftModel.set_adapter` does, without its walk over all modules
+                    layer.set_adapter(name)
                 self._restore_requires_grad()
                 yield
             elif self.model is None:
@@ -354,6 +356,7 @@ class Backbone:
 
     def _add_adapter(self, name: str, config: Any, tensors: Mapping[str, Tensor], start: Path | None) -> None:
         from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+        from peft.tuners.tuners_utils import BaseTunerLayer
 
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)  # peft's, of Transformers
@@ -368,6 +371,7 @@ class Backbone:
         }
         for parameter in self._adapters[name].values():
             parameter.data = parameter.data.float()
+        self._lora_layers = [m for m in self.model.modules() if isinstance(m, BaseTunerLayer)]
         if start is None:
             return
         wanted = get_peft_model_state_dict(self.model, adapter_name=name, save_embedding_layers=False)

@@ -61,8 +61,13 @@ class Chat:
             ids = self._encode(text)
         return ids or [self.end_id]
 
-    def response_ids(self, text: str, finished: bool = True) -> list[int]:
-        """Token ids of a response; with the end token when it is finished."""
+    def response_ids(self, text: str, finished: bool = True, prompt: Prompt | None = None) -> list[int]:
+        """Token ids of a response to `prompt`; with the end token when it is finished.
+
+        Completions of plain transcripts begin with the space that follows "Assistant:"; a template brings its own.
+        """
+        if prompt is not None and self._messages(prompt) is not None:
+            text = text.removeprefix(" ")
         return self._encode(text) + ([self.end_id] if finished else [])
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -58,7 +58,7 @@ are not and why, the memory it is expected to take, and every setting with what 
 rlhf-lora evaluate RUN [overrides] [--json]
 
 Answers the run's held-out prompts with its policy and its reference and compares them: win rate with interval, mean
-scores, KL. Overrides change what is judged with: seed=1, evaluation.prompts=500, reward=length. The run is not changed.
+scores, KL. Overrides change what is judged with: evaluation.seed=1, evaluation.prompts=500, reward=length. The run is not changed.
 """,
     "report": "rlhf-lora report RUN…\n\nWrites report.html and the model card of run folders again, from what is stored in them.\n",
     "plugins": """\

@@ -79,6 +79,7 @@ class StageConfig:
 class EvaluationConfig:
     prompts: int = 1000
     show: int = 10
+    seed: int | None = None
 
 
 @dataclass
@@ -135,6 +136,28 @@ def compose(*overrides: str) -> DictConfig:
             OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise _as_config_error(error, given) from error
+    check_keys(config)
+    return config
+
+
+def recompose(saved: Mapping[str, Any], overrides: Sequence[str] = ()) -> DictConfig:
+    """A saved configuration with overrides on it. Plugin files that it names are not loaded: a run folder may come from
+    a stranger. Name your own again with `plugins=[…]`.
+
+    Raises:
+        ConfigError, PluginError: as `compose`.
+    """
+    import yaml
+
+    registry.load_entry_points()
+    for file in plugin_files(overrides):
+        registry.load_file(file)
+    _check_plugin_names(overrides)
+    config = OmegaConf.create({**saved, "run_dir": None})
+    for override in overrides:
+        key, _, text = override.partition("=")
+        value = {"name": text} if key in PLUGIN_GROUPS else yaml.safe_load(text)
+        OmegaConf.update(config, key, value, merge=key not in PLUGIN_GROUPS)
     check_keys(config)
     return config
 

@@ -113,7 +113,8 @@ def tokenised(chat: Chat, pairs: Sequence[Pair], label_smoothing: float = 0.0) -
     """
     for pair in pairs:
         prompt = chat.prompt_ids(pair.prompt)
-        chosen, rejected = chat.response_ids(pair.chosen), chat.response_ids(pair.rejected)
+        chosen = chat.response_ids(pair.chosen, prompt=pair.prompt)
+        rejected = chat.response_ids(pair.rejected, prompt=pair.prompt)
         wrong = (1 - pair.label) * (1 - label_smoothing) + pair.label * label_smoothing
         row = {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected, "smoothing": wrong}
         yield row, len(prompt) + max(len(chosen), len(rejected))

@@ -7,10 +7,18 @@ far from the reference may have found what the reward overlooks. Ties count one 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rlhf_lora.records import Prompt, Sample, Score
+from rlhf_lora.config import recompose
+from rlhf_lora.errors import UserError
+from rlhf_lora.records import Pair, Prompt, Sample, Score, named_seed
+from rlhf_lora.run_folder import find_run
+from rlhf_lora.splits import Splits
+
+if TYPE_CHECKING:
+    from rlhf_lora.plan import Plan
 
 RESAMPLES = 10_000
 
@@ -98,8 +106,69 @@ def _mean_length(samples: Sequence[Sample]) -> float:
     return sum(len(sample.tokens or ()) for sample in samples) / len(samples)
 
 
+# --- the reward model -------------------------------------------------------------------------------------------------
+
+
+def judge_reward_model(spec: Any, folder: Path, splits: Splits, gold: Any = None) -> dict[str, Any]:
+    """Accuracy on held-out pairs beside the length baseline; then scale its scores to deviation 1.
+
+    The scale (`reward.json`: gain and bias) comes from both answers of the tuning pairs, 512 pairs at most.
+
+    Args:
+        gold: scorer of the truth, where it is known; adds `gold_accuracy`, against the true order without its ties.
+    """
+    from rlhf_lora.stages import reward_model
+
+    scorer = reward_model.Scorer(spec, folder)
+    figures: dict[str, Any] = {}
+    if splits.final_pairs:
+        chosen, rejected = _both_sides(scorer, splits.final_pairs)
+        figures = reward_model.accuracy(chosen, rejected, splits.final_pairs)
+        if gold is not None:
+            figures |= _gold_accuracy(chosen, rejected, splits.final_pairs, gold)
+    if splits.tuning_pairs:
+        chosen, rejected = _both_sides(scorer, splits.tuning_pairs[:512])
+        if len({*chosen, *rejected}) > 1:
+            reward_model.normalise(folder, [*chosen, *rejected])
+    return figures
+
+
+def _gold_accuracy(chosen: Sequence[float], rejected: Sequence[float], pairs: Sequence[Pair], gold: Any) -> dict[str, Any]:
+    """Labels are noisy, the truth is not: how often the model orders a pair as the truth does, where that is no tie."""
+    from rlhf_lora.stages.accuracy import wilson
+
+    better = [score.value for score in gold([Sample(p.prompt.text, p.chosen, columns=p.prompt.columns) for p in pairs])]
+    worse = [score.value for score in gold([Sample(p.prompt.text, p.rejected, columns=p.prompt.columns) for p in pairs])]
+    rights = [
+        0.5 if c == r else float((c > r) == (a > b))
+        for c, r, a, b in zip(chosen, rejected, better, worse, strict=True)
+        if a is not None and b is not None and a != b
+    ]
+    if not rights:
+        return {}
+    share = sum(rights) / len(rights)
+    return {"gold_accuracy": share, "gold_accuracy_ci95": list(wilson(sum(rights), len(rights))), "gold_pairs": len(rights)}
+
+
+def _both_sides(scorer: Any, pairs: Sequence[Pair]) -> tuple[list[float], list[float]]:
+    prompts = [pair.prompt for pair in pairs]
+    return scorer.score(prompts, [pair.chosen for pair in pairs]), scorer.score(prompts, [pair.rejected for pair in pairs])
+
+
+# --- a finished run, again --------------------------------------------------------------------------------------------
+
+
+def evaluation_prompts(plan: Plan) -> Sequence[Prompt]:
+    return plan.splits.final_prompts[: plan.config.evaluation.prompts]
+
+
+def evaluation_seed(plan: Plan) -> int:
+    seed = plan.config.evaluation.seed
+    return named_seed(plan.config.seed if seed is None else seed, "evaluation") >> 1
+
+
 def evaluate(run: str, *overrides: str) -> dict[str, Any]:
-    """Evaluate a finished run again, on its own held-out prompts or with overrides (`seed=1 evaluation.prompts=2000`).
+    """Evaluate a finished run again, on its own held-out prompts or with overrides (`evaluation.seed=1`, `reward=length`).
 
     Returns:
         The `policy` and `gold` parts of a summary; nothing in the run folder changes.
@@ -107,6 +176,21 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
     Raises:
         UserError: no run folder, or it has no policy yet.
     """
-    from rlhf_lora.pipeline import evaluate_run
+    from rlhf_lora.assembly import Assembly, opened
+    from rlhf_lora.mini.base import ensure_base
+    from rlhf_lora.plan import make_plan
 
-    return evaluate_run(run, overrides)
+    folder = find_run(run)
+    if not (folder.adapter("policy") / "adapter_config.json").is_file():
+        raise UserError(f"{run} has no policy yet", where=str(folder.adapter("policy")), fix=f"finish it: rlhf-lora train … run_dir={run}")
+    if any(override.startswith("seed=") for override in overrides):
+        raise UserError("seed is the run's own", where="seed=", fix="evaluation.seed=N draws other answers")
+    plan = make_plan(recompose(folder.config, overrides))
+    if plan.mini is not None:
+        plan = replace(plan, spec=replace(plan.spec, path=str(ensure_base(plan.cache_dir, plan.mini))))
+    parts = Assembly(plan, folder)
+    backbone = parts.backbone(folder.adapter("policy"))
+    ctx = parts.context(backbone)
+    engine = opened(plan.rollout, ctx)
+    result = evaluate_policy(backbone, engine, evaluation_prompts(plan), evaluation_seed(plan), parts.judges(ctx))
+    return {"reward": plan.config.reward.name, **result.summary}

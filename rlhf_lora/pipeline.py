@@ -10,19 +10,18 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from rlhf_lora import plan as planning
 from rlhf_lora import progress, registry, stage_cache
-from rlhf_lora.contracts import Context, FitContext
-from rlhf_lora.errors import ConfigError, Interrupted, ModelError, RlhfLoraError, Stopped
+from rlhf_lora.contracts import FitContext
+from rlhf_lora.errors import ConfigError, Interrupted, Stopped
 from rlhf_lora.interrupts import Interrupts
 from rlhf_lora.plan import Plan, StagePlan
-from rlhf_lora.records import Pair, Sample
+from rlhf_lora.records import named_seed
 from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.run_folder import versions as versions_now
 
@@ -49,6 +48,12 @@ class Run:
         self._records: dict[str, dict[str, Any]] = self._folder_json("stages.json")
         self._loop: Any = None
         self._tracker: Any = None
+
+    @property
+    def parts(self) -> Any:
+        from rlhf_lora.assembly import Assembly
+
+        return Assembly(self.plan, self._folder)
 
     @property
     def folder(self) -> Path:
@@ -162,7 +167,7 @@ class Run:
 
     def _stage(self, stage: StagePlan) -> None:
         """Run one stage, or take it from the run folder or the cache."""
-        adapter = self._adapter_of(stage.name)
+        adapter = self.parts.adapter_of(stage.name)
         if self._records.get(stage.name, {}).get("key") == stage.key and adapter.is_dir():
             return
         plan = self.plan
@@ -183,6 +188,7 @@ class Run:
 
     def _fit(self, stage: StagePlan) -> dict[str, Any]:
         """Train an off-policy stage. Returns its record: seconds, metrics, figures."""
+        from rlhf_lora.evaluate import judge_reward_model
         from rlhf_lora.stages import reward_model, sft
 
         plan, started = self.plan, time.perf_counter()
@@ -192,54 +198,15 @@ class Run:
             metrics, figures = sft.fit(plan.spec, plan.splits.demonstrations, plan.settings("sft"), ctx), {}
         else:
             metrics = reward_model.fit(plan.spec, plan.splits.pairs, plan.settings("reward_model"), ctx)
-            figures = self._judge_reward_model(ctx.out)
+            figures = judge_reward_model(plan.spec, ctx.out, plan.splits, self.parts.gold_scorer())
         return {"seconds": time.perf_counter() - started, "metrics": metrics, "figures": figures}
 
     def _fit_context(self, name: str) -> FitContext:
-        from rlhf_lora.stages.on_policy import named_seed
-
         return FitContext(
-            out=self._adapter_of(name), seed=named_seed(self.plan.config.seed, name) % 2**31, log=self._logger(name),
-            start_adapter=self._sft_adapter if name != "sft" else self.plan.start_adapter, description=name,
+            out=self.parts.adapter_of(name), seed=named_seed(self.plan.config.seed, name) % 2**31, log=self._logger(name),
+            start_adapter=self.parts.sft_adapter if name != "sft" else self.plan.start_adapter, description=name,
             work_dir=self.folder / "checkpoints" / name, interrupted=lambda: self.interrupts.number or None,
         )  # fmt: skip
-
-    def _judge_reward_model(self, folder: Path) -> dict[str, Any]:
-        """Held-out accuracy beside the length baseline; then the scale on which its scores have deviation 1."""
-        from rlhf_lora.stages import reward_model
-
-        splits = self.plan.splits
-        scorer = reward_model.Scorer(self.plan.spec, folder)
-        figures: dict[str, Any] = {}
-        if splits.final_pairs:
-            chosen, rejected = _both(scorer, splits.final_pairs)
-            figures = reward_model.accuracy(chosen, rejected, splits.final_pairs)
-            figures |= self._gold_accuracy(chosen, rejected, splits.final_pairs)
-        if splits.tuning_pairs:
-            chosen, rejected = _both(scorer, splits.tuning_pairs[:512])
-            reward_model.normalise(folder, [*chosen, *rejected])
-        return figures
-
-    def _gold_accuracy(self, chosen: Sequence[float], rejected: Sequence[float], pairs: Sequence[Pair]) -> dict[str, Any]:
-        """Accuracy against the true order, where the truth is known and is no tie: labels are noisy, it is not."""
-        from rlhf_lora.stages.accuracy import wilson
-
-        gold = self._gold_scorer()
-        if gold is None:
-            return {}
-        truth = [
-            [score.value or 0.0 for score in gold([Sample(p.prompt.text, text, columns=p.prompt.columns) for p, text in side])]
-            for side in ([(p, p.chosen) for p in pairs], [(p, p.rejected) for p in pairs])
-        ]
-        rights = [
-            0.5 if c == r else float((c > r) == (a > b)) for c, r, a, b in zip(chosen, rejected, *truth, strict=True) if a != b
-        ]
-        if not rights:
-            return {}
-        return {
-            "gold_accuracy": sum(rights) / len(rights), "gold_accuracy_ci95": list(wilson(sum(rights), len(rights))),
-            "gold_pairs": len(rights),
-        }  # fmt: skip
 
     # --- the policy ---------------------------------------------------------------------------------------------------
 
@@ -265,21 +232,16 @@ class Run:
 
     def _open_loop(self) -> None:
         """The shared base with its roles, the reward and the optimizer opened, and the state of an interrupted run."""
+        from rlhf_lora.assembly import opened
         from rlhf_lora.stages.on_policy import OnPolicy
 
         plan = self.plan
         progress.stage("policy", f"{plan.config.optimizer.name} against reward={plan.config.reward.name}")
-        backbone = self._backbone(policy=self._sft_adapter, trained=True)
-        if "value" in plan.optimizer.roles:
-            reward_adapter = self._reward_adapter
-            backbone.add_role("value", start=reward_adapter or self._sft_adapter, trained=True)
-            backbone.add_head("value")
-        elif plan.optimizer.shared_trunk:
-            backbone.add_head("value")
-        ctx = self._context(backbone)
-        self._tracker = _opened(plan.tracker, ctx)
+        backbone = self.parts.training_backbone()
+        ctx = self.parts.context(backbone)
+        self._tracker = opened(plan.tracker, ctx)
         self._loop = OnPolicy(
-            backbone, _opened(plan.rollout, ctx), self._scorer(ctx), _opened(plan.optimizer, ctx), plan.splits.prompts,
+            backbone, opened(plan.rollout, ctx), self.parts.scorer(ctx), opened(plan.optimizer, ctx), plan.splits.prompts,
             seed=plan.config.seed, micro_batch=plan.config.hardware.micro_batch, missing_share=plan.config.missing_share,
         )  # fmt: skip
         checkpoint = self._folder.latest_checkpoint()
@@ -298,7 +260,7 @@ class Run:
         if last:
             from rlhf_lora.atomic import staging
 
-            with staging(self._adapter_of("policy")) as temp:
+            with staging(self.parts.adapter_of("policy")) as temp:
                 self._loop.backbone.save_adapter("policy", temp)
         if last or update % config.checkpoint_every == 0:
             self._checkpoint()
@@ -313,75 +275,19 @@ class Run:
         """Policy against reference on the final prompts, once."""
         if self.plan.stage("policy") is None:
             return
-        from rlhf_lora.evaluate import evaluate_policy
-        from rlhf_lora.stages.on_policy import named_seed
+        from rlhf_lora.assembly import opened
+        from rlhf_lora.evaluate import evaluate_policy, evaluation_prompts, evaluation_seed
 
-        progress.stage("evaluation", f"{min(len(self.plan.splits.final_prompts), self.plan.config.evaluation.prompts)} held-out prompts")
+        progress.stage("evaluation", f"{len(evaluation_prompts(self.plan))} held-out prompts")
         started = time.perf_counter()
-        backbone = self._loop.backbone if self._loop is not None else self._backbone(policy=self._adapter_of("policy"))
-        ctx = self._context(backbone)
-        scorers = {}
-        if self._can_score:
-            scorers["score"] = self._loop.scorer if self._loop is not None else self._scorer(ctx)
-        if (gold := self._gold_scorer()) is not None:
-            scorers["gold"] = gold
-        prompts = self.plan.splits.final_prompts[: self.plan.config.evaluation.prompts]
+        backbone = self._loop.backbone if self._loop is not None else self.parts.backbone(self.parts.adapter_of("policy"))
+        ctx = self.parts.context(backbone)
+        judges = self.parts.judges(ctx) if self._loop is None else self.parts.judges(ctx) | {"score": self._loop.scorer}
         result = evaluate_policy(
-            backbone, _opened(self.plan.rollout, ctx), prompts, named_seed(self.plan.config.seed, "evaluation") % 2**62, scorers
+            backbone, opened(self.plan.rollout, ctx), evaluation_prompts(self.plan), evaluation_seed(self.plan), judges
         )
         self._folder.save_samples("evaluation", None, result.rows)
         self._keep("evaluation", {"seconds": time.perf_counter() - started, "figures": result.summary})
-
-    @property
-    def _can_score(self) -> bool:
-        """A learned reward that this run did not train (DPO does not need it) has nothing to say."""
-        return not getattr(self.plan.reward, "stages", ()) or self._reward_adapter is not None
-
-    def _gold_scorer(self) -> Any:
-        from rlhf_lora.stages.scoring import Scorer
-
-        name = self.plan.data.gold
-        return None if name is None else Scorer(registry.build("reward", {"name": name}), name)
-
-    # --- parts --------------------------------------------------------------------------------------------------------
-
-    def _backbone(self, policy: Path | None, trained: bool = False) -> Any:
-        from rlhf_lora.backbone import Backbone
-
-        plan, hardware = self.plan, self.plan.config.hardware
-        backbone = Backbone(
-            plan.spec, micro_batch=max(hardware.micro_batch, hardware.rollout_batch // 4), rollout_batch=hardware.rollout_batch,
-            logprob_chunk=hardware.logprob_chunk,
-        )  # fmt: skip
-        backbone.add_role("policy", start=policy, trained=trained)
-        # A frozen copy of SFT. Adapters off would measure KL from the base, which is right only when there is no SFT.
-        backbone.add_role("reference", start=self._sft_adapter, bare=self._sft_adapter is None)
-        return backbone
-
-    def _scorer(self, ctx: Context) -> Any:
-        from rlhf_lora.stages.scoring import Scorer
-
-        reward = self.plan.reward
-        if getattr(reward, "stages", ()):
-            reward = dataclasses.replace(reward, path=str(self._reward_adapter))
-        return Scorer(_opened(reward, ctx), self.plan.config.reward.name)
-
-    def _context(self, backbone: Any) -> Context:
-        return Context(
-            seed=self.plan.config.seed, cache_dir=self.plan.cache_dir, run_dir=self.folder, backbone=backbone,
-            chat=backbone.chat, device=self.plan.spec.device,
-        )  # fmt: skip
-
-    @property
-    def _sft_adapter(self) -> Path | None:
-        return self._adapter_of("sft") if self.plan.stage("sft") else self.plan.start_adapter
-
-    @property
-    def _reward_adapter(self) -> Path | None:
-        return self._adapter_of("reward_model") if self.plan.stage("reward_model") else None
-
-    def _adapter_of(self, stage: str) -> Path:
-        return self._folder.adapter("reward" if stage == "reward_model" else stage)
 
     # --- the folder ---------------------------------------------------------------------------------------------------
 
@@ -460,11 +366,6 @@ class Run:
         return summary | {"seconds": seconds | {"total": before + time.perf_counter() - self.started}}
 
 
-def evaluate_run(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Evaluate the policy of a finished run once more. See `evaluate.evaluate`."""
-    raise NotImplementedError
-
-
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
     """`optimizer.beta 0.05 → 0.1` for every setting that differs."""
     found = []
@@ -479,17 +380,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = ""
     return found
 
 
-def _both(scorer: Any, pairs: Sequence[Pair]) -> tuple[list[float], list[float]]:
-    prompts = [pair.prompt for pair in pairs]
-    return scorer.score(prompts, [pair.chosen for pair in pairs]), scorer.score(prompts, [pair.rejected for pair in pairs])
-
-
-def _opened(plugin: Any, ctx: Context) -> Any:
-    opener = getattr(plugin, "open", None)
-    return opener(ctx) if callable(opener) else plugin
-
-
-def _peak_memory_gib(device: str) -> float:
+def _peak_memory_gib(device: str) -> float | None:
     """Peak of the card's reserved memory, or of the process's resident memory on a CPU."""
     if device != "cpu":
         import torch
@@ -498,6 +389,6 @@ def _peak_memory_gib(device: str) -> float:
     try:
         import resource
     except ImportError:  # Windows
-        return 0.0
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)

@@ -182,3 +182,8 @@ class Data:
     gold: str | None = None
     unused: Sequence[Unused] = ()
     format: str = ""
+
+
+def named_seed(seed: int, stream: str) -> int:
+    """A 63-bit seed for a named stream: the same on every machine, unrelated between names."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:8], "big") >> 1

@@ -61,9 +61,9 @@ class OpenLearned:
 
     def score(self, samples: Sequence[Sample]) -> list[float]:
         chat = self.backbone.chat
-        prompts = [chat.prompt_ids(Prompt(s.prompt, None if s.messages is None else tuple(s.messages))) for s in samples]
-        responses = [list(s.tokens) if s.tokens else chat.response_ids(s.text, s.finished) for s in samples]
-        raw = self.backbone.sequence_scores("reward", prompts, responses)
+        prompts = [Prompt(s.prompt, None if s.messages is None else tuple(s.messages)) for s in samples]
+        responses = [list(s.tokens) if s.tokens else chat.response_ids(s.text, s.finished, prompt) for s, prompt in zip(samples, prompts, strict=True)]
+        raw = self.backbone.sequence_scores("reward", [chat.prompt_ids(prompt) for prompt in prompts], responses)
         return [self.gain * value + self.bias for value in raw]
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.mini import orders
+from rlhf_lora.splits import bucket
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,7 +153,7 @@ def _make_model(settings: BaseSettings, tokenizer: Any) -> Any:
 def documents(settings: BaseSettings) -> Iterator[str]:
     """The endless pretraining text: orders with their replies, and kitchen slips, none of a held-out group."""
     rng = random.Random(f"base/{settings.seed}")
-    seen = [t for t in orders.triples(settings.items) if _bucket(orders.group(t)) < HELD_OUT_BUCKET]
+    seen = [t for t in orders.triples(settings.items) if bucket(orders.group(t)) < HELD_OUT_BUCKET]
     while True:
         kind = rng.random()
         triple = rng.choice(seen)
@@ -235,8 +236,3 @@ def _publish(building: Path, target: Path) -> None:
     except OSError:
         if not target.is_dir():
             raise
-
-
-def _bucket(key: str) -> int:
-    """0 to 99, as the kit's split by hash has it (`rlhf_lora.splits.bucket`)."""
-    return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) % 100

@@ -26,7 +26,7 @@ from rlhf_lora.contracts import Batch, Minibatch
 from rlhf_lora.errors import Stopped
 from rlhf_lora.objectives import kl
 from rlhf_lora.objectives.advantages import masked_mean
-from rlhf_lora.records import Prompt, Sample, Score
+from rlhf_lora.records import Prompt, Sample, Score, named_seed
 from rlhf_lora.rollout import pad
 from rlhf_lora.stages import loop_state
 from rlhf_lora.stages.loop_state import LoopState
@@ -319,13 +319,6 @@ class _Means:
 
     def means(self) -> dict[str, float]:
         return {name: total / count for name, (total, count) in self._sums.items()}
-
-
-def named_seed(seed: int, stream: str) -> int:
-    """A 63-bit seed for a named stream: the same on every machine, unrelated between names."""
-    import hashlib
-
-    return int.from_bytes(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:8], "big") >> 1
 
 
 def _prompt_of(sample: Sample) -> Prompt:

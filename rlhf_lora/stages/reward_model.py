@@ -101,7 +101,8 @@ def tokenised(chat: Chat, pairs: Sequence[Pair]) -> Iterator[tuple[trainers.Row,
     """(row, length of its longer side) of each pair."""
     for pair in pairs:
         prompt = chat.prompt_ids(pair.prompt)
-        chosen, rejected = prompt + chat.response_ids(pair.chosen), prompt + chat.response_ids(pair.rejected)
+        chosen = prompt + chat.response_ids(pair.chosen, prompt=pair.prompt)
+        rejected = prompt + chat.response_ids(pair.rejected, prompt=pair.prompt)
         row = {"chosen_ids": chosen, "rejected_ids": rejected, "margin": pair.margin or 0.0, "label": pair.label}
         yield row, max(len(chosen), len(rejected))
 
@@ -208,7 +209,7 @@ class Scorer:
         """One score per text, in order, gain and bias applied. A text that is not `finished` gets no end token."""
         ended = [True] * len(texts) if finished is None else finished
         rows = [
-            self.chat.prompt_ids(prompt) + self.chat.response_ids(text, end)
+            self.chat.prompt_ids(prompt) + self.chat.response_ids(text, end, prompt)
             for prompt, text, end in zip(prompts, texts, ended, strict=True)
         ]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))

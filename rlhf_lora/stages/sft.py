@@ -56,7 +56,7 @@ def fit(spec: ModelSpec, demonstrations: Sequence[Demonstration], settings: Trai
 def tokenised(chat: Chat, demonstrations: Sequence[Demonstration]) -> Iterator[tuple[trainers.Row, int]]:
     """(row, length) of each demonstration; labels are the response's tokens, and `NO_LOSS` on the prompt."""
     for demonstration in demonstrations:
-        prompt, response = chat.prompt_ids(demonstration.prompt), chat.response_ids(demonstration.completion)
+        prompt, response = chat.prompt_ids(demonstration.prompt), chat.response_ids(demonstration.completion, prompt=demonstration.prompt)
         yield {"input_ids": prompt + response, "labels": [NO_LOSS] * len(prompt) + response}, len(prompt) + len(response)
 
 

@@ -1,0 +1,96 @@
+"""From a plan and its run folder to live objects: the backbone with its roles, the reward, the truth.
+
+Training and evaluating a run again put the same parts together; this is the one place that does it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_lora import registry
+from rlhf_lora.backbone import Backbone
+from rlhf_lora.contracts import Context
+from rlhf_lora.plan import Plan
+from rlhf_lora.run_folder import RunFolder
+from rlhf_lora.stages.scoring import Scorer
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts of one run.
+
+    Attributes:
+        plan: with `spec.path` known. folder: where the stages' adapters are.
+    """
+
+    plan: Plan
+    folder: RunFolder
+
+    def adapter_of(self, stage: str) -> Path:
+        return self.folder.adapter("reward" if stage == "reward_model" else stage)
+
+    @property
+    def sft_adapter(self) -> Path | None:
+        """What the policy starts from and the reference is: this run's SFT, someone's, or None for the bare base."""
+        return self.adapter_of("sft") if self.plan.stage("sft") else self.plan.start_adapter
+
+    @property
+    def reward_adapter(self) -> Path | None:
+        return self.adapter_of("reward_model") if self.plan.stage("reward_model") else None
+
+    def backbone(self, policy: Path | None, trained: bool = False) -> Backbone:
+        """The base with the roles policy and reference."""
+        hardware = self.plan.config.hardware
+        backbone = Backbone(
+            self.plan.spec, micro_batch=max(hardware.micro_batch, hardware.rollout_batch // 4),
+            rollout_batch=hardware.rollout_batch, logprob_chunk=hardware.logprob_chunk,
+        )  # fmt: skip
+        backbone.add_role("policy", start=policy, trained=trained)
+        # A frozen copy of SFT. Adapters off would measure KL from the base, which is right only when there is no SFT.
+        backbone.add_role("reference", start=self.sft_adapter, bare=self.sft_adapter is None)
+        return backbone
+
+    def training_backbone(self) -> Backbone:
+        """The base for the on-policy loop: policy from SFT, value from the reward adapter (else SFT) with a zero head."""
+        backbone = self.backbone(self.sft_adapter, trained=True)
+        if "value" in self.plan.optimizer.roles:
+            backbone.add_role("value", start=self.reward_adapter or self.sft_adapter, trained=True)
+        if "value" in self.plan.optimizer.roles or self.plan.optimizer.shared_trunk:
+            backbone.add_head("value")
+        return backbone
+
+    def context(self, backbone: Backbone) -> Context:
+        return Context(
+            seed=self.plan.config.seed, cache_dir=self.plan.cache_dir, run_dir=self.folder.path, backbone=backbone,
+            chat=backbone.chat, device=self.plan.spec.device,
+        )  # fmt: skip
+
+    def scorer(self, ctx: Context) -> Scorer:
+        """The run's reward, opened."""
+        reward = self.plan.reward
+        if getattr(reward, "stages", ()):
+            reward = dataclasses.replace(reward, path=str(self.reward_adapter))
+        return Scorer(opened(reward, ctx), self.plan.config.reward.name)
+
+    def judges(self, ctx: Context) -> dict[str, Scorer]:
+        """What an evaluation is scored with: `score`, the run's reward, and `gold`, the truth where it is known."""
+        found = {}
+        # A learned reward that this run did not train (DPO does not need it) has nothing to say.
+        if not getattr(self.plan.reward, "stages", ()) or self.reward_adapter is not None:
+            found["score"] = self.scorer(ctx)
+        if (gold := self.gold_scorer()) is not None:
+            found["gold"] = gold
+        return found
+
+    def gold_scorer(self) -> Scorer | None:
+        name = self.plan.data.gold
+        return None if name is None else Scorer(registry.build("reward", {"name": name}), name)
+
+
+def opened(plugin: Any, ctx: Context) -> Any:
+    """The object that does a plugin's work: what its `open` returns, or the plugin itself."""
+    opener = getattr(plugin, "open", None)
+    return opener(ctx) if callable(opener) else plugin
