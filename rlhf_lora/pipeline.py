@@ -8,25 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from rlhf_lora import progress, registry, stage_cache
+from rlhf_lora import progress, stage_cache
 from rlhf_lora.contracts import FitContext
 from rlhf_lora.errors import ConfigError, Interrupted, Stopped
 from rlhf_lora.interrupts import Interrupts
 from rlhf_lora.plan import Plan, StagePlan
 from rlhf_lora.records import named_seed
-from rlhf_lora.run_folder import RunFolder
-from rlhf_lora.run_folder import versions as versions_now
-
-NOT_COMPARED = ("run_dir", "resume", "cache", "plugins")
-"""Settings that may differ when a run folder is taken up again: they do not change what is computed."""
+from rlhf_lora.taking_up import claim, summarise
 
 
 class Run:
@@ -43,8 +36,7 @@ class Run:
         self.plan = plan
         self.interrupts = Interrupts()
         self.started = time.perf_counter()
-        self.was_finished = False
-        self._folder = self._claim_folder()
+        self._folder, self.was_finished = claim(plan)
         self._records: dict[str, dict[str, Any]] = self._folder_json("stages.json")
         self._loop: Any = None
         self._tracker: Any = None
@@ -256,7 +248,7 @@ class Run:
         self._folder.log("policy", update, metrics)
         self._tracker.log(update, metrics)
         if last or update == 1 or update % config.samples_every == 0:
-            self._folder.save_samples("policy", update, self._loop.rows())
+            self._folder.save_samples("policy", update, self._loop.last.rows())
         if last:
             from rlhf_lora.atomic import staging
 
@@ -266,7 +258,7 @@ class Run:
             self._checkpoint()
 
     def _checkpoint(self) -> None:
-        if self._loop is not None and self._loop.state.update > 0:
+        if self._loop is not None and self._loop.between_updates and self._loop.state.update > 0:
             self._folder.save_checkpoint(self._loop.state.update, *self._loop.checkpoint())
 
     # --- judging ------------------------------------------------------------------------------------------------------
@@ -290,26 +282,6 @@ class Run:
         self._keep("evaluation", {"seconds": time.perf_counter() - started, "figures": result.summary})
 
     # --- the folder ---------------------------------------------------------------------------------------------------
-
-    def _claim_folder(self) -> RunFolder:
-        """A new run folder, or the one that this same run was interrupted in."""
-        plan = self.plan
-        config = OmegaConf.to_container(plan.config)
-        assert isinstance(config, dict)
-        config = {str(k): v for k, v in config.items()} | {"run_dir": str(plan.run_dir)}
-        if not (plan.run_dir / "config.yaml").is_file():
-            return RunFolder.create(plan.run_dir, config, versions_now() | {"plugins": registry.source_hashes()}).claim()
-        if plan.config.resume == "never":
-            raise ConfigError(f"{plan.run_dir} is a run already", where="run_dir", fix="another run_dir, or resume=auto to go on with it")
-        folder = RunFolder.open(plan.run_dir)
-        differences = _differences(folder.config, config)
-        if differences:
-            raise ConfigError(
-                f"{plan.run_dir} holds a run with other settings: {'; '.join(differences[:5])}", where="run_dir",
-                fix="another run_dir, or the settings it began with",
-            )  # fmt: skip
-        self.was_finished = folder.summary.get("status") == "finished"
-        return folder if self.was_finished else folder.claim()
 
     def _folder_json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
@@ -348,47 +320,5 @@ class Run:
         self._folder.release()
 
     def _summary(self, status: str) -> dict[str, Any]:
-        config, records = self.plan.config, self._records
-        seconds = {name: record["seconds"] for name, record in records.items() if "seconds" in record}
-        before = self._folder.summary.get("seconds", {}).get("total", 0.0)
-        summary: dict[str, Any] = {
-            "status": status, "optimizer": config.optimizer.name, "reward": config.reward.name, "seed": config.seed,
-            "reused": [name for name, record in records.items() if record.get("reused")],
-            "peak_memory_gib": _peak_memory_gib(self.plan.spec.device),
-        }  # fmt: skip
-        summary |= records.get("evaluation", {}).get("figures", {})
-        if figures := records.get("reward_model", {}).get("figures"):
-            summary["reward_model"] = figures
-        if self._loop is not None:
-            state = self._loop.state
-            seconds |= state.seconds
-            summary |= {"abstained": state.abstained, "errors": state.errors, "updates": state.update}
-        return summary | {"seconds": seconds | {"total": before + time.perf_counter() - self.started}}
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
-    """`optimizer.beta 0.05 → 0.1` for every setting that differs."""
-    found = []
-    for key in [*new, *(k for k in old if k not in new)]:
-        a, b, place = old.get(key), new.get(key), f"{where}{key}"
-        if place in NOT_COMPARED:
-            continue
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += _differences(a, b, f"{place}.")
-        elif a != b:
-            found.append(f"{place} {a} → {b}")
-    return found
-
-
-def _peak_memory_gib(device: str) -> float | None:
-    """Peak of the card's reserved memory, or of the process's resident memory on a CPU."""
-    if device != "cpu":
-        import torch
-
-        return torch.cuda.max_memory_reserved() / 2**30
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+        state = None if self._loop is None else self._loop.state
+        return summarise(self.plan, self._folder, status, self._records, state, time.perf_counter() - self.started)

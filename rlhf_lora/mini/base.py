@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_lora.errors import ConfigError
-from rlhf_lora.mini import orders
+from rlhf_lora.mini import orders, pretraining
 from rlhf_lora.splits import bucket
 
 if TYPE_CHECKING:
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 """Called as `progress(done, total)` after each training step."""
-
-HELD_OUT_BUCKET = 90
-"""Groups from this bucket on are tuning and final evaluation: no document of the base shows their orders."""
 
 MAX_POSITIONS = 64
 
@@ -67,8 +64,8 @@ def ensure_base(cache_dir: Path, settings: BaseSettings | None = None, progress:
     """The folder of the base that `settings` describe, built when the cache does not hold it.
 
     The name is a hash of the settings and of the code that builds it. A folder appears under its name only when it is
-    whole (built beside it, then renamed), so a second process either waits for the lock, or finds it whole, or loses
-    the race and takes the winner's.
+    whole (built beside it, then renamed), so a second process waits for the lock and finds it whole; where locks do not
+    work, as on some network drives, the one that comes second takes the winner's.
     """
     from filelock import FileLock
 
@@ -91,23 +88,29 @@ def ensure_base(cache_dir: Path, settings: BaseSettings | None = None, progress:
 
 
 def build_base(folder: Path, settings: BaseSettings, progress: Progress | None = None) -> None:
-    """Make the tokenizer, pretrain the model, and save both in `folder`. Leaves torch's random state and threads as found."""
+    """Make the tokenizer, pretrain the model, save both in `folder`. Torch's random state and threads stay as they were."""
     import torch
+
+    def report(done: int, total: int, _loss: float) -> None:
+        if progress:
+            progress(done, total)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # at this width a second thread costs more than it gives
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), pretraining.quiet_transformers():
             torch.manual_seed(settings.seed)
             tokenizer = make_tokenizer()
-            model = _make_model(settings, tokenizer)
-            loss = _pretrain(model, tokenizer, settings, progress)
+            model = make_model(settings, tokenizer)
+            batches = _batches(tokenizer, settings)
+            losses = pretraining.pretrain(model, batches, settings.steps, settings.learning_rate, report)
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
     finally:
         torch.set_num_threads(threads)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    facts = {"settings": dataclasses.asdict(settings), "last_loss": round(loss, 4), "task": "orders"}
-    (folder / "base.json").write_text(json.dumps(facts, indent=1) + "\n")
+    last = losses[-max(1, len(losses) // 10) :]
+    facts = {"task": "orders", "settings": dataclasses.asdict(settings), "last_loss": round(sum(last) / len(last), 4)}
+    (folder / "base.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def make_tokenizer() -> Any:
@@ -116,18 +119,19 @@ def make_tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     table = {word: index for index, word in enumerate(orders.vocabulary())}
-    words = Tokenizer(models.WordLevel(table, unk_token="<unk>"))
+    words = Tokenizer(models.WordLevel(table, unk_token=orders.UNKNOWN))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
         eos_token=orders.END,
-        unk_token="<unk>",
+        unk_token=orders.UNKNOWN,
         model_max_length=MAX_POSITIONS,
         clean_up_tokenization_spaces=False,
     )
 
 
-def _make_model(settings: BaseSettings, tokenizer: Any) -> Any:
+def make_model(settings: BaseSettings, tokenizer: Any) -> Any:
+    """A fresh Llama of these widths."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -142,18 +146,19 @@ def _make_model(settings: BaseSettings, tokenizer: Any) -> Any:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=None,
         tie_word_embeddings=False,
-        initializer_range=0.1,  # the usual 0.02 suits widths in the thousands; here it delays copying beyond 600 steps
+        # 0.02, the usual, suits widths in the thousands. Here copying the items begins after 200 steps, there after 700.
+        initializer_range=0.1,
     )
     return LlamaForCausalLM(config)
 
 
-# --- pretraining ------------------------------------------------------------------------------------------------------
+# --- text -------------------------------------------------------------------------------------------------------------
 
 
 def documents(settings: BaseSettings) -> Iterator[str]:
     """The endless pretraining text: orders with their replies, and kitchen slips, none of a held-out group."""
     rng = random.Random(f"base/{settings.seed}")
-    seen = [t for t in orders.triples(settings.items) if bucket(orders.group(t)) < HELD_OUT_BUCKET]
+    seen = [t for t in orders.triples(settings.items) if bucket(orders.group(t)) < pretraining.HELD_OUT_BUCKET]
     while True:
         kind = rng.random()
         triple = rng.choice(seen)
@@ -164,33 +169,6 @@ def documents(settings: BaseSettings) -> Iterator[str]:
         reply, finished = orders.draft(rng, triple, settings.items, habits)
         text = f"{orders.prompt_text(triple, rng.randrange(len(orders.TEMPLATES)))} {reply}"
         yield f"{text} {orders.END}" if finished else text
-
-
-def _pretrain(model: Any, tokenizer: Any, settings: BaseSettings, progress: Progress | None) -> float:
-    """AdamW with a short warm-up and a cosine to a tenth; returns the mean loss of the last tenth, nats per token."""
-    import torch
-
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
-    warm_up = max(1, settings.steps // 20)
-    last: list[float] = []
-    batches = _batches(tokenizer, settings)
-    model.train()
-    for step in range(settings.steps):
-        share = (step - warm_up) / max(1, settings.steps - warm_up)
-        rate = (step + 1) / warm_up if step < warm_up else 0.1 + 0.45 * (1.0 + _cosine(share))
-        optimizer.param_groups[0]["lr"] = settings.learning_rate * rate
-        ids_BS, labels_BS = next(batches)
-        loss = model(input_ids=ids_BS, labels=labels_BS, use_cache=False).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if step >= settings.steps * 0.9:
-            last.append(loss.item())
-        if progress:
-            progress(step + 1, settings.steps)
-    model.eval()
-    return sum(last) / len(last)
 
 
 def _batches(tokenizer: Any, settings: BaseSettings, pool: int = 16) -> Iterator[tuple[Tensor, Tensor]]:
@@ -213,24 +191,19 @@ def _batches(tokenizer: Any, settings: BaseSettings, pool: int = 16) -> Iterator
             yield ids_BS, labels_BS
 
 
-def _cosine(share: float) -> float:
-    import math
-
-    return math.cos(math.pi * share)
-
-
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 
 def content_hash(settings: BaseSettings) -> str:
-    source = b"".join(Path(file).read_bytes() for file in (orders.__file__, __file__))
+    """16 hex digits over the settings and the code that decides the base."""
+    source = b"".join(Path(file).read_bytes() for file in (orders.__file__, pretraining.__file__, __file__))
     text = json.dumps(dataclasses.asdict(settings), sort_keys=True)
     return hashlib.sha256(text.encode() + b"\0" + source).hexdigest()[:16]
 
 
 def _publish(building: Path, target: Path) -> None:
     """Rename into place; when another process was faster, keep its folder."""
-    os.chmod(building, 0o755)
+    os.chmod(building, 0o755)  # mkdtemp makes it private, and a cache may be shared
     try:
         os.replace(building, target)
     except OSError:

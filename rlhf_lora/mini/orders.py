@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-END = "<end>"
+END, UNKNOWN = "<end>", "<unk>"
 """The end token of the tiny base's tokenizer. It is never part of a text."""
 
 ITEMS = (
@@ -54,7 +54,7 @@ _ITEMS, _COURTESY, _RUDE = frozenset(ITEMS), frozenset(COURTESY), frozenset(RUDE
 
 def vocabulary() -> list[str]:
     """Every word a text of this task can hold, specials first. Its order is the token ids."""
-    return list(dict.fromkeys([END, "<unk>", *PROMPT_WORDS, *LINKS, *COURTESY, *RUDE, *FILLER, *ITEMS, *SLIP_WORDS]))
+    return list(dict.fromkeys([END, UNKNOWN, *PROMPT_WORDS, *LINKS, *COURTESY, *RUDE, *FILLER, *ITEMS, *SLIP_WORDS]))
 
 
 # --- the gold score ---------------------------------------------------------------------------------------------------

@@ -23,14 +23,15 @@ def write_model_card(folder: RunFolder, base: str | None = None, data: str | Non
     base = base or str(_of(config, "model", "path") or "the base model")
     data = data or " ".join(str(v) for v in (_of(config, "dataset", "name"), _of(config, "dataset", "path")) if v)
     adapters = [name for name in _KINDS if (folder.adapter(name) / "adapter_config.json").is_file()]
+    what = ", ".join(f"{key} `{summary[key]}`" for key in ("optimizer", "reward", "seed") if key in summary)
+    listed = "\n".join(f"- `adapters/{n}`: {_KINDS[n]}" for n in adapters)
     parts = [
-        _front_matter(base, adapters),
-        f"# {folder.name}\n\nLoRA adapters on `{base}`, trained with rlhf_lora"
-        f" (optimizer `{summary.get('optimizer', '?')}`, reward `{summary.get('reward', '?')}`, seed {summary.get('seed', '?')}).",
-        "## Adapters\n\n" + ("\n".join(f"- `adapters/{n}`: {_KINDS[n]}" for n in adapters) or "None: the run has not finished."),
+        _front_matter(base),
+        f"# {folder.name}\n\nLoRA adapters on `{base}`, trained with rlhf_lora{f' ({what})' if what else ''}.",
+        "## Adapters\n\n" + (listed or "None: the run has not finished."),
         "## Figures\n\n" + _figures(summary),
         _loading(base, adapters, bool(_of(config, "model", "load_in_4bit"))),
-        f"## Data\n\n{data or 'see config.yaml'}. How it was split is in `config.yaml`; no example of it is in this folder but in `samples/`.",
+        f"## Data\n\n{f'`{data}`' if data else 'As config.yaml says'}. `samples/` holds prompts of it.",
         "## Settings\n\n`config.yaml` holds every setting, `versions.json` what it ran on, `metrics.jsonl` every step, "
         "`report.html` shows them.",
         "## Licence\n\nThe adapters inherit the licence of the base model; the data's terms may apply as well.",
@@ -40,7 +41,7 @@ def write_model_card(folder: RunFolder, base: str | None = None, data: str | Non
     return path
 
 
-def _front_matter(base: str, adapters: list[str]) -> str:
+def _front_matter(base: str) -> str:
     """What model hubs read. A local folder is no base they could name."""
     hub_id = base if base.count("/") == 1 and not base.startswith((".", "/", "~")) else None
     lines = ["library_name: peft", *([f"base_model: {hub_id}"] if hub_id else []), "tags: [rlhf, lora, rlhf_lora]"]

@@ -50,14 +50,14 @@ CURVES = (
         ("rollout/response_length", "rollout/length", "rollout/tokens", "response_length", "completions/mean_length"),
         from_zero=True,
     ),
-    Curve("Value loss", "loss", ("loss/value", "loss/value_avg"), from_zero=True),
-    Curve("Variance of returns explained", "share", ("val/explained_variance",), guide=(0.0, "no better than the mean")),
-    Curve("Loss", "loss", ("loss", "train_loss", "train/loss")),
-    Curve("Held-out loss", "loss", ("eval_loss", "eval/loss")),
+    Curve("Value loss", "half squared error", ("loss/value", "loss/value_avg"), from_zero=True),
+    Curve("Returns explained by the value", "share", ("val/explained_variance",), guide=(0.0, "the mean alone")),
+    Curve("Loss", "nats", ("loss", "train_loss", "train/loss")),
+    Curve("Held-out loss", "nats", ("eval_loss", "eval/loss")),
     Curve("Accuracy of next tokens", "share", ("mean_token_accuracy",)),
     Curve("Pairs in the right order", "share", ("accuracy", "rewards/accuracies"), guide=(0.5, "coin flip")),
     Curve("Held-out pairs in the right order", "share", ("eval_accuracy", "eval/accuracy"), guide=(0.5, "coin flip")),
-    Curve("Margin", "chosen − rejected", ("margin", "rewards/margins"), guide=(0.0, "none")),
+    Curve("Margin", "chosen − rejected", ("margin", "rewards/margins"), guide=(0.0, "equal")),
     Curve(
         "Implicit reward",
         "reward",
@@ -84,10 +84,9 @@ def against_kl(rows: Rows) -> str:
     both = [row for row in rows if score in row and kl in row]
     if len(both) < 2:
         return ""
-    first, last = (f"update {row['step']}" for row in (both[0], both[-1]))
-    drawn = plots.path(
-        [row[kl] for row in both], [row[score] for row in both], "KL to the reference, nats per sequence", "mean reward", first, last
-    )
+    ends = [f"update {row['step']}" for row in (both[0], both[-1])]
+    xs, ys = [row[kl] for row in both], [row[score] for row in both]
+    drawn = plots.path(xs, ys, "KL to the reference, nats per sequence", "mean reward", ends[0], ends[1])
     return figure("Score against KL, in training", "", drawn)
 
 

@@ -28,7 +28,7 @@ def lede(summary: Mapping[str, Any], reference: str) -> str:
         if low <= 0.5 <= high:
             return text + ", which is not clearly different from a coin flip."
         kl = summary.get("policy", {}).get("kl_to_reference")
-        return text + (f", {number(kl)} nats away from it." if kl is not None else ".")
+        return text + (f", at a KL of {number(kl)} nats." if kl is not None else ".")
     model = summary.get("reward_model", {}).get("accuracy")
     if model is not None:
         return f"The reward model puts {_percent(model)} of held-out pairs in the right order."
@@ -78,13 +78,16 @@ def _means(summary: Mapping[str, Any], part: str, title: str, reference: str) ->
     if after is None:
         return ""
     if before is None:
-        return _fact(title, number(after), "mean over held-out prompts")
-    return _fact(title, f"<i>{number(before)} →</i> {number(after)}", f"mean over held-out prompts, {reference} → policy")
+        return _fact(title, number(after), "mean on held-out prompts")
+    note = f"mean on held-out prompts, {reference} → policy"
+    return _fact(title, f"<i>{number(before)} →</i> {number(after)}", note)
 
 
 def _kl(summary: Mapping[str, Any]) -> str:
     kl = summary.get("policy", {}).get("kl_to_reference")
-    return "" if kl is None else _fact("KL to the reference", f'{number(kl)} <i class="unit">nats</i>', "mean per reply")
+    if kl is None:
+        return ""
+    return _fact("KL to the reference", f'{number(kl)} <i class="unit">nats</i>', "mean per reply")
 
 
 def _reward_model(summary: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""`report.html`: one self-contained page of a run, made from summary.json, metrics.jsonl and samples/evaluation.parquet.
+"""`report.html`: one self-contained page of a run, from summary.json, metrics.jsonl and samples/evaluation.parquet.
 
 No script, no network (a content security policy says so, too), light and dark, phone and desk. What a run does not
 have is left out with a sentence, never drawn as zero. Every text is escaped: completions are the work of a model.
@@ -57,15 +57,15 @@ def render(folder: RunFolder) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(folder.name)} · rlhf_lora</title><style>{style}</style></head>\n<body><main>"
         f'<header><div class="top"><h1>{escape(folder.name)}</h1>'
-        f'<span class="status {escape(status)}">{escape(status)}</span></div>'
+        f'<span class="{"status finished" if status == "finished" else "status"}">{escape(status)}</span></div>'
         f'<p class="lede">{lede(summary, reference)}</p><p class="soft">{_what_ran(summary, folder)}</p>'
         f"<nav>{links}</nav></header>{facts(summary, reference)}{body}{_FOOTER}</main></body></html>\n"
     )
 
 
 _FOOTER = (
-    "<footer><p>Scores are raw rewards on held-out prompts, before KL, clipping or whitening. KL is the mean over samples "
-    "of the sum over tokens of log π − log ρ (estimator k1), in nats. A tie counts half a win. Intervals are 95 %. "
+    "<footer><p>Scores are raw rewards on held-out prompts, before KL, clipping or whitening. KL is the mean over "
+    "samples of the sum over tokens of log π − log ρ (estimator k1), in nats. A tie counts half a win. Intervals are 95 %. "
     "Where a line is drawn twice, the strong one is a moving average over a tenth of the run.</p></footer>"
 )
 
@@ -89,8 +89,8 @@ def _what_ran(summary: Mapping[str, Any], folder: RunFolder) -> str:
 
 def _before_after(samples: Rows, metrics: Rows, reference: str) -> str:
     figures = [
-        _distribution(samples, "score", "Rewards on held-out prompts", reference),
-        _distribution(samples, "gold", "Gold rewards on the same prompts", reference),
+        _distribution(samples, "score", "Reward", reference),
+        _distribution(samples, "gold", "Gold reward", reference),
         curves.against_kl([row for row in metrics if row["stage"] == "policy"]),
     ]
     if not any(figures):
@@ -123,9 +123,13 @@ def _samples(samples: Rows, reference: str) -> str:
     if not samples:
         return _absent("No held-out samples in this run folder yet.")
     chosen, how = _choose(samples)
-    lengths = [sum(len(r[f"{who}_text"] or "") for r in samples) / len(samples) for who in ("reference", "policy")]
-    intro = f"<p>{how} Replies have {lengths[0]:.0f} characters on average from {escape(reference)}, {lengths[1]:.0f} from the policy.</p>"
-    return intro + "".join(_sample(row, reference) for row in chosen)
+    before, after = (_mean_length(samples, who) for who in ("reference_text", "policy_text"))
+    lengths = f"Replies of {escape(reference)} have {before:.0f} characters on average, those of the policy {after:.0f}."
+    return f"<p>{how} {lengths}</p>" + "".join(_sample(row, reference) for row in chosen)
+
+
+def _mean_length(samples: Rows, column: str) -> float:
+    return sum(len(row[column] or "") for row in samples) / len(samples)
 
 
 def _choose(samples: Rows) -> tuple[list[Mapping[str, Any]], str]:
@@ -136,7 +140,8 @@ def _choose(samples: Rows) -> tuple[list[Mapping[str, Any]], str]:
         return list(samples[:SHOWN]), f"{min(SHOWN, len(samples))} of {len(samples)} held-out prompts."
     rows = [ranked[round(i * (len(ranked) - 1) / (SHOWN - 1))] for i in range(SHOWN)]
     what = "gold reward" if kind == "gold" else "reward"
-    return rows, f"Ten of {len(samples)} held-out prompts, evenly spaced from the largest gain in {what} to the largest loss."
+    how = f"evenly spaced from the largest gain in {what} to the largest loss"
+    return rows, f"Ten of {len(samples)} held-out prompts, {how}."
 
 
 def _sample(row: Mapping[str, Any], reference: str) -> str:
@@ -144,7 +149,8 @@ def _sample(row: Mapping[str, Any], reference: str) -> str:
         f'<article class="sample"><div class="prompt"><h3>Prompt</h3>{_text(row["prompt"])}</div>'
         f'<div><h3 class="reference">{escape(reference)}<small>{_marks(row, "reference")}</small></h3>'
         f"{_text(row['reference_text'])}</div>"
-        f'<div><h3 class="policy">policy<small>{_marks(row, "policy")}</small></h3>{_text(row["policy_text"])}</div></article>'
+        f'<div><h3 class="policy">policy<small>{_marks(row, "policy")}</small></h3>'
+        f"{_text(row['policy_text'])}</div></article>"
     )
 
 
@@ -193,7 +199,8 @@ def _time(summary: Mapping[str, Any]) -> str:
         took += " (reused)" if name in summary.get("reused", []) else ""
         bar = f'<i style="width:{100 * seconds[name] / most:.1f}%"></i>' if name in seconds else ""
         label = escape(name.replace("_", " "))
-        lines.append(f'<tr><th scope="row">{label}</th><td class="n">{took.strip()}</td><td class="share">{bar}</td></tr>')
+        cells = f'<td class="n">{took.strip()}</td><td class="share">{bar}</td>'
+        lines.append(f'<tr><th scope="row">{label}</th>{cells}</tr>')
     if total is not None:
         lines.append(f'<tr><th scope="row">total</th><td class="n">{duration(total)}</td><td></td></tr>')
     return f'<table style="width:100%;max-width:44rem"><tbody>{"".join(lines)}</tbody></table>'
@@ -201,12 +208,11 @@ def _time(summary: Mapping[str, Any]) -> str:
 
 def _settings(folder: RunFolder) -> str:
     config = (folder.path / "config.yaml").read_text("utf-8")
-    versions = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(str(value))}</td></tr>' for name, value in folder.versions.items()
-    )
+    rows = ((escape(name), escape(str(value))) for name, value in folder.versions.items())
+    table = "".join(f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in rows)
     return (
         f"<details><summary>Configuration</summary><pre>{escape(config)}</pre></details>"
-        f'<details><summary>Versions</summary><div class="scroll"><table><tbody>{versions}</tbody></table></div></details>'
+        f"<details><summary>Versions</summary><table><tbody>{table}</tbody></table></details>"
     )
 
 

@@ -6,6 +6,7 @@ are drawn, never in a legend; colours are from Okabe & Ito's palette, which colo
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,13 +117,22 @@ def histograms(groups: Sequence[Series], x_label: str, count_label: str = "promp
     parts = _axes(x, y, x_label, count_label, whole_x=whole)
     for i, (one, count) in enumerate(zip(groups, counts, strict=True)):
         parts += _bars(one, count, edges, x, y, i, len(groups)) if whole else _outline(one, count, edges, x, y)
-    for i, one in enumerate(groups):
-        mean = sum(one.y) / len(one.y)
-        at, side = x(mean), "start" if mean < (edges[0] + edges[-1]) / 2 else "end"
-        parts.append(f'<line class="mean {one.tone}" x1="{at}" x2="{at}" y1="{TOP + 1 + 14 * i}" y2="{HEIGHT - BOTTOM}"/>')
-        label = f"{one.name}, mean {number(mean)}"
-        parts.append(_text(at + (5 if side == "start" else -5), TOP + 9 + 14 * i, label, f"name {one.tone}", side))
+    parts += _mean_marks(groups, x)
     return _svg(parts, f"Distribution of {x_label}: " + " and ".join(one.name for one in groups))
+
+
+def _mean_marks(groups: Sequence[Series], x: _Scale) -> list[str]:
+    """A dashed line at each mean, named on the side that faces away from the other one, room permitting."""
+    means = [sum(one.y) / len(one.y) for one in groups]
+    parts = []
+    for i, (one, mean) in enumerate(zip(groups, means, strict=True)):
+        at, row = x(mean), TOP + 14 * i
+        rightmost = mean == max(means)
+        side = "start" if (rightmost and at < WIDTH - 120) or at < LEFT + 110 else "end"
+        parts.append(f'<line class="mean {one.tone}" x1="{at}" x2="{at}" y1="{row}" y2="{HEIGHT - BOTTOM}"/>')
+        label = f"{one.name}, mean {number(mean)}"
+        parts.append(_text(at + (5 if side == "start" else -5), row + 9, label, f"name {one.tone}", side))
+    return parts
 
 
 def _bars(one: Series, count: list[int], edges: list[float], x: _Scale, y: _Scale, i: int, of: int) -> list[str]:
@@ -156,8 +166,9 @@ def path(xs: Sequence[float], ys: Sequence[float], x_label: str, y_label: str, f
         parts.append(f'<circle class="dot policy" cx="{x(a)}" cy="{y(b)}" r="2.5" opacity="{strength:.2f}"/>')
     for at, name in ((0, first), (-1, last)):
         px, py = x(one.x[at]), y(one.y[at])
-        side = "start" if px < WIDTH * 0.6 else "end"
-        parts.append(_text(px + (7 if side == "start" else -7), py + 14 if at == 0 else py - 8, name, "name policy", side))
+        side, shift = ("start", 7) if px < WIDTH * 0.6 else ("end", -7)
+        below = at == 0 and py < HEIGHT - BOTTOM - 22
+        parts.append(_text(px + shift, py + (15 if below else -8), name, "name policy", side))
     return _svg(parts, f"{y_label} against {x_label}")
 
 
@@ -212,7 +223,7 @@ def _axes(x: _Scale, y: _Scale, x_label: str, y_label: str, whole_x: bool = Fals
 
 def _named(values: Sequence[float]) -> list[tuple[float, str]]:
     """Ticks with their labels, all to the same number of decimals."""
-    step = min((b - a for a, b in zip(values, values[1:], strict=False)), default=1.0)
+    step = min((b - a for a, b in itertools.pairwise(values)), default=1.0)
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     if decimals > 4 or max(map(abs, values), default=0) >= 1e6:
         return [(v, number(v, 2)) for v in values]
@@ -231,7 +242,9 @@ def _points(xs: Sequence[float], ys: Sequence[float], x: _Scale, y: _Scale) -> s
     return " ".join(f"{x(a):g},{y(b):g}" for a, b in zip(xs, ys, strict=True))
 
 
-def _range(values: Sequence[float], pad: float = 0.06, from_zero: bool = False, unit: bool = False) -> tuple[float, float]:
+def _range(
+    values: Sequence[float], pad: float = 0.06, from_zero: bool = False, unit: bool = False
+) -> tuple[float, float]:
     """Lowest and highest with some air; a constant gets a range around it (to the next step with `unit`)."""
     low, high = min(values), max(values)
     if from_zero:

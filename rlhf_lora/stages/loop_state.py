@@ -8,7 +8,7 @@ the same, because a reward or an engine may draw from them.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rlhf_lora.backbone import Backbone
+from rlhf_lora.records import Score
 
 
 @dataclass
@@ -36,6 +37,13 @@ class LoopState:
     score_shift: float = 0.0
     score_scale: float = 1.0
     seconds: dict[str, float] = field(default_factory=lambda: {"rollout": 0.0, "score": 0.0, "update": 0.0})
+
+    def count(self, update: int, episodes: int, missing: Sequence[Score]) -> None:
+        """An update is done."""
+        self.update = update
+        self.episodes += episodes
+        self.abstained += sum(score.kind == "abstain" for score in missing)
+        self.errors += sum(score.kind != "abstain" for score in missing)
 
 
 def gather(state: LoopState, backbone: Backbone, adamw: torch.optim.Optimizer, optimizer: Any, trained: list[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:

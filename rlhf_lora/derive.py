@@ -1,0 +1,126 @@
+"""Filling in what a configuration leaves open (`null`) because it follows from the rest: device, sizes, learning rates.
+
+A setting that was derived is written back into the configuration, so the saved one says what was really used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rlhf_lora import memory
+from rlhf_lora.adamw import derived_lr
+from rlhf_lora.errors import ConfigError, ModelError
+from rlhf_lora.mini.base import BaseSettings
+from rlhf_lora.model_spec import LoraSpec, ModelSpec, check_model_folder
+
+# Learning rates at width 2048, and the power of 1 / width by which they grow on smaller models (`adamw.derived_lr`).
+LEARNING_RATES = {
+    "sft.adamw": (2e-4, 2 / 3),
+    "reward_model.adamw": (1e-4, 2 / 3),
+    "optimizer.adamw": (3e-5, 1.0),
+    "optimizer.value_adamw": (6e-5, 1.0),
+}
+SMALL_WIDTH = 512
+"""Models up to this width are small enough for big batches on any machine."""
+DEFAULT_NEW_TOKENS = 128
+
+
+def derive(config: DictConfig, width: int, dataset: Any) -> None:
+    """Fill in what is `null` because it follows from the rest."""
+    hardware = config.hardware
+    hardware.device = _device(hardware.device)
+    small = width <= SMALL_WIDTH
+    if hardware.micro_batch is None:
+        hardware.micro_batch = 64 if small else 8
+    if hardware.rollout_batch is None:
+        hardware.rollout_batch = 256 if small else 32
+    if hardware.threads is None and hardware.device == "cpu" and small:
+        hardware.threads = 1  # for tiny models more threads only wait for each other
+    for place, (rate, power) in LEARNING_RATES.items():
+        node = OmegaConf.select(config, place)
+        if node is not None and node.lr is None:
+            node.lr = derived_lr(rate, width, power)
+    if "max_new_tokens" in config.rollout and config.rollout.max_new_tokens is None:
+        config.rollout.max_new_tokens = getattr(dataset, "max_new_tokens", DEFAULT_NEW_TOKENS)
+
+
+def _device(asked: str) -> str:
+    if asked not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"there is no device '{asked}'", where="hardware.device", fix="auto, cpu or cuda")
+    if asked == "cpu":
+        return "cpu"
+    # Asked for, it stays: the plan may be for another machine, and `train` refuses when torch finds no card.
+    return "cuda" if asked == "cuda" or has_cuda() else "cpu"
+
+
+def has_cuda() -> bool:
+    """Whether the NVIDIA driver is here and has a card, asked without torch."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        count = ctypes.c_int(0)
+        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    except OSError:
+        return False
+
+
+def shape_of(config: DictConfig, mini: BaseSettings | None) -> memory.Shape:
+    """The model's shape: a folder's config.json wins, then the preset's, then the hub's."""
+    model = config.model
+    if mini is not None:
+        return memory.Shape(mini.hidden, mini.layers, mini.heads, mini.heads, mini.hidden // mini.heads, mini.feed_forward, 96, False)
+    check_model_folder(model.path)
+    file = Path(model.path) / "config.json"
+    if not file.is_file() and model.shape is not None:
+        return memory.Shape(**model.shape)
+    if not file.is_file():
+        file = _hub_config(model.path, model.revision)
+    try:
+        return memory.from_config_json(json.loads(file.read_text()))
+    except json.JSONDecodeError as error:
+        raise ModelError(f"config.json is not JSON: {error}", where=str(file), fix="copy the model folder again") from error
+
+
+def _hub_config(path: str, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(path, "config.json", revision=revision))
+    except Exception as error:
+        raise ModelError(
+            f"the model '{path}' is no folder here, and its config.json cannot be had from the hub ({type(error).__name__})",
+            where=f"model.path={path}",
+            fix="give a local folder, a preset (model=qwen3_4b), or model.shape={hidden: …}; check the name and the network",
+        ) from error
+
+
+def mini_settings(config: DictConfig, dataset: Any) -> BaseSettings | None:
+    """The embedded base that goes with `dataset=orders`, when no model is given."""
+    if config.model.path is not None:
+        return None
+    items = getattr(dataset, "items", None)
+    if items is None:
+        raise ConfigError(
+            f"the embedded base knows only the words of dataset=orders, not those of dataset={config.dataset.name}",
+            where="model.path=null",
+            fix="give a model: model.path=FOLDER, or a preset such as model=qwen3_0_6b; "
+            "`python -m rlhf_lora.mini text --data FILE --to FOLDER` makes a small one from your text",
+        )
+    return BaseSettings(items=items, seed=config.seed)
+
+
+def model_spec(config: DictConfig) -> ModelSpec:
+    model, adapter = config.model, config.adapter
+    targets = adapter.target_modules
+    return ModelSpec(
+        path=model.path or "", revision=model.revision, load_in_4bit=model.load_in_4bit, dtype=model.dtype,
+        device=config.hardware.device, template=model.template,
+        template_kwargs=OmegaConf.to_container(model.template_kwargs) or {},  # type: ignore[arg-type]
+        gradient_checkpointing=model.gradient_checkpointing,
+        lora=LoraSpec(adapter.r, adapter.alpha, adapter.dropout, targets if isinstance(targets, str) else tuple(targets)),
+    )  # fmt: skip

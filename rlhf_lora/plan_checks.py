@@ -1,0 +1,114 @@
+"""What a plan refuses before anything heavy is loaded: ranges, stages that cannot work, data that is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rlhf_lora.adamw import AdamW
+from rlhf_lora.errors import ConfigError, DataError, ModelError, did_you_mean
+from rlhf_lora.splits import Splits
+from rlhf_lora.train_settings import TrainSettings
+
+STAGES = ("sft", "reward_model", "policy")
+
+
+def check_ranges(config: DictConfig) -> None:
+    """Ranges of what no plugin checks for itself."""
+    choices = {
+        "resume": ("auto", "never"), "model.dtype": ("float32", "bfloat16"), "model.template": ("auto", "chat", "plain")
+    }  # fmt: skip
+    for place, allowed in choices.items():
+        value = OmegaConf.select(config, place)
+        if value not in allowed:
+            raise ConfigError(f"{place} is '{value}'{did_you_mean(str(value), allowed)}", where=place, fix=" or ".join(allowed))
+    lowest = {
+        "adapter.r": 1, "adapter.alpha": 1, "checkpoint_every": 1, "samples_every": 1, "evaluation.prompts": 1,
+        "evaluation.show": 0, "hardware.logprob_chunk": 1, "hardware.micro_batch": 1, "hardware.rollout_batch": 1,
+        "hardware.threads": 1, "seed": 0,
+    }  # fmt: skip
+    for place, low in lowest.items():
+        value = OmegaConf.select(config, place)
+        if value is not None and value < low:
+            raise ConfigError(f"{place} is {value}", where=place, fix=f"at least {low}")
+    if config.adapter.dropout != 0:
+        raise ConfigError(
+            f"adapter.dropout is {config.adapter.dropout}", where="adapter.dropout",
+            fix="0: with dropout, rollout and update log-probs differ and the ratio of PPO means nothing",
+        )  # fmt: skip
+    if not 0 <= config.missing_share < 1:
+        raise ConfigError(f"missing_share is {config.missing_share}", where="missing_share", fix="from 0 up to 1")
+    for name in ("sft", "reward_model"):
+        train_settings(config[name], name, 1)
+
+
+def train_settings(node: Any, where: str, micro_batch: int) -> TrainSettings:
+    adamw = AdamW.of(OmegaConf.to_container(node.adamw))  # type: ignore[arg-type]
+    if adamw.lr is None:
+        adamw.lr = 0.0  # only while checking; the plan derives it
+    fields = {k: node[k] for k in ("epochs", "batch_size", "max_length", "schedule", "warmup", "max_grad_norm")}
+    rows = next((m for m in range(min(micro_batch, max(1, node.batch_size)), 0, -1) if node.batch_size % m == 0), 1)
+    try:
+        return TrainSettings.of(adamw, micro_batch=rows, **fields)
+    except ValueError as error:
+        raise ConfigError(str(error), where=where, fix=f"`rlhf-lora plan` shows the settings of {where}") from error
+
+
+def start_adapter_of(config: DictConfig) -> Path | None:
+    """Someone's SFT adapter to start from: a run folder, or an adapter folder."""
+    given = config.model.adapter
+    if given is None:
+        return None
+    for folder in (Path(given) / "adapters" / "sft", Path(given)):
+        if (folder / "adapter_config.json").is_file() and (folder / "adapter_model.safetensors").is_file():
+            return folder
+    raise ModelError(
+        f"no adapter in {given}", where=f"model.adapter={given}",
+        fix="give a run folder, or a folder with adapter_config.json and adapter_model.safetensors",
+    )  # fmt: skip
+
+
+def stage_names(config: DictConfig, reward: Any, optimizer: Any, splits: Splits, start: Path | None) -> list[str]:
+    """The stages that run, in order: those asked for, or those that reward and optimizer need."""
+    on_policy = not hasattr(optimizer, "learns_from")
+    needed = [name for name in getattr(reward, "stages", ()) if on_policy]
+    if getattr(optimizer, "pairs", "dataset") != "dataset":
+        raise ConfigError(
+            f"optimizer.pairs={optimizer.pairs} is not there yet", where="optimizer.pairs", fix="pairs=dataset"
+        )
+    if config.stages is None:
+        sft = ["sft"] if start is None and splits.demonstrations else []
+        return [*sft, *needed, "policy"]
+    names = list(config.stages)
+    for name in names:
+        if name not in STAGES:
+            raise ConfigError(f"there is no stage '{name}'{did_you_mean(name, STAGES)}", where="stages", fix=f"stages: {', '.join(STAGES)}")
+    missing = [name for name in needed if name not in names and "policy" in names]
+    if missing or not names:
+        raise ConfigError(
+            f"reward={config.reward.name} needs the stage {missing[0] if missing else '…'}", where=f"stages={names}",
+            fix="add it to stages, or give reward.path=RUN of a trained reward model",
+        )  # fmt: skip
+    return [name for name in STAGES if name in names]
+
+
+def check_rows(names: Sequence[str], splits: Splits, optimizer: Any) -> None:
+    """Every stage has rows to learn from, and the end has prompts to judge on."""
+    wants = {"sft": ("demonstrations", "demonstrations"), "reward_model": ("pairs", "pairs (chosen and rejected)")}
+    learns_from = getattr(optimizer, "learns_from", None)
+    wants["policy"] = (learns_from, learns_from) if learns_from else ("prompts", "prompts")
+    for name in names:
+        attribute, what = wants[name]
+        if not getattr(splits, attribute):
+            raise DataError(
+                f"the stage {name} needs {what}, and this data has none for it", where="dataset",
+                fix="give data that has them, other `splits`, or leave the stage out (stages=[…])",
+            )  # fmt: skip
+    if "policy" in names and not splits.final_prompts:
+        raise DataError(
+            "no prompt is left for the final evaluation", where="splits.final",
+            fix="give more rows, a larger splits.final, or a test file (dataset.test_path=FILE)",
+        )  # fmt: skip

@@ -1,0 +1,98 @@
+"""Taking up a run folder, and closing it: is it new, finished, or to be gone on with; and what the run came to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from rlhf_lora import registry
+from rlhf_lora.errors import ConfigError
+from rlhf_lora.plan import Plan
+from rlhf_lora.run_folder import RunFolder, versions
+
+NOT_COMPARED = ("run_dir", "resume", "cache", "plugins")
+"""Settings that may differ when a run folder is taken up again: they do not change what is computed."""
+
+
+def claim(plan: Plan) -> tuple[RunFolder, bool]:
+    """The run folder of a plan, and whether the run was finished before. An unfinished one is claimed for writing.
+
+    Raises:
+        ConfigError: it holds a run with other settings, or resume=never refuses it.
+    """
+    config = OmegaConf.to_container(plan.config)
+    assert isinstance(config, dict)
+    config = {str(k): v for k, v in config.items()} | {"run_dir": str(plan.run_dir)}
+    if not (plan.run_dir / "config.yaml").is_file():
+        made = RunFolder.create(plan.run_dir, config, versions() | {"plugins": registry.source_hashes()})
+        return made.claim(), False
+    if plan.config.resume == "never":
+        raise ConfigError(
+            f"{plan.run_dir} is a run already", where="run_dir", fix="another run_dir, or resume=auto to go on with it"
+        )
+    folder = RunFolder.open(plan.run_dir)
+    differs = differences(folder.config, config)
+    if differs:
+        raise ConfigError(
+            f"{plan.run_dir} holds a run with other settings: {'; '.join(differs[:5])}", where="run_dir",
+            fix="another run_dir, or the settings it began with",
+        )  # fmt: skip
+    finished = folder.summary.get("status") == "finished"
+    return (folder if finished else folder.claim()), finished
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
+    """`optimizer.beta 0.05 → 0.1` for every setting that differs."""
+    found = []
+    for key in [*new, *(k for k in old if k not in new)]:
+        a, b, place = old.get(key), new.get(key), f"{where}{key}"
+        if place in NOT_COMPARED:
+            continue
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{place}.")
+        elif a != b:
+            found.append(f"{place} {a} → {b}")
+    return found
+
+
+def summarise(
+    plan: Plan, folder: RunFolder, status: str, records: Mapping[str, Mapping[str, Any]], loop_state: Any, seconds_now: float
+) -> dict[str, Any]:
+    """What summary.json says. Keys that do not apply are absent.
+
+    Args:
+        records: stage → its record (seconds, figures, reused). loop_state: of the on-policy loop, or None.
+        seconds_now: of this process; what earlier ones took is in the summary they left.
+    """
+    config = plan.config
+    seconds = {name: record["seconds"] for name, record in records.items() if "seconds" in record}
+    before = folder.summary.get("seconds", {}).get("total", 0.0)
+    summary: dict[str, Any] = {
+        "status": status, "optimizer": config.optimizer.name, "reward": config.reward.name, "seed": config.seed,
+        "reused": [name for name, record in records.items() if record.get("reused")],
+        "peak_memory_gib": _peak_memory_gib(plan.spec.device),
+    }  # fmt: skip
+    summary |= records.get("evaluation", {}).get("figures", {})
+    if figures := records.get("reward_model", {}).get("figures"):
+        summary["reward_model"] = figures
+    if loop_state is not None:
+        seconds |= loop_state.seconds
+        summary |= {"abstained": loop_state.abstained, "errors": loop_state.errors, "updates": loop_state.update}
+    return summary | {"seconds": seconds | {"total": before + seconds_now}}
+
+
+def _peak_memory_gib(device: str) -> float | None:
+    """Peak of the card's reserved memory, or of the process's resident memory on a CPU."""
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.max_memory_reserved() / 2**30
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
