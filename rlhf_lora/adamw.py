@@ -50,14 +50,15 @@ class AdamW:
         Raises:
             ValueError: an unknown setting, or one that is no number.
         """
-        if isinstance(value, cls):
+        if isinstance(value, AdamW):
             return value
         known = [f.name for f in dataclasses.fields(cls)]
         unknown = [key for key in value if key not in known]
         if unknown:
             raise ValueError(f"adamw has no setting '{unknown[0]}'; settings: {', '.join(known)}")
+        numbers: dict[str, Any] = {key: None if number is None else float(number) for key, number in value.items()}
         try:
-            return cls(**{key: None if number is None else float(number) for key, number in value.items()})
+            return cls(**numbers)
         except TypeError as error:
             raise ValueError(f"adamw: {error}") from None
 

@@ -121,9 +121,8 @@ def _started(start: Path, task: Task) -> tuple[Any, dict[str, Tensor]]:
 
     settings, tensors = read_adapter(start)
     if settings.get("peft_type") != "LORA":
-        raise ModelError(
-            f"the adapter is of type {settings.get('peft_type')}, not LORA", where=str(start), fix="train a LoRA adapter"
-        )
+        what = f"the adapter is of type {settings.get('peft_type')}, not LORA"
+        raise ModelError(what, where=str(start), fix="train a LoRA adapter")
     config = PeftConfig.from_pretrained(str(start))
     assert isinstance(config, LoraConfig)
     config.task_type = TaskType(task)

@@ -103,9 +103,10 @@ def quantisation(spec: ModelSpec) -> Any:
 
 def _no_repacking(model: nn.Module) -> None:
     """bitsandbytes on CPUs with AVX512-BF16: keep the weights as they are, else gradients are silently wrong."""
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    layer: Any
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def disable_dropout(model: nn.Module) -> None:
@@ -241,6 +242,9 @@ class Backbone:
         if self._active is not None:
             raise RuntimeError(f"role '{name}' was asked for inside role '{self._active}': finish one before the next")
         role, self._active = self.roles[name], name
+        if self.spec.gradient_checkpointing and self.model is not None:
+            # In training mode checkpointed layers drop the KV cache, and a rollout would see one token at a time.
+            self.model.train(torch.is_grad_enabled())
         try:
             if role.adapter:
                 for layer in self._lora_layers:  # as `PeftModel.set_adapter` does, without its walk over all modules
@@ -342,10 +346,12 @@ class Backbone:
         from peft import LoraConfig
 
         settings, tensors = read_adapter(start)
-        kept = ("r", "lora_alpha", "target_modules", "use_rslora", "rank_pattern", "alpha_pattern", "bias")
+        kept = ("r", "lora_alpha", "target_modules", "use_rslora", "rank_pattern", "alpha_pattern")
         unsupported = [k for k in ("use_dora", "layers_to_transform") if settings.get(k)]
         # A reward adapter saves its head as well; the head becomes one of ours.
         unsupported += [m for m in settings.get("modules_to_save") or [] if m not in ("score", "classifier")]
+        if settings.get("bias", "none") != "none":
+            unsupported.append("bias")  # would be written into the base that all roles share
         if settings.get("peft_type") != "LORA" or unsupported:
             raise ModelError(
                 f"the adapter is {settings.get('peft_type')} with {', '.join(unsupported) or 'parts of its own'}",
@@ -365,7 +371,7 @@ class Backbone:
             else:
                 self.model.add_adapter(name, config)
         disable_dropout(self.model)
-        self.model.train(self.spec.gradient_checkpointing)
+        self.model.eval()
         self._adapters[name] = {
             n.replace(f".{name}.", "."): p for n, p in self.model.named_parameters() if f".{name}." in n and "lora_" in n
         }

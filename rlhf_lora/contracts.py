@@ -138,7 +138,8 @@ class Batch:
 
     def rows(self, index: Tensor) -> Batch:
         """The rows at `index`, as a batch of their own."""
-        return Batch(**{name: None if value is None else value[index] for name, value in vars(self).items()})
+        tensors: dict[str, Any] = {name: None if value is None else value[index] for name, value in vars(self).items()}
+        return Batch(**tensors)
 
 
 @dataclass

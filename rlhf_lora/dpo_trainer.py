@@ -23,7 +23,7 @@ from rlhf_lora.records import Pair
 from rlhf_lora.train_settings import TrainSettings
 
 
-class Trainer(trainers.Fed, DPOTrainer):  # type: ignore[misc]
+class Trainer(trainers.Fed, DPOTrainer):
     """TRL's DPO trainer. The reference is `ref`, TRL's frozen copy of the adapter that training starts from.
 
     Its log-probs are computed once, before training, in the batches of the first epoch: the same shapes give the same
@@ -42,7 +42,9 @@ class Trainer(trainers.Fed, DPOTrainer):  # type: ignore[misc]
         self.precompute_ref_logps = True
         self.model.delete_adapter("ref")
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         inputs = dict(inputs)
         smoothing_B = inputs.pop("smoothing")
         if self.loss_types != ["sigmoid"]:
@@ -90,20 +92,20 @@ def fit(
     """
     chat = load_chat(spec)
     rows = trainers.rows_of(tokenised(chat, pairs, label_smoothing), settings, "pairs")
-    with trainers.own_random_streams(ctx.seed):
-        model = adapters.attach(load_base(spec), spec, "CAUSAL_LM", ctx.start_adapter)
 
-        def make(folder: str, callbacks: list[Any], like: Any) -> Any:
-            options = trainers.arguments(spec, settings, len(rows), ctx)
-            smoothing = {} if loss_type == "sigmoid" else {"label_smoothing": label_smoothing}
-            args = DPOConfig(folder, **options, **smoothing, beta=beta, loss_type=[loss_type])
-            return Trainer(model, None, args, Collator(chat.fill_id), like, processing_class=chat.tokenizer, callbacks=callbacks)
+    def load() -> Any:
+        return adapters.attach(load_base(spec), spec, "CAUSAL_LM", ctx.start_adapter)
 
-        inputs = ("dpo", base_hash(spec.path, spec.revision), spec, beta, loss_type, label_smoothing)
-        metrics = trainers.run(make, model, rows, settings, ctx, inputs)
-        del model
-    trainers.free()
-    return metrics
+    def make(model: Any, folder: str, callbacks: list[Any], like: Any) -> Any:
+        options = trainers.arguments(spec, settings, len(rows), ctx)
+        # TRL's sigmoid loss ignores the smoothing; there it is in the rows already.
+        smoothing = {} if loss_type == "sigmoid" else {"label_smoothing": label_smoothing}
+        args = DPOConfig(folder, **options, **smoothing, beta=beta, loss_type=[loss_type])
+        collator = Collator(chat.fill_id)
+        return Trainer(model, None, args, collator, like, processing_class=chat.tokenizer, callbacks=callbacks)
+
+    inputs = ("dpo", base_hash(spec.path, spec.revision), spec, beta, loss_type, label_smoothing)
+    return trainers.run(load, make, rows, settings, ctx, inputs)
 
 
 def tokenised(chat: Chat, pairs: Sequence[Pair], label_smoothing: float = 0.0) -> Iterator[tuple[trainers.Row, int]]:

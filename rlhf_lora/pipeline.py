@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from rlhf_lora import progress, stage_cache
 from rlhf_lora.contracts import FitContext
-from rlhf_lora.errors import ConfigError, Interrupted, Stopped
+from rlhf_lora.errors import ConfigError, ContractError, Interrupted, Stopped, UserError
 from rlhf_lora.interrupts import Interrupts
 from rlhf_lora.plan import Plan, StagePlan
 from rlhf_lora.records import named_seed
@@ -91,12 +92,18 @@ class Run:
         except (Interrupted, KeyboardInterrupt):
             status = "interrupted"
             raise
-        except Stopped:
+        except (Stopped, ContractError):
             status = "stopped"
             self._checkpoint()
             raise
+        except UserError:
+            if not self._records:  # nothing was made yet, so nothing is left behind
+                self._folder.release()
+                shutil.rmtree(self.folder)
+            raise
         finally:
-            self._close(status)
+            if self.folder.is_dir():
+                self._close(status)
         return self
 
     def _run_policy(self) -> None:
@@ -129,7 +136,9 @@ class Run:
 
         plan = self.plan
         if plan.spec.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("torch finds no CUDA card", where="hardware.device=cuda", fix="hardware=cpu, or install a CUDA build of torch")
+            raise ConfigError(
+                "torch finds no CUDA card", where="hardware.device=cuda", fix="hardware=cpu, or install a CUDA build of torch"
+            )
         if plan.config.hardware.threads:
             torch.set_num_threads(plan.config.hardware.threads)
         if plan.mini is not None:

@@ -107,6 +107,11 @@ def make_plan(config: DictConfig) -> Plan:
     data = dataset.load()
     splits = split(data, Shares(**config.splits))
     start_adapter = plan_checks.start_adapter_of(config)
+    if start_adapter is not None:
+        plan_checks.check_adapter_fits(start_adapter, shape, "model.adapter")
+    reward_adapter = getattr(built["reward"], "folder", None)  # of a reward model trained before
+    if reward_adapter is not None:
+        plan_checks.check_adapter_fits(reward_adapter, shape, "reward.path")
     names = plan_checks.stage_names(config, built["reward"], built["optimizer"], splits, start_adapter)
     plan_checks.check_rows(names, splits, built["optimizer"])
     cache_dir = cache_folder()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlhf_lora.adamw import AdamW
 from rlhf_lora.errors import ConfigError, DataError, ModelError, did_you_mean
+from rlhf_lora.memory import Shape
 from rlhf_lora.splits import Splits
 from rlhf_lora.train_settings import TrainSettings
 
@@ -69,6 +72,29 @@ def start_adapter_of(config: DictConfig) -> Path | None:
         f"no adapter in {given}", where=f"model.adapter={given}",
         fix="give a run folder, or a folder with adapter_config.json and adapter_model.safetensors",
     )  # fmt: skip
+
+
+def check_adapter_fits(folder: Path, shape: Shape, where: str) -> None:
+    """Refuse an adapter whose sizes are another model's, from the header of its file alone.
+
+    Raises:
+        ModelError: it cannot be read, or was made for another base.
+    """
+    file = folder / "adapter_model.safetensors"
+    try:
+        with open(file, "rb") as data:
+            header = json.loads(data.read(int.from_bytes(data.read(8), "little")))
+    except (OSError, ValueError, OverflowError) as error:
+        raise ModelError(f"the adapter's weights cannot be read: {error}", where=str(file), fix="copy or save it again") from error
+    widths = {tuple(entry["shape"])[1] for name, entry in header.items() if name.endswith("q_proj.lora_A.weight")}
+    layers = {int(match[1]) for name in header if (match := re.search(r"layers\.(\d+)\.", name))}
+    if (widths and widths != {shape.hidden}) or (layers and max(layers) >= shape.layers):
+        raise ModelError(
+            f"the adapter was made for another base: {max(layers) + 1} layers, {', '.join(map(str, sorted(widths)))} wide; "
+            f"the model has {shape.layers} layers, {shape.hidden} wide",
+            where=f"{where}={folder}",
+            fix="give an adapter that was trained on this model",
+        )
 
 
 def stage_names(config: DictConfig, reward: Any, optimizer: Any, splits: Splits, start: Path | None) -> list[str]:

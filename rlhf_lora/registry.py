@@ -11,7 +11,9 @@ Three doors, one effect: installed packages (entry point group `rlhf_lora.plugin
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -169,9 +171,8 @@ def _config_twin(entry: Entry) -> type:
             raise PluginError("the field 'name' is reserved: it says which plugin a saved config means", where=entry.origin)
         if default is dataclasses.MISSING:
             default = "???"
-        if isinstance(default, list | dict | tuple):
-            value = list(default) if isinstance(default, tuple) else default
-            fields.append((name, hint, dataclasses.field(default_factory=lambda value=value: value.copy())))
+        if isinstance(default, list | dict):
+            fields.append((name, hint, dataclasses.field(default_factory=functools.partial(copy.copy, default))))
         else:
             fields.append((name, hint, dataclasses.field(default=default)))
     twin = dataclasses.make_dataclass(f"{entry.cls.__name__}Config", [("name", str, entry.name), *fields])
@@ -306,7 +307,7 @@ def to_config(thing: Any) -> dict[str, Any]:
     """The configuration that rebuilds a plugin object: `build(kind, to_config(x)) == x`."""
     for entry in _table.values():
         if type(thing) is entry.cls:
-            return {"name": entry.name, **dataclasses.asdict(thing)}
+            return {"name": entry.name, **dataclasses.asdict(typing.cast(Any, thing))}
     raise ContractError(f"{type(thing).__name__} is not a registered plugin")
 
 

@@ -172,7 +172,8 @@ class RunFolder:
         """
         if self._started is None:
             self._start_clock(self._read_metrics(cut_torn=True))
-        row: dict[str, Any] = {"stage": stage, "step": int(step), "time_s": round(time.monotonic() - (self._started or 0), 3)}
+        elapsed_s = time.monotonic() - (self._started or 0.0)
+        row: dict[str, Any] = {"stage": stage, "step": int(step), "time_s": round(elapsed_s, 3)}
         for key, value in metrics.items():
             if key in _RESERVED:
                 raise Stopped(f"a metric may not be called '{key}': that is a column of metrics.jsonl")
@@ -265,7 +266,9 @@ class RunFolder:
 
     # --- state and figures --------------------------------------------------------------------------------------------
 
-    def save_checkpoint(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2) -> Path:
+    def save_checkpoint(
+        self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2
+    ) -> Path:
         """Save the state after update `step`; see `checkpoints.save`."""
         return checkpoints.save(self.checkpoints, step, tensors, state, keep)
 
@@ -320,7 +323,8 @@ def versions() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     torch = sys.modules.get("torch")
-    found["threads"] = torch.get_num_threads() if torch else int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    found["threads"] = torch.get_num_threads() if torch else int(asked) if asked.isdigit() else os.cpu_count()
     if torch and torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     if commit := _commit(Path(__file__).resolve().parents[1]):

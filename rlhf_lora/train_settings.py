@@ -58,7 +58,8 @@ class TrainSettings:
     @classmethod
     def of(cls, adamw: AdamW, **settings: Any) -> TrainSettings:
         """Settings whose gradient optimizer is written as a policy optimizer's `adamw`."""
-        return cls(lr=adamw.lr, betas=(adamw.beta1, adamw.beta2), eps=adamw.eps, weight_decay=adamw.weight_decay, **settings)
+        betas = (adamw.beta1, adamw.beta2)
+        return cls(lr=adamw.lr, betas=betas, eps=adamw.eps, weight_decay=adamw.weight_decay, **settings)
 
     @property
     def rows_at_a_time(self) -> int:

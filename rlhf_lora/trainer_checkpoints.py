@@ -27,7 +27,8 @@ def fingerprint(*inputs: Any) -> str:
     """Hex digest over everything that decides a stage's result."""
 
     def plain(value: Any) -> Any:
-        return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else str(value)
+        is_instance = dataclasses.is_dataclass(value) and not isinstance(value, type)
+        return dataclasses.asdict(value) if is_instance else str(value)
 
     return hashlib.sha256(json.dumps(inputs, default=plain, sort_keys=True).encode()).hexdigest()
 

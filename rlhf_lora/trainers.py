@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, TrainerCallback
 
 from rlhf_lora import adapters
-from rlhf_lora.backbone import ModelSpec
+from rlhf_lora.backbone import ModelSpec, adapter_hash
 from rlhf_lora.contracts import FitContext
 from rlhf_lora.errors import ConfigError, DataError, Interrupted, Stopped
 from rlhf_lora.progress import Progress
@@ -147,8 +147,9 @@ class Fed:
         """Called once the weights are what training starts from."""
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        loader = DataLoader(self.rows, batch_sampler=self.batches, collate_fn=self.data_collator)  # type: ignore[attr-defined, arg-type]
-        return self.accelerator.prepare(loader)  # type: ignore[attr-defined, no-any-return]
+        rows: Any = self.rows
+        loader: Any = DataLoader(rows, batch_sampler=self.batches, collate_fn=self.data_collator)  # type: ignore[attr-defined]
+        return self.accelerator.prepare(loader)  # type: ignore[attr-defined]
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss: Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
@@ -253,49 +254,63 @@ def arguments(spec: ModelSpec, settings: TrainSettings, rows: int, ctx: FitConte
 
 
 def run(
-    make: Callable[[str, list[Any], Any], Any],
-    model: Any,
+    load: Callable[[], Any],
+    make: Callable[[Any, str, list[Any], Any], Any],
     rows: Rows,
     settings: TrainSettings,
     ctx: FitContext,
     inputs: Any,
     files: Callable[[], dict[str, str]] | None = None,
 ) -> dict[str, float]:
-    """Train `model` on `rows` and publish its adapter at `ctx.out`.
+    """Train a model on `rows`, publish its adapter at `ctx.out`, and give its memory back.
 
     Args:
-        make: builds the trainer from (output folder, callbacks, a data set of one row). TRL looks at the first row of
-            a data set to see what it is; the rows themselves come from `Fed`.
+        load: the model with its adapter.
+        make: builds the trainer from (model, output folder, callbacks, a data set of one row). TRL looks at the first
+            row of a data set to see what it is; the rows themselves come from `Fed`.
         inputs: what else decides the result; a checkpoint is gone on with only if all of it is the same.
         files: text files to put beside the adapter.
 
     Returns:
         Final metrics: `train_loss`, `steps`, `rows`, `rows_too_long`, and the last that were logged.
     """
+    try:
+        with own_random_streams(ctx.seed), _folder(ctx) as folder, _quiet():
+            return _run(load(), make, rows, settings, ctx, inputs, files, folder)
+    finally:
+        free()
+
+
+def _run(
+    model: Any, make: Any, rows: Rows, settings: TrainSettings, ctx: FitContext, inputs: Any, files: Any, folder: Path
+) -> dict[str, float]:
     from datasets import Dataset
 
     report = Report(ctx)
     weights = adapters.trained(model)
-    with _folder(ctx) as folder, _quiet():
-        key = fingerprint(settings, ctx.seed, ctx.start_adapter, inputs, rows.items)
-        checkpoints = Checkpoints(folder, key, getattr(ctx, "interrupted", None)) if ctx.work_dir is not None else None
-        callbacks = [report] if checkpoints is None else [report, checkpoints]
-        trainer = make(str(folder), callbacks, Dataset.from_list([rows[0]]))
-        trainer.remove_callback(PrinterCallback)
-        trainer.rows, trainer.description = rows, ctx.description
-        trainer.batches = Batches(rows.lengths, settings, ctx.seed)
-        adapters.restore(trainer.model, weights)
-        trainer.before_training()
-        resumed = None if checkpoints is None else checkpoints.newest()
-        try:
-            output = trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
-        finally:
-            report.close()
-        if checkpoints is not None and checkpoints.signal:
-            raise Interrupted(checkpoints.signal, f"interrupted at step {trainer.state.global_step}; the state is on disk")
-        adapters.save(trainer.model, ctx.out, files() if files else None)
-        if checkpoints is not None:
-            checkpoints.clear()
+    checkpoints = None
+    if ctx.work_dir is not None:
+        start = ctx.start_adapter and adapter_hash(ctx.start_adapter)
+        key = fingerprint(settings, ctx.seed, start, inputs, rows.items)
+        checkpoints = Checkpoints(folder, key, ctx.interrupted)
+    callbacks = [report] if checkpoints is None else [report, checkpoints]
+    trainer = make(model, str(folder), callbacks, Dataset.from_list([rows[0]]))
+    trainer.remove_callback(PrinterCallback)
+    trainer.rows, trainer.description = rows, ctx.description
+    trainer.batches = Batches(rows.lengths, settings, ctx.seed)
+    adapters.restore(trainer.model, weights)
+    trainer.before_training()
+    resumed = None if checkpoints is None else checkpoints.newest()
+    try:
+        output = trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    finally:
+        report.close()
+    if checkpoints is not None and checkpoints.signal:
+        at = f"interrupted at step {trainer.state.global_step}; the state is on disk"
+        raise Interrupted(checkpoints.signal, at)
+    adapters.save(trainer.model, ctx.out, files() if files else None)
+    if checkpoints is not None:
+        checkpoints.clear()
     metrics = {"train_loss": float(output.training_loss), "steps": float(trainer.state.global_step)}
     metrics |= {"rows": float(len(rows)), "rows_too_long": float(rows.too_long)}
     return report.last | metrics

@@ -76,3 +76,23 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     (built,) = out.glob("*.whl")
     return built
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of 64 channels that has hardly been trained, in Transformers layout."""
+    from rlhf_lora.mini.base import BaseSettings, build_base
+
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    build_base(folder, BaseSettings(steps=10, batch=8))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2 with biases, grouped heads and tied embeddings."""
+    from tiny import build_qwen2
+
+    folder = tmp_path_factory.mktemp("tiny-qwen2")
+    build_qwen2(folder)
+    return folder

@@ -1,4 +1,3 @@
 """Built-in datasets."""
 
-from rlhf_lora.plugins.datasets import jsonl as jsonl
-from rlhf_lora.plugins.datasets import orders as orders
+from . import jsonl, orders  # noqa: F401

@@ -66,7 +66,7 @@ class Orders:
         )
 
     def fingerprint(self) -> str:
-        settings = json.dumps(dataclasses.asdict(self), sort_keys=True)  # type: ignore[call-overload]
+        settings = json.dumps(dataclasses.asdict(self), sort_keys=True)
         source = Path(orders.__file__).read_bytes() + Path(__file__).read_bytes()
         return hashlib.sha256(settings.encode() + b"\0" + source).hexdigest()
 

@@ -136,7 +136,9 @@ class RunningPPO:
         """Policy loss, value loss, or both: whichever the minibatch holds new tensors for."""
         from rlhf_lora.objectives.ppo import policy_loss, value_loss
 
-        s, batch, losses, metrics = self.settings, minibatch.batch, [], {}
+        s, batch = self.settings, minibatch.batch
+        losses: list[Tensor] = []
+        metrics: dict[str, float] = {}
         assert batch.advantages_BT is not None and batch.returns_BT is not None and batch.values_BT is not None
         if minibatch.new_logprobs_BT is not None:
             loss, stats = policy_loss(

@@ -30,12 +30,21 @@ class Learned:
         """The stages that must have run before this reward can score."""
         return ("reward_model",) if self.path is None else ()
 
+    @property
+    def folder(self) -> Path | None:
+        """The adapter folder that `path` means; None while there is none.
+
+        Raises:
+            ModelError: `path` holds no reward model.
+        """
+        return None if self.path is None else reward_folder(self.path)
+
     def score(self, samples: Sequence[Sample]) -> list[float]:
         raise ModelError("a learned reward needs its model", where="reward=learned", fix="use it in a run, where it is opened")
 
     def open(self, ctx: Context) -> OpenLearned:
-        assert self.path is not None and ctx.backbone is not None
-        return OpenLearned(ctx.backbone, reward_folder(self.path))
+        assert self.folder is not None and ctx.backbone is not None
+        return OpenLearned(ctx.backbone, self.folder)
 
 
 class OpenLearned:

@@ -28,7 +28,7 @@ class HfGenerate:
         ids = [backbone.chat.prompt_ids(prompt) for prompt in repeated]
         responses: list[list[int]] = []
         # generate() draws from the global stream: put it back as it was, so that the caller's stays the caller's.
-        with torch.random.fork_rng(devices=[] if backbone.device == "cpu" else None), backbone.role(role), torch.no_grad():
+        with torch.random.fork_rng(devices=[] if backbone.device == "cpu" else None), torch.no_grad(), backbone.role(role):
             torch.manual_seed(seed)
             for start in range(0, len(ids), backbone.rollout_batch):
                 responses.extend(self._decode(backbone, ids[start : start + backbone.rollout_batch]))

@@ -71,7 +71,7 @@ def _start(settings: Wandb, run_dir: Path | None) -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise PluginError(f"tracker=wandb needs the package wandb: {error}", where="tracker=wandb", fix="pip install wandb") from error
+        raise PluginError(f"no wandb here: {error}", where="tracker=wandb", fix="pip install wandb") from error
     # W&B would record the command line, the host and the code by itself; overrides can carry secrets.
     private = wandb.Settings(
         silent=True, console="off", save_code=False, disable_git=True, x_disable_meta=True, x_disable_stats=True

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 
-def pairwise(chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor | None = None, label_B: Tensor | None = None) -> Tensor:
+def pairwise(
+    chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor | None = None, label_B: Tensor | None = None
+) -> Tensor:
     """Bradley-Terry: L = −p log σ(Δ − m) − (1−p) log σ(−(Δ − m)), with Δ = r(chosen) − r(rejected).
 
     Args:

@@ -57,8 +57,8 @@ def _figures(summary: Mapping[str, Any]) -> str:
         figures = summary.get(part, {})
         if (rate := figures.get("win_rate_vs_reference")) is not None:
             low, high = figures.get("win_rate_ci95", (None, None))
-            between = f" (95 % interval {low:.2f} to {high:.2f})" if low is not None else ""
-            rows.append((f"win rate against the reference, by {title}", f"{rate:.2f}{between}"))
+            between = f" (95 % interval {low:.3g} to {high:.3g})" if low is not None else ""
+            rows.append((f"win rate against the reference, by {title}", f"{rate:.3g}{between}"))
         if (mean := figures.get("score_mean")) is not None:
             before = figures.get("score_mean_reference")
             rows.append((f"mean {title}", f"{mean:.3g}" + (f" (reference {before:.3g})" if before is not None else "")))
@@ -67,8 +67,8 @@ def _figures(summary: Mapping[str, Any]) -> str:
     model = summary.get("reward_model", {})
     if (accuracy := model.get("accuracy")) is not None:
         length = model.get("length_baseline")
-        beside = f" (by length alone {length:.2f})" if length is not None else ""
-        rows.append(("reward model accuracy on held-out pairs", f"{accuracy:.2f}{beside}"))
+        beside = f" (by length alone {length:.3g})" if length is not None else ""
+        rows.append(("reward model accuracy on held-out pairs", f"{accuracy:.3g}{beside}"))
     rows.append(("status", str(summary.get("status", "?"))))
     return "| what | value |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
 

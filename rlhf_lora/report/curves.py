@@ -37,17 +37,17 @@ KL = ("objective/kl", "kl")
 CURVES = (
     Curve("Score", "mean reward", SCORE),
     Curve("KL to the reference", "nats per sequence", KL, from_zero=True),
-    Curve("Entropy", "nats", ("objective/entropy", "policy/entropy", "policy/entropy_avg", "entropy"), from_zero=True),
+    Curve("Entropy", "nats per token", ("objective/entropy", "policy/entropy_avg", "entropy"), from_zero=True),
     Curve(
         "Clip fraction",
         "share of tokens",
-        ("policy/clipfrac", "policy/clip_fraction", "policy/clipfrac_avg", "clip_ratio/region_mean"),
+        ("policy/clipfrac", "policy/clipfrac_avg", "clip_ratio/region_mean"),
         from_zero=True,
     ),
     Curve(
         "Response length",
         "tokens",
-        ("rollout/response_length", "rollout/length", "rollout/tokens", "response_length", "completions/mean_length"),
+        ("completions/mean_length", "response_length", "rollout/length"),
         from_zero=True,
     ),
     Curve("Value loss", "half squared error", ("loss/value", "loss/value_avg"), from_zero=True),

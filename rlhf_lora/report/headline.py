@@ -42,6 +42,7 @@ def facts(summary: Mapping[str, Any], reference: str) -> str:
         _means(summary, "gold", "Gold reward", reference),
         _means(summary, "policy", "Reward", reference),
         _kl(summary),
+        _length(summary, reference),
         _reward_model(summary),
         _cost(summary),
         _missing(summary),
@@ -90,6 +91,16 @@ def _kl(summary: Mapping[str, Any]) -> str:
     return _fact("KL to the reference", f'{number(kl)} <i class="unit">nats</i>', "mean per reply")
 
 
+def _length(summary: Mapping[str, Any], reference: str) -> str:
+    """Length is what policies are first paid for by mistake, so it stands beside what they gained."""
+    figures = summary.get("policy", {})
+    after, before = figures.get("mean_length"), figures.get("mean_length_reference")
+    if after is None or before is None:
+        return ""
+    value = f'<i>{number(before)} →</i> {number(after)} <i class="unit">tokens</i>'
+    return _fact("Reply length", value, f"mean on held-out prompts, {reference} → policy")
+
+
 def _reward_model(summary: Mapping[str, Any]) -> str:
     figures = summary.get("reward_model", {})
     accuracy = figures.get("accuracy")
@@ -102,6 +113,8 @@ def _reward_model(summary: Mapping[str, Any]) -> str:
         notes.append(f"{number(pairs)} held-out pairs")
     if (length := figures.get("length_baseline")) is not None:
         notes.append(f"length alone gets {_percent(length)}")
+    if (gold := figures.get("gold_accuracy")) is not None:
+        notes.append(f"{_percent(gold)} against the gold order")
     if (shorter := figures.get("accuracy_where_shorter_chosen")) is not None:
         notes.append(f"{_percent(shorter)} where the shorter reply is the better one")
     return _fact("Reward model accuracy", _percent(accuracy), " · ".join(notes))
@@ -126,8 +139,8 @@ def _fact(title: str, value: str, note: str = "", drawn: str = "") -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.3g} %"
 
 
 def _between(interval: Sequence[float]) -> str:
-    return f"{100 * interval[0]:.0f}–{100 * interval[1]:.0f} %"
+    return f"{100 * interval[0]:.3g}–{100 * interval[1]:.3g} %"

@@ -65,8 +65,8 @@ def render(folder: RunFolder) -> str:
 
 _FOOTER = (
     "<footer><p>Scores are raw rewards on held-out prompts, before KL, clipping or whitening. KL is the mean over "
-    "samples of the sum over tokens of log π − log ρ (estimator k1), in nats. A tie counts half a win. Intervals are 95 %. "
-    "Where a line is drawn twice, the strong one is a moving average over a tenth of the run.</p></footer>"
+    "samples of the sum over tokens of log π − log ρ (estimator k1), in nats. A tie counts half a win. Intervals are "
+    "95 %. Where a line is drawn twice, the strong one is a moving average over a tenth of the run.</p></footer>"
 )
 
 
@@ -123,13 +123,7 @@ def _samples(samples: Rows, reference: str) -> str:
     if not samples:
         return _absent("No held-out samples in this run folder yet.")
     chosen, how = _choose(samples)
-    before, after = (_mean_length(samples, who) for who in ("reference_text", "policy_text"))
-    lengths = f"Replies of {escape(reference)} have {before:.0f} characters on average, those of the policy {after:.0f}."
-    return f"<p>{how} {lengths}</p>" + "".join(_sample(row, reference) for row in chosen)
-
-
-def _mean_length(samples: Rows, column: str) -> float:
-    return sum(len(row[column] or "") for row in samples) / len(samples)
+    return f"<p>{how}</p>" + "".join(_sample(row, reference) for row in chosen)
 
 
 def _choose(samples: Rows) -> tuple[list[Mapping[str, Any]], str]:

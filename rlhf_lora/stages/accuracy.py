@@ -29,7 +29,8 @@ def accuracy(scores_chosen: Sequence[float], scores_rejected: Sequence[float], p
     longer_chosen = [win for win, by in zip(wins, longer, strict=True) if by > 0]
     result: dict[str, Any] = {"pairs": len(pairs), "pairs_where_shorter_chosen": len(shorter_chosen)}
     result |= _share("accuracy", wins) | _share("length_baseline", [_win(by) for by in longer])
-    result |= _share("accuracy_where_shorter_chosen", shorter_chosen) | _share("accuracy_where_longer_chosen", longer_chosen)
+    result |= _share("accuracy_where_shorter_chosen", shorter_chosen)
+    result |= _share("accuracy_where_longer_chosen", longer_chosen)
     if deltas:
         result["margin_mean"] = sum(deltas) / len(deltas)
     return result

@@ -86,7 +86,7 @@ def _python_streams() -> dict[str, Any]:
 
     version, internal, gauss = random.getstate()
     name, keys, *rest = numpy.random.get_state()
-    return {"python": [version, list(internal), gauss], "numpy": [name, [int(k) for k in keys], *rest]}  # type: ignore[union-attr]
+    return {"python": [version, list(internal), gauss], "numpy": [name, [int(k) for k in keys], *rest]}
 
 
 def _set_python_streams(saved: Mapping[str, Any]) -> None:

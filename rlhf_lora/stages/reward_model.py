@@ -44,16 +44,18 @@ def pooled_scores(model: Any, ids_BS: Tensor, lengths_B: Tensor) -> Tensor:
     last_BD = hidden_BSD[torch.arange(len(ids_BS), device=ids_BS.device), lengths_B - 1]
     head = adapters.score_head(model)
     with torch.autocast(ids_BS.device.type, enabled=False):
-        return head(last_BD.float()).squeeze(1)  # type: ignore[no-any-return]
+        return head(last_BD.float()).squeeze(1)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-class Trainer(trainers.Fed, RewardTrainer):  # type: ignore[misc]
+class Trainer(trainers.Fed, RewardTrainer):
     """TRL's reward trainer, with soft labels, and pooling by length."""
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         with self.accelerator.autocast():
             scores_2B = pooled_scores(model, inputs["input_ids"], inputs["lengths"])
         chosen_B, rejected_B = scores_2B.chunk(2)
@@ -80,21 +82,20 @@ def fit(spec: ModelSpec, pairs: Sequence[Pair], settings: TrainSettings, ctx: Fi
     """
     chat = load_chat(spec)
     rows = trainers.rows_of(tokenised(chat, pairs), settings, "pairs")
-    with trainers.own_random_streams(ctx.seed):
-        model = adapters.attach(load_base(spec, num_labels=1), spec, "SEQ_CLS", ctx.start_adapter)
 
-        def make(folder: str, callbacks: list[Any], like: Any) -> Any:
-            args = RewardConfig(folder, **trainers.arguments(spec, settings, len(rows), ctx))
-            return Trainer(model, args, Collator(chat.fill_id), like, processing_class=chat.tokenizer, callbacks=callbacks)
+    def load() -> Any:
+        return adapters.attach(load_base(spec, num_labels=1), spec, "SEQ_CLS", ctx.start_adapter)
 
-        def files() -> dict[str, str]:
-            return {INFO: _json(new_info(chat, spec))}
+    def make(model: Any, folder: str, callbacks: list[Any], like: Any) -> Any:
+        args = RewardConfig(folder, **trainers.arguments(spec, settings, len(rows), ctx))
+        collator = Collator(chat.fill_id)
+        return Trainer(model, args, collator, like, processing_class=chat.tokenizer, callbacks=callbacks)
 
-        inputs = ("reward_model", base_hash(spec.path, spec.revision), spec)
-        metrics = trainers.run(make, model, rows, settings, ctx, inputs, files)
-        del model
-    trainers.free()
-    return metrics
+    def files() -> dict[str, str]:
+        return {INFO: _json(new_info(chat, spec))}
+
+    inputs = ("reward_model", base_hash(spec.path, spec.revision), spec)
+    return trainers.run(load, make, rows, settings, ctx, inputs, files)
 
 
 def tokenised(chat: Chat, pairs: Sequence[Pair]) -> Iterator[tuple[trainers.Row, int]]:
@@ -141,7 +142,8 @@ def read_info(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {"gain": 1.0, "bias": 0.0, "pooling": "last"}
     except (ValueError, TypeError) as error:
-        raise ModelError(f"{INFO} cannot be read: {error}", where=str(folder / INFO), fix="train the reward model again") from error
+        what, fix = f"{INFO} cannot be read: {error}", "train the reward model again"
+        raise ModelError(what, where=str(folder / INFO), fix=fix) from error
     if info["pooling"] != "last":
         raise ModelError(f"pooling '{info['pooling']}' is not known", where=str(folder / INFO), fix="'last' is known")
     return info
@@ -186,7 +188,7 @@ class Scorer:
     """A trained reward model in memory, on its own base.
 
     Raises:
-        ModelError: the folder has no score head (a new one would be random), or was trained on another base or template.
+        ModelError: the folder has no score head (a new one would be random), or another base or template made it.
     """
 
     def __init__(self, spec: ModelSpec, folder: Path):
@@ -204,7 +206,11 @@ class Scorer:
         self.model.eval()
 
     def score(
-        self, prompts: Sequence[Prompt], texts: Sequence[str], finished: Sequence[bool] | None = None, batch_size: int = 64
+        self,
+        prompts: Sequence[Prompt],
+        texts: Sequence[str],
+        finished: Sequence[bool] | None = None,
+        batch_size: int = 64,
     ) -> list[float]:
         """One score per text, in order, gain and bias applied. A text that is not `finished` gets no end token."""
         ended = [True] * len(texts) if finished is None else finished
@@ -227,8 +233,9 @@ class Scorer:
         mine = {"template_hash": self.chat.template_hash, "base_hash": base_hash(spec.path, spec.revision)}
         for name, value in mine.items():
             if self.info.get(name, value) != value:
+                kind = name.removesuffix("_hash")
                 raise ModelError(
-                    f"the reward model was trained on another {name.removesuffix('_hash')}: {self.info[name]}, here {value}",
+                    f"the reward model was trained on another {kind}: {self.info[name]}, here {value}",
                     where=str(folder / INFO),
                     fix="give the model and template that it was trained with",
                 )

@@ -21,11 +21,13 @@ from rlhf_lora.train_settings import TrainSettings
 NO_LOSS = -100
 
 
-class Trainer(trainers.Fed, SFTTrainer):  # type: ignore[misc]
+class Trainer(trainers.Fed, SFTTrainer):
     """TRL's SFT trainer on rows that are tokens."""
 
 
-def fit(spec: ModelSpec, demonstrations: Sequence[Demonstration], settings: TrainSettings, ctx: FitContext) -> dict[str, float]:
+def fit(
+    spec: ModelSpec, demonstrations: Sequence[Demonstration], settings: TrainSettings, ctx: FitContext
+) -> dict[str, float]:
     """Train an adapter on demonstrations and publish it at `ctx.out`.
 
     Returns:
@@ -36,28 +38,27 @@ def fit(spec: ModelSpec, demonstrations: Sequence[Demonstration], settings: Trai
     """
     chat = load_chat(spec)
     rows = trainers.rows_of(tokenised(chat, demonstrations), settings, "demonstrations")
-    with trainers.own_random_streams(ctx.seed):
-        model = adapters.attach(load_base(spec), spec, "CAUSAL_LM", ctx.start_adapter)
 
-        def make(folder: str, callbacks: list[Any], like: Any) -> Any:
-            options = trainers.arguments(spec, settings, len(rows), ctx)
-            args = SFTConfig(folder, **options, dataset_kwargs={"skip_prepare_dataset": True}, packing=False)
-            return Trainer(
-                model, args, Collator(chat.fill_id), like, processing_class=chat.tokenizer, callbacks=callbacks
-            )  # fmt: skip
+    def load() -> Any:
+        return adapters.attach(load_base(spec), spec, "CAUSAL_LM", ctx.start_adapter)
 
-        inputs = ("sft", base_hash(spec.path, spec.revision), spec)
-        metrics = trainers.run(make, model, rows, settings, ctx, inputs)
-        del model
-    trainers.free()
-    return metrics
+    def make(model: Any, folder: str, callbacks: list[Any], like: Any) -> Any:
+        options = trainers.arguments(spec, settings, len(rows), ctx)
+        args = SFTConfig(folder, **options, dataset_kwargs={"skip_prepare_dataset": True}, packing=False)
+        collator = Collator(chat.fill_id)
+        return Trainer(model, args, collator, like, processing_class=chat.tokenizer, callbacks=callbacks)
+
+    inputs = ("sft", base_hash(spec.path, spec.revision), spec)
+    return trainers.run(load, make, rows, settings, ctx, inputs)
 
 
 def tokenised(chat: Chat, demonstrations: Sequence[Demonstration]) -> Iterator[tuple[trainers.Row, int]]:
     """(row, length) of each demonstration; labels are the response's tokens, and `NO_LOSS` on the prompt."""
     for demonstration in demonstrations:
-        prompt, response = chat.prompt_ids(demonstration.prompt), chat.response_ids(demonstration.completion, prompt=demonstration.prompt)
-        yield {"input_ids": prompt + response, "labels": [NO_LOSS] * len(prompt) + response}, len(prompt) + len(response)
+        prompt = chat.prompt_ids(demonstration.prompt)
+        response = chat.response_ids(demonstration.completion, prompt=demonstration.prompt)
+        row = {"input_ids": prompt + response, "labels": [NO_LOSS] * len(prompt) + response}
+        yield row, len(prompt) + len(response)
 
 
 class Collator:
@@ -69,4 +70,5 @@ class Collator:
     def __call__(self, rows: Sequence[trainers.Row]) -> dict[str, Tensor]:
         ids_BS, lengths_B = trainers.pad([row["input_ids"] for row in rows], self.fill_id)
         labels_BS, _ = trainers.pad([row["labels"] for row in rows], NO_LOSS)
-        return {"input_ids": ids_BS, "labels": labels_BS, "attention_mask": trainers.mask_of(lengths_B, ids_BS.shape[1])}
+        mask_BS = trainers.mask_of(lengths_B, ids_BS.shape[1])
+        return {"input_ids": ids_BS, "labels": labels_BS, "attention_mask": mask_BS}

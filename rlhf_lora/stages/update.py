@@ -110,7 +110,7 @@ class Means:
 
 def _cut(batch: Batch, width: int, device: Any) -> Batch:
     """The batch without the columns that are padding for all its rows, on the model's device."""
-    tensors = {
+    tensors: dict[str, Any] = {
         name: value if value is None else (value[:, :width] if value.dim() == 2 else value).to(device)
         for name, value in vars(batch).items()
     }

@@ -1,0 +1,71 @@
+"""Tiny models, made here in a second and laid out as users' models are, and a run that is over in a few seconds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+STEPS = ("dataset.demonstrations=80", "dataset.pairs=120", "dataset.prompts=240", "sft.epochs=1", "sft.batch_size=16",
+         "reward_model.epochs=1", "optimizer.updates=3", "optimizer.prompts_per_update=12", "optimizer.minibatch_size=4",
+         "optimizer.epochs=2", "hardware.micro_batch=4", "hardware.device=cpu", "evaluation.prompts=6",
+         "checkpoint_every=1", "samples_every=1", "rollout.max_new_tokens=8")  # fmt: skip
+
+
+def overrides(base: Path, run_dir: Path, *more: str) -> list[str]:
+    """A whole run of three updates on the orders task; `more` overrides it."""
+    given = {o.partition("=")[0]: o for o in (f"model.path={base}", f"run_dir={run_dir}", *STEPS)}
+    if any(o == "optimizer=dpo" for o in more):
+        given = {key: o for key, o in given.items() if not key.startswith("optimizer.")}
+    return list((given | {o.partition("=")[0]: o for o in more}).values())
+
+
+def spec(path: Path, **changes: Any) -> Any:
+    from rlhf_lora.backbone import LoraSpec, ModelSpec
+
+    return ModelSpec(str(path), lora=changes.pop("lora", LoraSpec(r=4, alpha=8)), **changes)
+
+
+def prompts(count: int) -> list[Any]:
+    """Orders: of different lengths, so that padding is never nothing."""
+    from rlhf_lora.mini import orders
+    from rlhf_lora.records import Prompt
+
+    triples = orders.triples(8)
+    return [Prompt(orders.prompt_text(triples[(37 * i) % len(triples)], i % len(orders.TEMPLATES))) for i in range(count)]
+
+
+def token_ids(chat: Any, count: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Prompts and answers of one to `count` words."""
+    texts = ["certainly tea soup and bread", "tea", "ugh whatever soup", "gladly rice with fish", "sure", "milk milk milk cake"]
+    asked = prompts(count)
+    return [chat.prompt_ids(p) for p in asked], [chat.response_ids(texts[i % len(texts)], i % 2 == 0) for i in range(count)]
+
+
+def build_qwen2(folder: Path) -> None:
+    """Qwen2 with the words of `orders`: biases on q, k and v, grouped heads, embeddings tied to the output."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from rlhf_lora.mini.base import make_tokenizer
+
+    tokenizer = make_tokenizer()
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=None, tie_word_embeddings=True, initializer_range=0.1,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = Qwen2ForCausalLM(config)
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.5)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
