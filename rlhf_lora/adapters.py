@@ -38,6 +38,7 @@ def attach(base: nn.Module, spec: ModelSpec, task: Task, start: Path | None, tra
     config, tensors = (spec.lora.config(task), {}) if start is None else _started(Path(start), task)
     _check_targets(base, config, start)
     config.inference_mode = not trainable
+    config.base_model_name_or_path = spec.path  # a base may move; what counts is that the weights fit
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)  # peft's own
         model = get_peft_model(base, config)
@@ -111,7 +112,7 @@ def _sort_config(file: Path) -> None:
     config = json.loads(file.read_text())
     for key in ("target_modules", "modules_to_save"):
         if isinstance(config.get(key), list):
-            config[key] = sorted(config[key])
+            config[key] = sorted(set(config[key]))
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

@@ -6,14 +6,17 @@ Training and evaluating a run again put the same parts together; this is the one
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_lora import registry
+from rlhf_lora import progress, registry
 from rlhf_lora.backbone import Backbone
 from rlhf_lora.contracts import Context
+from rlhf_lora.errors import DataError
 from rlhf_lora.plan import Plan
+from rlhf_lora.records import Prompt
 from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.stages.scoring import Scorer
 
@@ -61,6 +64,23 @@ class Assembly:
         if "value" in self.plan.optimizer.roles or self.plan.optimizer.shared_trunk:
             backbone.add_head("value")
         return backbone
+
+    def short_enough(self, backbone: Backbone, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """The prompts within `max_prompt_tokens`.
+
+        Raises:
+            DataError: not one of them is.
+        """
+        limit = self.plan.config.max_prompt_tokens
+        kept = [prompt for prompt in prompts if len(backbone.chat.prompt_ids(prompt)) <= limit]
+        if not kept:
+            raise DataError(
+                f"all {len(prompts)} prompts are longer than {limit} tokens", where="max_prompt_tokens",
+                fix="raise max_prompt_tokens (more memory), or give shorter prompts",
+            )  # fmt: skip
+        if len(kept) < len(prompts):
+            progress.stage("prompts", f"{len(prompts) - len(kept)} of {len(prompts)} are longer than {limit} tokens: not used")
+        return kept
 
     def context(self, backbone: Backbone) -> Context:
         return Context(

@@ -33,7 +33,6 @@ from rlhf_lora.model_spec import base_hash as base_hash
 from rlhf_lora.model_spec import check_model_folder
 from rlhf_lora.objectives import logprobs as chunked
 
-
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
@@ -63,6 +62,7 @@ def load_base(spec: ModelSpec, num_labels: int | None = None) -> Any:
     Raises:
         ModelError: no weights, an unknown architecture, or sizes that 4-bit blocks do not fit.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     check_model_folder(spec.path)
@@ -76,7 +76,7 @@ def load_base(spec: ModelSpec, num_labels: int | None = None) -> Any:
     try:
         with _quiet_transformers():
             model = kind.from_pretrained(spec.path, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"the model could not be loaded: {_first_line(error)}",
             where=f"model.path={spec.path}",
@@ -215,16 +215,18 @@ class Backbone:
         Args:
             start: adapter folder to copy; None for a fresh adapter (B = 0: the same function as the bare base).
             bare: no adapter: the base itself.
-            head: a scalar head; read from `start` when that folder has one, else zero.
+            head: a scalar head, read from `start`; zero when there is no `start`.
 
         Raises:
-            ModelError: the adapter was made for another base.
+            ModelError: the adapter was made for another base, or has no head where one is wanted.
         """
         if name in self.roles:
             raise ModelError(f"the role '{name}' exists already", where=str(start or ""), fix="one adapter per role")
         tensors: dict[str, Tensor] = {}
         if not bare:
             config, tensors = self._adapter_parts(start)
+            if head and start is not None and not any(key.endswith("score.weight") for key in tensors):
+                raise ModelError("the adapter has no score head", where=str(start), fix="give a reward adapter (stage reward_model)")
             self._add_adapter(name, config, tensors, start)
         self.roles[name] = Role(name, adapter=not bare, trained=trained)
         if head:

@@ -80,6 +80,7 @@ class EvaluationConfig:
     prompts: int = 1000
     show: int = 10
     seed: int | None = None
+    split: str = "final"
 
 
 @dataclass
@@ -102,6 +103,7 @@ class TrainConfig:
     checkpoint_every: int = 5
     samples_every: int = 10
     missing_share: float = 0.5
+    max_prompt_tokens: int = 512
     plugins: list[str] = field(default_factory=list)
     splits: SplitsConfig = field(default_factory=SplitsConfig)
     sft: StageConfig = field(default_factory=StageConfig)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from rlhf_lora import memory
 from rlhf_lora.adamw import derived_lr
 from rlhf_lora.errors import ConfigError, ModelError
-from rlhf_lora.mini.base import BaseSettings
+from rlhf_lora.mini.base import MAX_POSITIONS, BaseSettings
 from rlhf_lora.model_spec import LoraSpec, ModelSpec, check_model_folder
 
 # Learning rates at width 2048, and the power of 1 / width by which they grow on smaller models (`adamw.derived_lr`).
@@ -27,27 +27,66 @@ LEARNING_RATES = {
     "optimizer.value_adamw": (6e-5, 1.0),
 }
 SMALL_WIDTH = 512
-"""Models up to this width are small enough for big batches on any machine."""
+"""Models up to this width are small: batches follow from the lengths alone."""
+MICRO_BATCH_TOKENS, ROLLOUT_TOKENS = 8_192, 65_536
+"""For such models: tokens of one forward and backward, and of the sequences sampled at once."""
+PASSES, MOST_UPDATES = 4, 40
 DEFAULT_NEW_TOKENS = 128
 
 
-def derive(config: DictConfig, width: int, dataset: Any) -> None:
-    """Fill in what is `null` because it follows from the rest."""
+def derive(config: DictConfig, width: int, positions: int | None, dataset: Any) -> None:
+    """Fill in what is `null` because it follows from the rest, and keep lengths within what the model takes.
+
+    Args:
+        width: hidden size. positions: longest sequence the model was made for, when it is known.
+    """
     hardware = config.hardware
     hardware.device = _device(hardware.device)
-    small = width <= SMALL_WIDTH
+    if "max_new_tokens" in config.rollout and config.rollout.max_new_tokens is None:
+        config.rollout.max_new_tokens = getattr(dataset, "max_new_tokens", DEFAULT_NEW_TOKENS)
+    new_tokens = config.rollout.get("max_new_tokens") or DEFAULT_NEW_TOKENS
+    if positions is not None:
+        _check_positions(positions, new_tokens)
+        config.max_prompt_tokens = min(config.max_prompt_tokens, positions - new_tokens)
+        for stage in (config.sft, config.reward_model, config.optimizer):
+            if "max_length" in stage:
+                stage.max_length = min(stage.max_length, positions)
+    small, longest = width <= SMALL_WIDTH, config.max_prompt_tokens + new_tokens
     if hardware.micro_batch is None:
-        hardware.micro_batch = 64 if small else 8
+        hardware.micro_batch = max(1, min(64, MICRO_BATCH_TOKENS // longest)) if small else 8
     if hardware.rollout_batch is None:
-        hardware.rollout_batch = 256 if small else 32
+        hardware.rollout_batch = max(1, min(256, ROLLOUT_TOKENS // longest)) if small else 32
     if hardware.threads is None and hardware.device == "cpu" and small:
         hardware.threads = 1  # for tiny models more threads only wait for each other
     for place, (rate, power) in LEARNING_RATES.items():
         node = OmegaConf.select(config, place)
         if node is not None and node.lr is None:
             node.lr = derived_lr(rate, width, power)
-    if "max_new_tokens" in config.rollout and config.rollout.max_new_tokens is None:
-        config.rollout.max_new_tokens = getattr(dataset, "max_new_tokens", DEFAULT_NEW_TOKENS)
+
+
+def derive_updates(config: DictConfig, prompts: int) -> None:
+    """How many rollouts: four passes over the prompts, `MOST_UPDATES` at most."""
+    if "updates" in config.optimizer and config.optimizer.updates is None:
+        passes = -(-PASSES * prompts // config.optimizer.prompts_per_update)
+        config.optimizer.updates = max(1, min(MOST_UPDATES, passes))
+
+
+def max_positions(config: DictConfig, mini: BaseSettings | None) -> int | None:
+    """The longest sequence the model was made for; None when only the hub knows."""
+    if mini is not None:
+        return MAX_POSITIONS
+    file = Path(config.model.path) / "config.json"
+    found = json.loads(file.read_text()).get("max_position_embeddings") if file.is_file() else None
+    return None if found is None else int(found)
+
+
+def _check_positions(positions: int, new_tokens: int) -> None:
+    if new_tokens >= positions:
+        raise ConfigError(
+            f"{new_tokens} new tokens leave no room for a prompt: the model takes {positions}",
+            where="rollout.max_new_tokens",
+            fix=f"below {positions}",
+        )
 
 
 def _device(asked: str) -> str:

@@ -109,23 +109,25 @@ def _mean_length(samples: Sequence[Sample]) -> float:
 # --- the reward model -------------------------------------------------------------------------------------------------
 
 
-def judge_reward_model(spec: Any, folder: Path, splits: Splits, gold: Any = None) -> dict[str, Any]:
+def judge_reward_model(spec: Any, folder: Path, splits: Splits, gold: Any = None, split: str = "final") -> dict[str, Any]:
     """Accuracy on held-out pairs beside the length baseline; then scale its scores to deviation 1.
 
     The scale (`reward.json`: gain and bias) comes from both answers of the tuning pairs, 512 pairs at most.
 
     Args:
+        split: whose pairs are judged, `final` or `tuning`.
         gold: scorer of the truth, where it is known; adds `gold_accuracy`, against the true order without its ties.
     """
     from rlhf_lora.stages import reward_model
 
     scorer = reward_model.Scorer(spec, folder)
     figures: dict[str, Any] = {}
-    if splits.final_pairs:
-        chosen, rejected = _both_sides(scorer, splits.final_pairs)
-        figures = reward_model.accuracy(chosen, rejected, splits.final_pairs)
+    pairs = splits.tuning_pairs if split == "tuning" else splits.final_pairs
+    if pairs:
+        chosen, rejected = _both_sides(scorer, pairs)
+        figures = reward_model.accuracy(chosen, rejected, pairs)
         if gold is not None:
-            figures |= _gold_accuracy(chosen, rejected, splits.final_pairs, gold)
+            figures |= _gold_accuracy(chosen, rejected, pairs, gold)
     if splits.tuning_pairs:
         chosen, rejected = _both_sides(scorer, splits.tuning_pairs[:512])
         if len({*chosen, *rejected}) > 1:
@@ -159,7 +161,9 @@ def _both_sides(scorer: Any, pairs: Sequence[Pair]) -> tuple[list[float], list[f
 
 
 def evaluation_prompts(plan: Plan) -> Sequence[Prompt]:
-    return plan.splits.final_prompts[: plan.config.evaluation.prompts]
+    split = plan.splits
+    chosen = split.tuning_prompts if plan.config.evaluation.split == "tuning" else split.final_prompts
+    return chosen[: plan.config.evaluation.prompts]
 
 
 def evaluation_seed(plan: Plan) -> int:
@@ -192,5 +196,6 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
     backbone = parts.backbone(folder.adapter("policy"))
     ctx = parts.context(backbone)
     engine = opened(plan.rollout, ctx)
-    result = evaluate_policy(backbone, engine, evaluation_prompts(plan), evaluation_seed(plan), parts.judges(ctx))
+    prompts = parts.short_enough(backbone, evaluation_prompts(plan))
+    result = evaluate_policy(backbone, engine, prompts, evaluation_seed(plan), parts.judges(ctx))
     return {"reward": plan.config.reward.name, **result.summary}

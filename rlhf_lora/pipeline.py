@@ -199,7 +199,9 @@ class Run:
             metrics, figures = sft.fit(plan.spec, plan.splits.demonstrations, plan.settings("sft"), ctx), {}
         else:
             metrics = reward_model.fit(plan.spec, plan.splits.pairs, plan.settings("reward_model"), ctx)
-            figures = judge_reward_model(plan.spec, ctx.out, plan.splits, self.parts.gold_scorer())
+            figures = judge_reward_model(
+                plan.spec, ctx.out, plan.splits, self.parts.gold_scorer(), plan.config.evaluation.split
+            )
         return {"seconds": time.perf_counter() - started, "metrics": metrics, "figures": figures}
 
     def _fit_context(self, name: str) -> FitContext:
@@ -242,7 +244,8 @@ class Run:
         ctx = self.parts.context(backbone)
         self._tracker = opened(plan.tracker, ctx)
         self._loop = OnPolicy(
-            backbone, opened(plan.rollout, ctx), self.parts.scorer(ctx), opened(plan.optimizer, ctx), plan.splits.prompts,
+            backbone, opened(plan.rollout, ctx), self.parts.scorer(ctx), opened(plan.optimizer, ctx),
+            self.parts.short_enough(backbone, plan.splits.prompts),
             seed=plan.config.seed, micro_batch=plan.config.hardware.micro_batch, missing_share=plan.config.missing_share,
         )  # fmt: skip
         checkpoint = self._folder.latest_checkpoint()
@@ -285,7 +288,8 @@ class Run:
         ctx = self.parts.context(backbone)
         judges = self.parts.judges(ctx) if self._loop is None else self.parts.judges(ctx) | {"score": self._loop.scorer}
         result = evaluate_policy(
-            backbone, opened(self.plan.rollout, ctx), evaluation_prompts(self.plan), evaluation_seed(self.plan), judges
+            backbone, opened(self.plan.rollout, ctx), self.parts.short_enough(backbone, evaluation_prompts(self.plan)),
+            evaluation_seed(self.plan), judges,
         )
         self._folder.save_samples("evaluation", None, result.rows)
         self._keep("evaluation", {"seconds": time.perf_counter() - started, "figures": result.summary})

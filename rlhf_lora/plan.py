@@ -29,9 +29,6 @@ from rlhf_lora.train_settings import TrainSettings
 
 CACHE = "RLHF_LORA_CACHE"
 
-PROMPT_TOKENS = 512
-"""Prompt length that the memory estimate assumes: the plan loads no tokenizer."""
-
 
 @dataclass(frozen=True)
 class StagePlan:
@@ -101,11 +98,12 @@ def make_plan(config: DictConfig) -> Plan:
     dataset = registry.build("dataset", config.dataset)
     mini = derive.mini_settings(config, dataset)
     shape = derive.shape_of(config, mini)
-    derive.derive(config, shape.hidden, dataset)
-    built = {kind: registry.build(kind, config[kind]) for kind in PLUGIN_GROUPS if kind != "dataset"}
-    spec = derive.model_spec(config)
+    derive.derive(config, shape.hidden, derive.max_positions(config, mini), dataset)
     data = dataset.load()
     splits = split(data, Shares(**config.splits))
+    derive.derive_updates(config, len(splits.prompts))
+    built = {kind: registry.build(kind, config[kind]) for kind in PLUGIN_GROUPS if kind != "dataset"}
+    spec = derive.model_spec(config)
     start_adapter = plan_checks.start_adapter_of(config)
     if start_adapter is not None:
         plan_checks.check_adapter_fits(start_adapter, shape, "model.adapter")
@@ -157,7 +155,7 @@ def _stages(
         start_key = add("sft", "demonstrations", "adapters/sft", len(splits.demonstrations), inputs)
     reward_key = None
     if "reward_model" in names:
-        inputs = [start_key, OmegaConf.to_container(config.reward_model), splits.fingerprint("pairs", "tuning_pairs", "final_pairs")]
+        inputs = [start_key, OmegaConf.to_container(config.reward_model), config.evaluation.split, splits.fingerprint("pairs", "tuning_pairs", "final_pairs")]
         reward_key = add("reward_model", "pairs", "adapters/reward", len(splits.pairs), inputs)
     if "policy" in names:
         learns_from = getattr(built["optimizer"], "learns_from", None)
@@ -172,7 +170,7 @@ def _stage_memory(name: str, config: DictConfig, shape: memory.Shape, built: Map
     stage: Any = name if name != "policy" else ("on_policy" if on_policy else "preference")
     return memory.estimate(
         shape, stage=stage, load_in_4bit=config.model.load_in_4bit, dtype=config.model.dtype, r=config.adapter.r,
-        prompt_tokens=PROMPT_TOKENS, response_tokens=config.rollout.get("max_new_tokens") or derive.DEFAULT_NEW_TOKENS,
+        prompt_tokens=config.max_prompt_tokens, response_tokens=config.rollout.get("max_new_tokens") or derive.DEFAULT_NEW_TOKENS,
         rollout_batch=config.hardware.rollout_batch, micro_batch=config.hardware.micro_batch, chunk=config.hardware.logprob_chunk,
         gradient_checkpointing=config.model.gradient_checkpointing, device_context=config.hardware.device == "cuda",
     )  # fmt: skip

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
-from rlhf_lora.errors import ConfigError, ContractError, PluginError, did_you_mean
+from rlhf_lora.errors import ConfigError, ContractError, PluginError, UserError, did_you_mean
 
 KINDS: Mapping[str, str] = {
     "reward": "score",
@@ -297,7 +297,7 @@ def build(kind: str, config: Any, where: str | None = None) -> Any:
             raise ConfigError(f"{where}.{key} is not given", where=where, fix=f"add {where}.{key}=VALUE")
     try:
         return entry.cls(**settings)
-    except ConfigError:
+    except UserError:
         raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{kind} '{entry.name}': {error}", where=where) from error

@@ -48,7 +48,7 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
         self._started: float | None = None
-        self._lock: Any = None
+        self._lock: int | None = None
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -108,12 +108,11 @@ class RunFolder:
         except ImportError:  # Windows: no advisory locks, the user's care has to do
             pass
         else:
-            self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 (held until the process ends)
+            self._lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                self._lock.close()
-                self._lock = None
+                self.release()
                 raise UserError(
                     f"another process is writing to {self.path}",
                     where=f"run_dir={self.path}",
@@ -126,7 +125,7 @@ class RunFolder:
     def release(self) -> None:
         """Let others write here."""
         if self._lock is not None:
-            self._lock.close()
+            os.close(self._lock)
             self._lock = None
 
     # --- places -------------------------------------------------------------------------------------------------------

@@ -44,17 +44,15 @@ def token_ids(chat: Any, count: int) -> tuple[list[list[int]], list[list[int]]]:
 
 
 def build_qwen2(folder: Path) -> None:
-    """Qwen2 with the words of `orders`: biases on q, k and v, grouped heads, embeddings tied to the output."""
+    """Qwen2: biases on q, k and v, grouped heads, embeddings tied to the output, byte pairs, padding id = end id."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from rlhf_lora.mini.base import make_tokenizer
-
-    tokenizer = make_tokenizer()
+    tokenizer = _byte_pairs()
     config = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=None, tie_word_embeddings=True, initializer_range=0.1,
+        vocab_size=len(tokenizer) + 5, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id, tie_word_embeddings=True, initializer_range=0.1,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -64,6 +62,20 @@ def build_qwen2(folder: Path) -> None:
                 torch.nn.init.normal_(parameter, std=0.5)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _byte_pairs() -> Any:
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import Qwen2Tokenizer
+
+    trained = ByteLevelBPETokenizer()
+    text = [p.text for p in prompts(200)] + ["certainly tea soup and bread", "ugh whatever soup", "gladly rice with fish"]
+    trained.train_from_iterator(text, vocab_size=320, show_progress=False)
+    model = json.loads(trained.to_str())["model"]
+    merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model["merges"]]
+    return Qwen2Tokenizer(
+        vocab=model["vocab"], merges=merges, eos_token="<|im_end|>", pad_token="<|im_end|>", unk_token="<|im_end|>"
+    )
 
 
 def jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> Path:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 from pathlib import Path
+from typing import ClassVar
 
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.mini import orders
@@ -28,6 +29,8 @@ class Orders:
         tau: noise of the annotator, P(A better) = sigmoid(gold difference / tau); small is sure, 1 errs on one in four.
         seed: of the generator.
     """
+
+    max_new_tokens: ClassVar[int] = 20  # the longest reply has 19 words and its end
 
     items: int = 16
     demonstrations: int = 10_000

@@ -6,6 +6,7 @@ reference, value and reward instead of three copies, and means that weigh tokens
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ class PPO:
     """PPO: clipped policy gradient, a value function, and a KL penalty per token.
 
     Attributes:
-        updates: rollouts, each followed by `epochs` passes over it.
+        updates: rollouts, each followed by `epochs` passes over it; null = 4 passes over the prompts, 40 at most.
         prompts_per_update: prompts per rollout.
         minibatch_size: samples per gradient step. Smaller = more steps per rollout, further from the old policy.
         beta: KL strength, in (scaled) reward per nat. Lower = further from the reference, more reward, more to hack.
@@ -35,7 +36,7 @@ class PPO:
         scale_scores: scale rewards to mean 0, deviation 1 on reference samples before the first update.
     """
 
-    updates: int = 40
+    updates: int | None = None
     prompts_per_update: int = 256
     samples_per_prompt: int = 1
     epochs: int = 4
@@ -62,15 +63,22 @@ class PPO:
         object.__setattr__(self, "adamw", AdamW.of(self.adamw))
         object.__setattr__(self, "value_adamw", AdamW.of(self.value_adamw))
         for name in ("updates", "prompts_per_update", "samples_per_prompt", "epochs", "minibatch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         for name in ("gamma", "lam", "final_lr"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        if self.beta < 0 or self.clip <= 0 or self.max_grad_norm <= 0:
-            raise ValueError("beta must be ≥ 0; clip and max_grad_norm above 0")
-        if self.kl_target is not None and self.kl_target <= 0:
+        for name in ("beta", "value_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and ≥ 0, got {getattr(self, name)}")
+        for name in ("clip", "value_clip", "max_grad_norm", "kl_horizon"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.kl_target is not None and not self.kl_target > 0:
             raise ValueError(f"kl_target must be above 0 nats, got {self.kl_target}; null keeps beta fixed")
+        if self.missing_end_reward is not None and not math.isfinite(self.missing_end_reward):
+            raise ValueError(f"missing_end_reward must be finite, got {self.missing_end_reward}")
         if self.value not in ("adapter", "trunk"):
             raise ValueError(f"value is 'adapter' or 'trunk', got '{self.value}'")
         rows = self.prompts_per_update * self.samples_per_prompt

@@ -25,6 +25,10 @@ class Learned:
 
     path: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.path is not None:
+            reward_folder(self.path)  # what is not there is said before anything runs
+
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages that must have run before this reward can score."""
@@ -53,7 +57,7 @@ class OpenLearned:
     def __init__(self, backbone: Any, folder: Path):
         from rlhf_lora.backbone import base_hash
 
-        about = json.loads((folder / "reward.json").read_text())
+        about = _about(folder / "reward.json")
         for key, here, what in (
             ("base_hash", base_hash(backbone.spec.path, backbone.spec.revision), "another base model"),
             ("template_hash", backbone.chat.template_hash, "another chat template"),
@@ -74,6 +78,14 @@ class OpenLearned:
         responses = [list(s.tokens) if s.tokens else chat.response_ids(s.text, s.finished, prompt) for s, prompt in zip(samples, prompts, strict=True)]
         raw = self.backbone.sequence_scores("reward", [chat.prompt_ids(prompt) for prompt in prompts], responses)
         return [self.gain * value + self.bias for value in raw]
+
+
+def _about(file: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(file.read_text())
+        return {**about, "gain": float(about["gain"]), "bias": float(about["bias"])}
+    except (ValueError, LookupError, TypeError) as error:
+        raise ModelError(f"reward.json cannot be read: {error}", where=str(file), fix="train the reward model again") from error
 
 
 def reward_folder(path: str) -> Path:

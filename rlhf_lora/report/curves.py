@@ -35,6 +35,8 @@ SCORE = ("objective/scores", "objective/score", "score/mean", "scores/mean", "re
 KL = ("objective/kl", "kl")
 
 CURVES = (
+    Curve("Loss", "nats", ("loss", "train_loss", "train/loss")),
+    Curve("Held-out loss", "nats", ("eval_loss", "eval/loss")),
     Curve("Score", "mean reward", SCORE),
     Curve("KL to the reference", "nats per sequence", KL, from_zero=True),
     Curve("Entropy", "nats per token", ("objective/entropy", "policy/entropy_avg", "entropy"), from_zero=True),
@@ -52,8 +54,6 @@ CURVES = (
     ),
     Curve("Value loss", "half squared error", ("loss/value", "loss/value_avg"), from_zero=True),
     Curve("Returns explained by the value", "share", ("val/explained_variance",), guide=(0.0, "the mean alone")),
-    Curve("Loss", "nats", ("loss", "train_loss", "train/loss")),
-    Curve("Held-out loss", "nats", ("eval_loss", "eval/loss")),
     Curve("Accuracy of next tokens", "share", ("mean_token_accuracy",)),
     Curve("Pairs in the right order", "share", ("accuracy", "rewards/accuracies"), guide=(0.5, "coin flip")),
     Curve("Held-out pairs in the right order", "share", ("eval_accuracy", "eval/accuracy"), guide=(0.5, "coin flip")),

@@ -213,9 +213,8 @@ def _axes(x: _Scale, y: _Scale, x_label: str, y_label: str, whole_x: bool = Fals
     for tick, name in _named(ticks(y.low, y.high)):
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{x.end}" y1="{y(tick)}" y2="{y(tick)}"/>')
         parts.append(_text(LEFT - 7, y(tick) + 3.5, name, "tick", "end"))
-    for tick, name in _named(ticks(x.low, x.high, 5)):
-        if not whole_x or float(tick).is_integer():
-            parts.append(_text(x(tick), HEIGHT - BOTTOM + 15, name, "tick"))
+    for tick, name in _named([t for t in ticks(x.low, x.high, 5) if not whole_x or float(t).is_integer()]):
+        parts.append(_text(x(tick), HEIGHT - BOTTOM + 15, name, "tick"))
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{x.end}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
     parts.append(_text((x.start + x.end) / 2, HEIGHT - 4, x_label, "label"))
     return parts
@@ -278,9 +277,12 @@ def _whole_edges(values: Sequence[float]) -> list[float]:
 
 
 def _edges(values: Sequence[float]) -> list[float]:
-    """Shared bins, as many as Rice's rule says, 8 to 30."""
+    """Shared bins of Freedman and Diaconis' width, 8 to 40 of them: a few far values must not hide the rest's shape."""
     low, high = _range(values, pad=0.0)
-    bins = min(30, max(8, math.ceil(2 * (len(values) / 2) ** (1 / 3))))
+    ordered = sorted(values)
+    middle_half = ordered[len(ordered) * 3 // 4] - ordered[len(ordered) // 4]
+    width = 2 * middle_half / len(ordered) ** (1 / 3) or (high - low) / 40
+    bins = min(40, max(8, math.ceil((high - low) / width)))
     return [low + (high - low) * i / bins for i in range(bins + 1)]
 
 

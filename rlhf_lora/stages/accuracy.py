@@ -41,7 +41,8 @@ def wilson(wins: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     share, z2 = wins / n, z * z
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Exactly at the ends, where rounding would leave 3e-17.
+    return 0.0 if wins == 0 else max(0.0, centre - half), 1.0 if wins == n else min(1.0, centre + half)
 
 
 def _win(by: float) -> float:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tiny_models import END, make_base, make_demonstrations
 
 QUICK = TrainSettings(batch_size=8, micro_batch=8, lr=1e-2, schedule="constant", warmup=0)
-IDS = torch.tensor([[3, 9, 14, 30, 41, 7]])
+IDS = torch.tensor([[3, 9, 14, 10, 11, 7]])
 
 
 def logits(spec: ModelSpec, adapter: Path | None) -> torch.Tensor:
@@ -171,17 +171,17 @@ def test_folder_replaces_an_older_one_whole(base: Path, tmp_path: Path):
 
 
 def test_adapter_of_another_base_is_refused_in_words(sft_adapter: Path, tmp_path: Path):
-    deeper = ModelSpec(str(make_base(tmp_path / "deeper", layers=2)))
+    other = ModelSpec(str(make_base(tmp_path / "other", wide=128)))
     ctx = FitContext(tmp_path / "out", 0, None, start_adapter=sft_adapter)
     with pytest.raises(ModelError, match="another base"):
-        sft.fit(deeper, make_demonstrations(8), QUICK, ctx)
+        sft.fit(other, make_demonstrations(8), QUICK, ctx)
     config = json.loads((sft_adapter / "adapter_config.json").read_text()) | {"target_modules": ["c_attn"]}
     strange = tmp_path / "strange"
     strange.mkdir()
     (strange / "adapter_config.json").write_text(json.dumps(config))
     (strange / "adapter_model.safetensors").write_bytes((sft_adapter / "adapter_model.safetensors").read_bytes())
     with pytest.raises(ModelError, match="no module 'c_attn'"):
-        sft.fit(deeper, make_demonstrations(8), QUICK, replace(ctx, start_adapter=strange))
+        sft.fit(other, make_demonstrations(8), QUICK, replace(ctx, start_adapter=strange))
 
 
 def test_gradient_checkpointing_gives_the_same_adapter(base: Path, tmp_path: Path):

@@ -1,9 +1,10 @@
-"""Models of 1-2 layers, made from a configuration, in Transformers layout; and data of their own words."""
+"""Models of one layer, made from a configuration, in Transformers layout; and data of their own words."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 from rlhf_lora.records import Demonstration, Pair, Prompt
 
@@ -11,19 +12,18 @@ WORDS = [f"w{i}" for i in range(60)]
 UNKNOWN, END, PAD, FIRST_WORD = 0, 1, 2, 3
 
 
-def make_base(folder: Path, architecture: str = "llama", pad: str | None = None, layers: int = 1) -> Path:
-    """A random base. `pad`: its padding token: None = it has none, "</s>" = the end token."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+def make_base(folder: Path, architecture: str = "llama", pad: str | None = None, wide: int = 64) -> Path:
+    """A random base. `pad`: its padding token: None = it has none, "</s>" = the end token.
 
-    table = {word: i for i, word in enumerate(["<unk>", "</s>", "<pad>", *WORDS])}
-    words = Tokenizer(models.WordLevel(table, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {"eos_token": "</s>", "unk_token": "<unk>"} | ({"pad_token": pad} if pad else {})
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **special)
+    Llama has one token per word; Qwen2 one per character, since Transformers gives it a byte-level tokenizer whatever
+    the folder holds.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = make_characters(pad) if architecture == "qwen2" else make_words(pad)
     shape = dict(
-        vocab_size=len(table), hidden_size=64, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=2,
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=wide, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=2, max_position_embeddings=64, bos_token_id=None, eos_token_id=END,
         pad_token_id=tokenizer.pad_token_id, initializer_range=0.1,
     )  # fmt: skip
@@ -39,6 +39,25 @@ def make_base(folder: Path, architecture: str = "llama", pad: str | None = None,
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def make_words(pad: str | None) -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    table = {word: i for i, word in enumerate(["<unk>", "</s>", "<pad>", *WORDS])}
+    words = Tokenizer(models.WordLevel(table, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"eos_token": "</s>", "unk_token": "<unk>"} | ({"pad_token": pad} if pad else {})
+    return PreTrainedTokenizerFast(tokenizer_object=words, **special)
+
+
+def make_characters(pad: str | None) -> Any:
+    from transformers import Qwen2Tokenizer
+
+    letters = ["<unk>", "</s>", "<pad>", *"w0123456789", "Ġ", "<|endoftext|>"]
+    table = {letter: i for i, letter in enumerate(letters)}
+    return Qwen2Tokenizer(vocab=table, merges=[], eos_token="</s>", unk_token="<unk>", pad_token=pad or "<|endoftext|>")
 
 
 def make_pairs(n: int, seed: int = 0) -> list[Pair]:

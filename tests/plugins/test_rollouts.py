@@ -1,0 +1,140 @@
+"""Both engines keep the promises of `RolloutEngine`; the one log-prob captured while sampling is the true one."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from tiny import prompts, spec
+
+from rlhf_lora.backbone import Backbone
+from rlhf_lora.errors import ConfigError
+from rlhf_lora.records import Prompt
+from rlhf_lora.registry import build
+
+ENGINES = pytest.mark.parametrize("name", ["native", "hf"])
+ASKED = prompts(6)
+
+
+@pytest.fixture(scope="module", params=["tiny_base", "tiny_qwen2"])
+def backbone(request) -> Backbone:
+    made = Backbone(spec(request.getfixturevalue(request.param)), micro_batch=3, rollout_batch=4)
+    made.add_role("policy", trained=True)
+    made.add_role("reference", bare=True)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in made.parameters("policy").values():
+            parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.1)
+    return made
+
+
+def engine(name: str, temperature: float = 1.0, **settings: Any) -> Any:
+    return build("rollout", {"name": name, "max_new_tokens": 7, "temperature": temperature, **settings})
+
+
+def texts(samples: list[Any]) -> list[list[int]]:
+    return [list(sample.tokens) for sample in samples]
+
+
+@ENGINES
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
+def test_captured_logprobs_are_those_of_a_fresh_pass_at_the_same_temperature(backbone, name, temperature):
+    samples = engine(name, temperature).generate(backbone, ASKED, 2, 3)
+    ids = [backbone.chat.prompt_ids(Prompt(s.prompt)) for s in samples]
+    again = backbone.sequence_logprobs("policy", ids, texts(samples), temperature)
+    for sample, logprobs in zip(samples, again, strict=True):
+        assert sample.logprobs == pytest.approx(logprobs, abs=2e-5)
+
+
+@ENGINES
+def test_answers_come_in_the_order_of_the_prompts_n_for_each(backbone, name):
+    samples = engine(name).generate(backbone, ASKED, 3, 3)
+    assert [s.prompt for s in samples] == [p.text for p in ASKED for _ in range(3)]
+
+
+@ENGINES
+def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(backbone, name):
+    first = texts(engine(name).generate(backbone, ASKED, 1, 3))
+    assert texts(engine(name).generate(backbone, ASKED, 1, 3)) == first
+    assert texts(engine(name).generate(backbone, ASKED, 1, 4)) != first
+
+
+@ENGINES
+def test_the_global_random_streams_are_left_alone(backbone, name):
+    torch.manual_seed(7)
+    before, python = torch.get_rng_state(), random.getstate()
+    engine(name).generate(backbone, ASKED, 1, 3)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert random.getstate() == python
+
+
+@ENGINES
+def test_an_answer_ends_at_its_end_token_or_is_cut_and_says_which(backbone, name):
+    backbone.rollout_batch, before = 64, backbone.rollout_batch
+    samples = engine(name, 2.0, max_new_tokens=20).generate(backbone, ASKED, 5, 3)
+    backbone.rollout_batch = before
+    assert {s.finished for s in samples} == {True, False} or backbone.chat.end_id > 100  # Qwen's hardly ever ends
+    for sample in samples:
+        assert 1 <= len(sample.tokens) <= 20
+        assert len(sample.logprobs) == len(sample.tokens)
+        assert backbone.chat.end_id not in list(sample.tokens)[:-1]
+        assert sample.finished == (sample.tokens[-1] == backbone.chat.end_id)
+        assert sample.finished or len(sample.tokens) == 20
+        assert "<end>" not in sample.text
+        assert "<|im_end|>" not in sample.text
+
+
+def test_tokens_are_drawn_from_the_policys_distribution(backbone):
+    # 4000 first tokens against the exact probabilities: the largest difference of the cumulative curves.
+    asked = [ASKED[0]] * 4000
+    backbone.rollout_batch, before = 4000, backbone.rollout_batch
+    samples = engine("native", 0.8, max_new_tokens=1).generate(backbone, asked, 1, 11)
+    backbone.rollout_batch = before
+    ids = torch.tensor([backbone.chat.prompt_ids(ASKED[0])])
+    with torch.no_grad(), backbone.role("policy"):
+        exact_V = (backbone.base(ids).logits[0, -1].float() / 0.8).softmax(0)
+    drawn_V = torch.bincount(torch.tensor([s.tokens[0] for s in samples]), minlength=len(exact_V)) / 4000
+    assert (drawn_V.cumsum(0) - exact_V.cumsum(0)).abs().max() < 1.95 / 4000**0.5  # Kolmogorov-Smirnov, p = 0.001
+
+
+@ENGINES
+def test_a_prompt_is_answered_as_if_it_were_alone(backbone, name):
+    # Left padding: log-probs of what the batch drew do not know of the batch.
+    samples = engine(name).generate(backbone, ASKED, 1, 3)
+    for sample in samples:
+        ids = backbone.chat.prompt_ids(Prompt(sample.prompt))
+        alone = backbone.sequence_logprobs("policy", [ids], [list(sample.tokens)])[0]
+        assert sample.logprobs == pytest.approx(alone, abs=2e-5)
+
+
+@ENGINES
+def test_the_reference_can_be_sampled_and_is_not_the_policy(backbone, name):
+    samples = engine(name).generate(backbone, ASKED, 1, 3, role="reference")
+    ids = [backbone.chat.prompt_ids(p) for p in ASKED]
+    ours = [x for row in backbone.sequence_logprobs("reference", ids, texts(samples)) for x in row]
+    assert [x for s in samples for x in s.logprobs] == pytest.approx(ours, abs=2e-5)
+    policy = [x for row in backbone.sequence_logprobs("policy", ids, texts(samples)) for x in row]
+    assert policy != pytest.approx(ours, abs=1e-2)
+
+
+@ENGINES
+def test_columns_and_messages_go_along(backbone, name):
+    turn = ({"role": "user", "content": "tea"},)
+    (sample,) = engine(name).generate(backbone, [Prompt("tea", messages=turn, columns={"answer": 7})], 1, 0)
+    assert sample.columns == {"answer": 7}
+    assert sample.messages == turn
+
+
+@ENGINES
+@pytest.mark.parametrize(("setting", "value"), [("temperature", 0.0), ("temperature", -1.0), ("temperature", float("nan")), ("max_new_tokens", 0)])
+def test_settings_out_of_range_are_refused(name, setting, value):
+    with pytest.raises(ConfigError, match=setting):
+        build("rollout", {"name": name, setting: value})
+
+
+def test_at_the_same_temperature_both_engines_find_the_same_likely_answer(backbone):
+    # Nearly greedy, nothing is left to chance: one engine checks the other's cache and positions.
+    cold = [texts(engine(name, 1e-3).generate(backbone, ASKED, 1, 3)) for name in ("native", "hf")]
+    assert cold[0] == cold[1]
