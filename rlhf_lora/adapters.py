@@ -41,7 +41,14 @@ def attach(base: nn.Module, spec: ModelSpec, task: Task, start: Path | None, tra
     config.base_model_name_or_path = spec.path  # a base may move; what counts is that the weights fit
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)  # peft's own
-        model = get_peft_model(base, config)
+        try:
+            model = get_peft_model(base, config)
+        except ValueError as error:  # no module of that name, or none that can take LoRA
+            raise ModelError(
+                str(error).splitlines()[0],
+                where=str(start or "adapter.target_modules"),
+                fix="adapter.target_modules=all-linear",
+            ) from error
     if task == "SEQ_CLS":
         torch.nn.init.zeros_(score_head(model).float().weight)
     if tensors:

@@ -102,7 +102,5 @@ class Chat:
 
     def _fill_id(self) -> int:
         """Any id that is no stop id: what stands in padded places is masked by length, never by its id."""
-        pad = self.tokenizer.pad_token_id
-        if pad is not None and pad not in self.stop_ids:
-            return int(pad)
+        # Not the padding token: some tokenizers bring one that lies outside the model's vocabulary.
         return next(i for i in range(len(self.tokenizer)) if i not in self.stop_ids)

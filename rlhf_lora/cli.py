@@ -95,8 +95,10 @@ def _dispatch(arguments: list[str]) -> int:
     flags = [a for a in arguments if a.startswith("-") and "=" not in a]
     words = [a for a in arguments if a not in flags]
     if not words:
+        if flags and not {"-h", "--help"} & set(flags):
+            _refuse_flag(flags[0], ("--help",))
         print(USAGE, end="")
-        return 0 if not arguments or {"-h", "--help"} & set(flags) else _refuse_flag(flags[0], ("--help",))
+        return 0
     verb, *rest = words
     if verb not in VERBS:
         raise ConfigError(f"there is no verb '{verb}'{did_you_mean(verb, VERBS)}", where=f"rlhf-lora {verb}", fix=f"verbs: {', '.join(VERBS)}")

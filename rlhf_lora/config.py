@@ -237,14 +237,17 @@ def _as_config_error(error: Exception, overrides: Sequence[str]) -> ConfigError 
     missing_key = re.search(r"Key '([^']+)' (?:is not in struct|not in '(\w+)')", message)
     if missing_key:
         full = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), missing_key[1])
-        return ConfigError(f"there is no setting '{full}'{did_you_mean(full, _all_keys())}", where=where, fix=_keys_hint(full))
+        known = _all_keys(overrides)
+        return ConfigError(f"there is no setting '{full}'{did_you_mean(full, known)}", where=where, fix=_keys_hint(full, known))
     group = re.search(r"Could not override '([^']+)'", message)
     if group and "." in group[1]:
-        known = _all_keys()
-        return ConfigError(f"there is no setting '{group[1]}'{did_you_mean(group[1], known)}", where=where, fix=_keys_hint(group[1]))
+        known = _all_keys(overrides)
+        return ConfigError(
+            f"there is no setting '{group[1]}'{did_you_mean(group[1], known)}", where=where, fix=_keys_hint(group[1], known)
+        )
     if group:
         return ConfigError(
-            f"there is no group '{group[1]}'{did_you_mean(group[1], _groups())}",
+            f"there is no group or setting '{group[1]}'{did_you_mean(group[1], [*_groups(), *typing.get_type_hints(TrainConfig)])}",
             where=where,
             fix=f"groups: {', '.join(_groups())}; settings are written with dots: model.path=FOLDER",
         )
@@ -262,10 +265,15 @@ def _as_config_error(error: Exception, overrides: Sequence[str]) -> ConfigError 
 
 def _override_in(message: str, overrides: Sequence[str]) -> str:
     """The override that a message is about, found by its key or its text."""
-    for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
-        if override in str(message) or key in message or key.rpartition(".")[2] in message:
-            return override
+    keys = {override: override.partition("=")[0].lstrip("+~") for override in overrides}
+    for found in (
+        lambda override: override in message,
+        lambda override: re.search(rf"\b{re.escape(keys[override])}\b", message),
+        lambda override: re.search(rf"\b{re.escape(keys[override].rpartition('.')[2])}\b", message),
+    ):
+        for override in overrides:
+            if found(override):
+                return override
     return ", ".join(overrides)
 
 
@@ -280,19 +288,32 @@ def _options(group: str) -> list[str]:
     return sorted({*presets, *(registry.names(group) if group in registry.KINDS else [])})
 
 
-def _all_keys() -> list[str]:
+def _all_keys(overrides: Sequence[str]) -> list[str]:
+    """Every setting there is, with those of the plugins that the overrides choose."""
     keys = []
     for name, hint in typing.get_type_hints(TrainConfig).items():
         keys.append(name)
         if dataclasses.is_dataclass(hint):
             keys += [f"{name}.{f.name}" for f in dataclasses.fields(hint)]
+    chosen = _chosen(overrides)
     for entry in registry.entries():
-        keys += [f"{entry.kind}.{f}" for f in entry.fields()]
+        if chosen.get(entry.kind, entry.name) == entry.name:
+            keys += [f"{entry.kind}.{f}" for f in entry.fields()]
     return keys
 
 
-def _keys_hint(key: str) -> str:
+def _chosen(overrides: Sequence[str]) -> dict[str, str]:
+    """Kind → plugin, of the defaults and the overrides; without the kinds for which a preset was chosen."""
+    import yaml
+
+    text = resources.files("rlhf_lora.conf").joinpath("train.yaml").read_text("utf-8")
+    chosen = {k: v for default in yaml.safe_load(text)["defaults"] if isinstance(default, dict) for k, v in default.items()}
+    chosen |= {key: value for key, _, value in (override.partition("=") for override in overrides)}
+    return {kind: chosen[kind] for kind in PLUGIN_GROUPS if kind in chosen and chosen[kind] in registry.names(kind)}
+
+
+def _keys_hint(key: str, known: Sequence[str]) -> str:
     parent = key.rpartition(".")[0]
-    inside = sorted({k for k in _all_keys() if k.rpartition(".")[0] == parent})
+    inside = sorted({k for k in known if k.rpartition(".")[0] == parent})
     near = difflib.get_close_matches(key, inside, n=8, cutoff=0.0) if len(inside) > 12 else inside
     return f"settings {f'of {parent}' if parent else 'here'}: {', '.join(near)}"

@@ -67,7 +67,7 @@ def derive(config: DictConfig, width: int, positions: int | None, dataset: Any) 
 def derive_updates(config: DictConfig, prompts: int) -> None:
     """How many rollouts: four passes over the prompts, `MOST_UPDATES` at most."""
     if "updates" in config.optimizer and config.optimizer.updates is None:
-        passes = -(-PASSES * prompts // config.optimizer.prompts_per_update)
+        passes = -(-PASSES * prompts // max(1, config.optimizer.prompts_per_update))
         config.optimizer.updates = max(1, min(MOST_UPDATES, passes))
 
 

@@ -37,6 +37,7 @@ class Run:
         self.plan = plan
         self.interrupts = Interrupts()
         self.started = time.perf_counter()
+        self._is_new = not plan.run_dir.is_dir() or not any(plan.run_dir.iterdir())
         self._folder, self.was_finished = claim(plan)
         self._records: dict[str, dict[str, Any]] = self._folder_json("stages.json")
         self._loop: Any = None
@@ -97,7 +98,7 @@ class Run:
             self._checkpoint()
             raise
         except UserError:
-            if not self._records:  # nothing was made yet, so nothing is left behind
+            if self._is_new and not self._records:  # nothing was made yet, so nothing is left behind
                 self._folder.release()
                 shutil.rmtree(self.folder)
             raise
@@ -236,10 +237,12 @@ class Run:
     def _open_loop(self) -> None:
         """The shared base with its roles, the reward and the optimizer opened, and the state of an interrupted run."""
         from rlhf_lora.assembly import opened
+        from rlhf_lora.stages import loop_state
         from rlhf_lora.stages.on_policy import OnPolicy
 
         plan = self.plan
         progress.stage("policy", f"{plan.config.optimizer.name} against reward={plan.config.reward.name}")
+        loop_state.seed_streams(named_seed(plan.config.seed, "policy"))
         backbone = self.parts.training_backbone()
         ctx = self.parts.context(backbone)
         self._tracker = opened(plan.tracker, ctx)

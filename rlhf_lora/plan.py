@@ -112,6 +112,8 @@ def make_plan(config: DictConfig) -> Plan:
         plan_checks.check_adapter_fits(reward_adapter, shape, "reward.path")
     names = plan_checks.stage_names(config, built["reward"], built["optimizer"], splits, start_adapter)
     plan_checks.check_rows(names, splits, built["optimizer"])
+    if "policy" in names:
+        plan_checks.check_columns(built["reward"], splits)
     cache_dir = cache_folder()
     stages = _stages(config, names, spec, mini, shape, splits, built, start_adapter, cache_dir)
     return Plan(

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rlhf_lora.adamw import AdamW
 from rlhf_lora.errors import ConfigError, DataError, ModelError, did_you_mean
 from rlhf_lora.memory import Shape
+from rlhf_lora.registry import columns_of
 from rlhf_lora.splits import Splits
 from rlhf_lora.train_settings import TrainSettings
 
@@ -50,12 +51,12 @@ def check_ranges(config: DictConfig) -> None:
 
 
 def train_settings(node: Any, where: str, micro_batch: int) -> TrainSettings:
-    adamw = AdamW.of(OmegaConf.to_container(node.adamw))  # type: ignore[arg-type]
-    if adamw.lr is None:
-        adamw.lr = 0.0  # only while checking; the plan derives it
     fields = {k: node[k] for k in ("epochs", "batch_size", "max_length", "schedule", "warmup", "max_grad_norm")}
     rows = next((m for m in range(min(micro_batch, max(1, node.batch_size)), 0, -1) if node.batch_size % m == 0), 1)
     try:
+        adamw = AdamW.of(OmegaConf.to_container(node.adamw))  # type: ignore[arg-type]
+        if adamw.lr is None:
+            adamw.lr = 0.0  # only while checking; the plan derives it
         return TrainSettings.of(adamw, micro_batch=rows, **fields)
     except ValueError as error:
         raise ConfigError(str(error), where=where, fix=f"`rlhf-lora plan` shows the settings of {where}") from error
@@ -120,6 +121,18 @@ def stage_names(config: DictConfig, reward: Any, optimizer: Any, splits: Splits,
             fix="add it to stages, or give reward.path=RUN of a trained reward model",
         )  # fmt: skip
     return [name for name in STAGES if name in names]
+
+
+def check_columns(reward: Any, splits: Splits) -> None:
+    """The data has every column that the reward asks for."""
+    for name in columns_of(reward):
+        without = [p for p in (*splits.prompts, *splits.final_prompts) if name not in p.columns]
+        if without:
+            have = ", ".join(sorted(without[0].columns)) or "none"
+            raise DataError(
+                f"the reward wants the column '{name}', which the data does not have", where="reward",
+                fix=f"columns of this data: {have}",
+            )  # fmt: skip
 
 
 def check_rows(names: Sequence[str], splits: Splits, optimizer: Any) -> None:

@@ -93,7 +93,7 @@ def register(kind: str, name: str) -> Callable[[T], T]:
         method = KINDS[kind]
         if method and not callable(getattr(cls, method, None)):
             also = " or compare()" if kind == "reward" else ""
-            raise PluginError(f"the {kind} '{name}' has no method {method}(){also}", where=_origin(thing))
+            raise PluginError(f"the {kind} '{name}' has no method {method}(){also}", where=_origin(thing), fix=f"def {method}(self, …)")
         _add(Entry(kind, name, cls, _origin(thing)))
         return thing
 
@@ -300,7 +300,7 @@ def build(kind: str, config: Any, where: str | None = None) -> Any:
     except UserError:
         raise
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{kind} '{entry.name}': {error}", where=where) from error
+        raise ConfigError(f"{kind} '{entry.name}': {error}", where=where, fix=f"`rlhf-lora plugins {kind}` lists its settings") from error
 
 
 def to_config(thing: Any) -> dict[str, Any]:

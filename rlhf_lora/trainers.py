@@ -195,7 +195,8 @@ class Report(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if "loss" not in (logs or {}):  # the Trainer's last words: run time and speed
             return
-        metrics = {name: float(value) for name, value in (logs or {}).items()}
+        # TRL counts tokens from the start of the process: a stage that goes on would count from 0 again.
+        metrics = {name: float(value) for name, value in (logs or {}).items() if name != "num_tokens"}
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         if broken:
             raise Stopped(f"{broken[0]} is {metrics[broken[0]]} at step {state.global_step}; lower the learning rate")

@@ -54,7 +54,7 @@ def module_name(file: Path) -> str:
 FILES = {
     module_name(file): file for top in ("rlhf_lora", "plugins", "conf") for file in sorted((ROOT / top).rglob("*.py"))
 }
-CORE = [name for name in FILES if not name.startswith(("rlhf_lora.conf", "rlhf_lora.plugins"))]
+CORE = [name for name in FILES if not f"{name}.".startswith(("rlhf_lora.conf.", "rlhf_lora.plugins."))]
 PLUGINS = [name for name in FILES if name.startswith("rlhf_lora.plugins")]
 MODULES = [pytest.param(name, id=name) for name in FILES]
 

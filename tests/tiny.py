@@ -16,8 +16,9 @@ STEPS = ("dataset.demonstrations=80", "dataset.pairs=120", "dataset.prompts=240"
 def overrides(base: Path, run_dir: Path, *more: str) -> list[str]:
     """A whole run of three updates on the orders task; `more` overrides it."""
     given = {o.partition("=")[0]: o for o in (f"model.path={base}", f"run_dir={run_dir}", *STEPS)}
-    if any(o == "optimizer=dpo" for o in more):
-        given = {key: o for key, o in given.items() if not key.startswith("optimizer.")}
+    for kind, plugin in (("optimizer", "ppo"), ("dataset", "orders")):  # another plugin has other settings
+        if any(o.startswith(f"{kind}=") and o != f"{kind}={plugin}" for o in more):
+            given = {key: o for key, o in given.items() if not key.startswith(f"{kind}.")}
     return list((given | {o.partition("=")[0]: o for o in more}).values())
 
 

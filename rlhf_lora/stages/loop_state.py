@@ -81,6 +81,15 @@ def restore(
     return LoopState(**saved["loop"])
 
 
+def seed_streams(seed: int) -> None:
+    """Set the global streams, so that new adapters, and rewards that draw, follow from the run's seed alone."""
+    import numpy
+
+    torch.manual_seed(seed)
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+
+
 def _python_streams() -> dict[str, Any]:
     import numpy
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from rlhf_lora.records import Pair, Prompt
 from rlhf_lora.stages.accuracy import accuracy, wilson
 

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tiny_models import make_base, make_pairs
+
 from rlhf_lora import registry
 from rlhf_lora.adamw import AdamW
 from rlhf_lora.backbone import ModelSpec, load_base, load_chat
 from rlhf_lora.contracts import FitContext, OffPolicyOptimizer
 from rlhf_lora.errors import ConfigError, DataError
 from rlhf_lora.records import Pair
-from safetensors.torch import load_file
-from tiny_models import make_base, make_pairs
 
 
 def dpo(**settings: object) -> OffPolicyOptimizer:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import END, make_base, make_pairs
+
 from rlhf_lora import adapters, trainers
 from rlhf_lora.backbone import ModelSpec, base_hash, load_base, load_chat
 from rlhf_lora.contracts import FitContext
@@ -17,8 +20,6 @@ from rlhf_lora.errors import DataError, ModelError
 from rlhf_lora.records import Pair, Prompt
 from rlhf_lora.stages import reward_model
 from rlhf_lora.train_settings import TrainSettings
-from safetensors.torch import load_file, save_file
-from tiny_models import END, make_base, make_pairs
 
 QUICK = TrainSettings(batch_size=16, micro_batch=16, lr=1e-2, schedule="constant", warmup=0)
 

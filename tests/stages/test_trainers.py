@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import make_demonstrations, make_pairs
+
 from rlhf_lora import dpo_trainer, trainer_checkpoints, trainers
 from rlhf_lora.backbone import ModelSpec
 from rlhf_lora.contracts import FitContext
 from rlhf_lora.errors import Interrupted
 from rlhf_lora.stages import reward_model, sft
 from rlhf_lora.train_settings import TrainSettings
-from tiny_models import make_demonstrations, make_pairs
 
 SETTINGS = TrainSettings(epochs=2, batch_size=8, micro_batch=4, lr=5e-3, warmup=0.2)
 STEPS = 10  # 36 rows: 5 batches in an epoch, the last one with half the rows
@@ -79,8 +80,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-@pytest.mark.parametrize("fit", [_sft, _reward_model, _dpo])
-@pytest.mark.parametrize("after", [3, 5])
+@pytest.mark.parametrize(("fit", "after"), [(_sft, 3), (_reward_model, 7), (_dpo, 5)])  # 5: between two epochs
 def test_interrupted_stage_goes_on_to_the_same_bytes(
     base: Path, sft_adapter: Path, tmp_path: Path, fit: Fit, after: int
 ):

@@ -22,7 +22,7 @@ def make_base(folder: Path, architecture: str = "llama", pad: str | None = None,
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
     tokenizer = make_characters(pad) if architecture == "qwen2" else make_words(pad)
-    shape = dict(
+    shape: dict[str, Any] = dict(  # noqa: C408
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=wide, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=2, max_position_embeddings=64, bos_token_id=None, eos_token_id=END,
         pad_token_id=tokenizer.pad_token_id, initializer_range=0.1,

@@ -1,0 +1,327 @@
+"""The command line: bad input gives exit 2 and one message, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import jsonl, overrides
+
+from rlhf_lora import cli
+
+Make = Callable[[Path, Path], list[str]]
+PAIR = {"prompt": "tea", "chosen": "yes", "rejected": "no"}
+
+
+def pairs(count: int = 60) -> list[dict[str, Any]]:
+    return [{"prompt": f"please bring {i}", "chosen": "certainly tea", "rejected": f"no {i}"} for i in range(count)]
+
+
+def said(text: str) -> Make:
+    return lambda tmp, base: text.split(" ")
+
+
+def file(name: str, text: str, *more: str) -> Make:
+    """A plugin file with `text`, and overrides after it."""
+
+    def make(tmp: Path, base: Path) -> list[str]:
+        (tmp / name).write_text(text)
+        return [f"plugins=[{tmp / name}]", *more]
+
+    return make
+
+
+def data(text: str, *more: str, name: str = "data.jsonl") -> Make:
+    def make(tmp: Path, base: Path) -> list[str]:
+        (tmp / name).write_text(text)
+        return ["dataset=jsonl", f"dataset.path={tmp / name}", *more]
+
+    return make
+
+
+def model(change: Callable[[Path], object]) -> Make:
+    """A copy of the tiny model, changed."""
+
+    def make(tmp: Path, base: Path) -> list[str]:
+        shutil.copytree(base, tmp / "model")
+        change(tmp / "model")
+        return [f"model.path={tmp / 'model'}"]
+
+    return make
+
+
+def weights_as_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def foreign_adapter(key: str) -> Make:
+    """An adapter whose weights are 32 wide."""
+
+    def make(tmp: Path, base: Path) -> list[str]:
+        import torch
+        from safetensors.torch import save_file
+
+        folder = tmp / "adapter"
+        folder.mkdir()
+        name = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+        save_file({f"{name}A.weight": torch.zeros(4, 32), f"{name}B.weight": torch.zeros(32, 4)}, folder / "adapter_model.safetensors")
+        (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}')
+        (folder / "reward.json").write_text('{"gain": 1.0, "bias": 0.0}')
+        return [f"{key}={folder}"]
+
+    return make
+
+
+def lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+BAD: dict[str, tuple[Make, str]] = {
+    # what is not there
+    "reward": (said("reward=lenght"), "did you mean 'length'"),
+    "optimizer": (said("optimizer=ppp"), "did you mean 'ppo'"),
+    "dataset": (said("dataset=order"), "did you mean 'orders'"),
+    "override": (said("optimizer.bata=0.1"), "did you mean 'optimizer.beta'"),
+    "top setting": (said("sed=1"), "did you mean 'seed'"),
+    "setting of another plugin": (said("reward=length reward.path=x"), "to do: settings of reward: reward.target\n"),
+    "setting of nothing": (said("foo.bar=1"), "foo"),
+    "group": (said("+modell=mini"), "modell"),
+    "option": (said("model=qwen3_4bb"), "did you mean 'qwen3_4b'"),
+    "experiment": (said("experiment=nothing"), "nothing"),
+    "deleted key": (said("~reward"), "cannot be taken away"),
+    "code in a config": (said("+reward._target_=os.system"), "_target_"),
+    "code in a new key": (said("+x._target_=os.system"), "'x'"),
+    "code in adamw": (said("+optimizer.adamw._target_=os.system"), "_target_"),
+    "not an override": (said("seed"), "seed"),
+    "unbalanced": (said("stages=[sft"), "stages=[sft"),
+    "interpolation": (said("seed=${nothing}"), "nothing"),
+    # types and ranges
+    "text for a number": (said("seed=many"), "seed"),
+    "fraction for a count": (said("optimizer.updates=1.5"), "updates"),
+    "list for a number": (said("optimizer.beta=[1,2]"), "beta"),
+    "text for yes or no": (said("cache=perhaps"), "cache"),
+    "seed below zero": (said("seed=-1"), "seed is -1"),
+    "rank zero": (said("adapter.r=0"), "adapter.r is 0"),
+    "dropout": (said("adapter.dropout=0.1"), "adapter.dropout"),
+    "temperature zero": (said("rollout.temperature=0"), "temperature"),
+    "temperature nan": (said("rollout.temperature=nan"), "temperature"),
+    "negative learning rate": (said("optimizer.adamw.lr=-1"), "adamw.lr"),
+    "negative sft learning rate": (said("sft.adamw.lr=-1"), "adamw.lr"),
+    "sft batch zero": (said("sft.batch_size=0"), "batch_size"),
+    "sft schedule": (said("sft.schedule=cosin"), "schedule"),
+    "minibatch": (said("optimizer.minibatch_size=7"), "minibatch_size 7 does not divide"),
+    "no prompts in a rollout": (said("optimizer.prompts_per_update=0 optimizer.updates=null"), "prompts_per_update"),
+    "negative beta": (said("optimizer.beta=-0.1"), "beta"),
+    "beta nan": (said("optimizer.beta=nan"), "beta"),
+    "dpo beta": (said("optimizer=dpo optimizer.beta=0"), "beta must be > 0"),
+    "dpo loss": (said("optimizer=dpo optimizer.loss=sigmoidd"), "loss must be one of"),
+    "splits": (said("splits.sft=50"), "add up to 130"),
+    "negative split": (said("splits.sft=-5"), "share sft"),
+    "device": (said("hardware.device=tpu"), "no device 'tpu'"),
+    "threads": (said("hardware.threads=0"), "threads is 0"),
+    "stage": (said("stages=[foo]"), "no stage 'foo'"),
+    "no stages": (said("stages=[]"), "stages"),
+    "stage that a reward needs": (said("stages=[sft,policy] reward=learned"), "needs the stage reward_model"),
+    "evaluation of nothing": (said("evaluation.prompts=0"), "evaluation.prompts is 0"),
+    "checkpoint every 0": (said("checkpoint_every=0"), "checkpoint_every is 0"),
+    "missing share": (said("missing_share=1.5"), "missing_share"),
+    "resume": (said("resume=allways"), "resume"),
+    "dtype": (said("model.dtype=float16"), "float16"),
+    "template": (said("model.template=chatt"), "did you mean 'chat'"),
+    "more new tokens than positions": (said("rollout.max_new_tokens=64"), "leave no room"),
+    "reward target": (said("reward=length reward.target=0"), "target must be at least 1"),
+    "orders items": (said("dataset.items=3"), "items is 3"),
+    # models and adapters
+    "no model": (said("model.path=./nowhere"), "no model folder"),
+    "model without config": (model(lambda f: (f / "config.json").unlink()), "no config.json"),
+    "model without weights": (model(lambda f: (f / "model.safetensors").unlink()), "no weights"),
+    "model as pickle": (model(weights_as_pickle), "never unpickles"),
+    "config that is no JSON": (model(lambda f: (f / "config.json").write_text("{")), "config.json"),
+    "config of nothing": (model(lambda f: (f / "config.json").write_text("{}")), "config.json"),
+    "weights that are none": (model(lambda f: (f / "model.safetensors").write_bytes(b"no")), "could not be loaded"),
+    "no tokenizer": (model(lambda f: [t.unlink() for t in f.glob("tokenizer*")]), "tokenizer"),
+    "no start adapter": (said("model.adapter=./nowhere"), "no adapter in"),
+    "start adapter of another base": (foreign_adapter("model.adapter"), "made for another base"),
+    "no reward model": (said("reward=learned reward.path=./nowhere"), "no reward model in"),
+    "reward model of another base": (lambda tmp, base: ["reward=learned", *foreign_adapter("reward.path")(tmp, base)], "another base"),
+    "lora on nothing": (said("adapter.target_modules=[nothing]"), "nothing"),
+    "jsonl without model": (lambda tmp, base: ["model.path=null", *data(lines(pairs()))(tmp, base)], "give a model"),
+    # data
+    "jsonl without path": (said("dataset=jsonl"), "dataset.path"),
+    "no data file": (said("dataset=jsonl dataset.path=./nothing.jsonl"), "nothing.jsonl"),
+    "empty file": (data(""), "data.jsonl"),
+    "broken line": (data(lines(pairs(3)) + '{"prompt": \n'), "line 4"),
+    "no known columns": (data('{"foo": "a", "bar": "b"}\n'), "foo"),
+    "chosen is rejected": (data(lines([PAIR | {"prompt": str(i), "rejected": "yes"} for i in range(20)])), "none of the 20 rows"),
+    "too few rows": (data(lines(pairs(2))), "needs"),
+    "unknown format": (data(lines(pairs()), "dataset.format=prefrence"), "did you mean"),
+    "column that a reward wants": (
+        lambda tmp, base: [
+            *data(lines(pairs()))(tmp, base),
+            *file("wants.py", "from rlhf_lora import reward\n@reward('wants_answer')\ndef f(samples, *, answer): return answer\n")(tmp, base),
+            "reward=wants_answer",
+        ],
+        "wants the column 'answer'",
+    ),
+    # plugin files
+    "no plugin file": (said("plugins=[./nothing.py]"), "no plugin file"),
+    "plugin that raises": (file("bad.py", "import os\nx = 1 / 0\n"), "bad.py, line 2"),
+    "plugin with a syntax error": (file("worse.py", "def f(:\n"), "worse.py, line 1"),
+    "plugin that defines nothing": (file("idle.py", "x = 1\n"), "registers no plugin"),
+    "plugin without its method": (
+        file("half.py", "from rlhf_lora import reward\n@reward('half')\nclass Half:\n    x: int = 1\n"), "no method score"
+    ),
+    "plugin with a name that is taken": (
+        file("mine.py", "from rlhf_lora import reward\n@reward('length')\ndef f(samples): return [0.0]\n"), "two plugins want the name reward=length"
+    ),
+    "plugin setting of a wrong type": (
+        file("typed.py", "from rlhf_lora import reward\n@reward('typed')\nclass T:\n    x: int = 1\n    def score(self, samples): return []\n",
+             "reward=typed", "reward.x=a"), "x"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_ends_with_2_and_one_message_and_leaves_nothing_behind(case, tmp_path, tiny_base, capsys, monkeypatch):
+    make, told = BAD[case]
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    given = make(tmp_path, tiny_base)
+    before = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
+    code = cli.run(["train", *overrides(tiny_base, tmp_path / "run", "reward=orders_gold", *given)])
+    captured = capsys.readouterr()
+    assert code == 2, captured.err
+    message = captured.err[captured.err.index("rlhf-lora: ") :]
+    assert told.lower() in message.lower()
+    assert "Traceback" not in captured.err
+    assert "where: " in message or "override" in message
+    assert "to do: " in message
+    assert captured.out.replace("[INFO] Running in WANDB offline mode\n", "") == ""  # Transformers', at its first import
+    assert [p for p in sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) if p not in before and "__pycache__" not in p.parts] == []
+
+
+def test_there_are_many_bad_inputs():
+    assert len(BAD) > 75
+
+
+# --- verbs and flags --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["trian"], "did you mean 'train'"), (["train", "--jsn"], "no flag '--jsn'"), (["plan", "--jsn"], "did you mean '--json'"),
+        (["train", "--json"], "no flag '--json'"), (["--nothing"], "no flag '--nothing'"), (["plugins", "rewards"], "did you mean 'reward'"),
+        (["evaluate"], "one run folder, got 0"), (["evaluate", "nowhere"], "nowhere does not exist"), (["report"], "at least one run folder"),
+        (["report", "nowhere"], "nowhere does not exist"), (["plan", "reward=lenght"], "did you mean 'length'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_wrong_verbs_flags_and_runs_are_refused(arguments, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(arguments) == 2
+    captured = capsys.readouterr()
+    assert told in captured.err
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_lists_the_verbs(arguments, capsys):
+    assert cli.run(arguments) == 0
+    out = capsys.readouterr().out
+    assert all(f"rlhf-lora {verb}" in out for verb in cli.VERBS)
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_help_and_does_nothing_else(verb, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.run([verb, "optimizer=nothing", "--help"]) == 0
+    assert f"rlhf-lora {verb}" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_our_own_fault_is_not_hidden(monkeypatch):
+    def broken(words, as_json):
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(cli.VERBS, "plan", broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.run(["plan"])
+
+
+def test_a_reader_that_hangs_up_is_no_error(monkeypatch):
+    def broken(words, as_json):
+        raise BrokenPipeError
+
+    monkeypatch.setitem(cli.VERBS, "plan", broken)
+    assert cli.run(["plan"]) == 0
+
+
+# --- plan and plugins -------------------------------------------------------------------------------------------------
+
+
+def test_plan_as_json_parses_and_writes_nothing(capsys, tiny_base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["plan", "--json", *overrides(tiny_base, tmp_path / "run")]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [stage["name"] for stage in plan["stages"]] == ["sft", "reward_model", "policy"]
+    assert plan["config"]["optimizer"]["updates"] == 3
+    assert plan["config"]["optimizer"]["adamw"]["lr"] > 0  # what was null is derived
+    assert plan["config"]["hardware"]["device"] == "cpu"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_for_people_shows_stages_memory_and_every_setting(capsys, tiny_base, tmp_path):
+    assert cli.run(["plan", *overrides(tiny_base, tmp_path / "run", "hardware.memory_gib=8")]) == 0
+    out = capsys.readouterr().out
+    for part in ("sft", "reward_model", "policy", "memory", "fits", "optimizer.beta=0.05", "rollout.max_new_tokens=8", "run folder"):
+        assert part in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_plan_may_be_for_another_machine(capsys):
+    assert cli.run(["plan", "--json", "model=qwen3_4b", "hardware=gpu_12gb", "reward=length"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["device"], plan["fits"]) == ("cuda", True)
+
+
+def test_train_on_a_card_that_is_not_there_is_refused_and_leaves_nothing(capsys, tiny_base, tmp_path):
+    assert cli.run(["train", *overrides(tiny_base, tmp_path / "run", "hardware.device=cuda")]) == 2
+    assert "no CUDA card" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_plugins_lists_every_kind_with_settings_and_origin(capsys):
+    assert cli.run(["plugins", "--json"]) == 0
+    found = {(p["kind"], p["name"]): p for p in json.loads(capsys.readouterr().out)}
+    for one in [("reward", "learned"), ("reward", "length"), ("optimizer", "ppo"), ("optimizer", "dpo"), ("dataset", "orders"),
+                ("dataset", "jsonl"), ("rollout", "native"), ("rollout", "hf"), ("tracker", "local"), ("tracker", "wandb")]:  # fmt: skip
+        assert one in found
+        assert found[one]["summary"]
+    assert found["reward", "length"]["settings"]["target"] == {"type": "int", "default": 50}
+    assert found["dataset", "jsonl"]["settings"]["path"]["default"] == "???"
+
+
+def test_plugins_of_one_kind_and_of_a_file(capsys, tmp_path):
+    text = 'from rlhf_lora import reward\n@reward("listed")\ndef listed(samples, *, share: float = 0.5):\n    """Just a test."""\n    return [share]\n'
+    (tmp_path / "mine.py").write_text(text)
+    assert cli.run(["plugins", "reward", f"plugins=[{tmp_path / 'mine.py'}]"]) == 0
+    out = capsys.readouterr().out
+    assert "reward=listed  Just a test." in out
+    assert "reward.share=0.5  (float)" in out
+    assert "mine.py:2" in out
+    assert "optimizer=" not in out
+
+
+def test_jsonl_rows_of_other_shapes_are_planned(capsys, tiny_base, tmp_path):
+    path = jsonl(tmp_path / "p.jsonl", pairs(200))
+    assert cli.run(["plan", "--json", f"model.path={tiny_base}", "dataset=jsonl", f"dataset.path={path}", "rollout.max_new_tokens=8"]) == 0
+    splits = json.loads(capsys.readouterr().out)["splits"]
+    assert splits["pairs"] > 0
+    assert splits["prompts"] > 0
