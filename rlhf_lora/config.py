@@ -57,9 +57,9 @@ class HardwareConfig:
 
 @dataclass
 class SplitsConfig:
-    sft: int = 20
-    reward_model: int = 55
-    prompts: int = 15
+    sft: int = 15
+    reward_model: int = 50
+    prompts: int = 25
     tuning: int = 5
     final: int = 5
 
@@ -134,7 +134,7 @@ def compose(*overrides: str) -> DictConfig:
     GlobalHydra.instance().clear()  # a notebook cell that was interrupted may have left one behind
     try:
         with initialize_config_module("rlhf_lora.conf", version_base="1.3"):
-            config = hydra_compose("train", overrides=given)
+            config = hydra_compose("train", overrides=_with_free_keys(given))
             OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise _as_config_error(error, given) from error
@@ -150,16 +150,23 @@ def recompose(saved: Mapping[str, Any], overrides: Sequence[str] = ()) -> DictCo
         ConfigError, PluginError: as `compose`.
     """
     import yaml
+    from omegaconf.errors import OmegaConfBaseException
 
     registry.load_entry_points()
     for file in plugin_files(overrides):
         registry.load_file(file)
     _check_plugin_names(overrides)
-    config = OmegaConf.create({**saved, "run_dir": None})
-    for override in overrides:
-        key, _, text = override.partition("=")
-        value = {"name": text} if key in PLUGIN_GROUPS else yaml.safe_load(text)
-        OmegaConf.update(config, key, value, merge=key not in PLUGIN_GROUPS)
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.create(dict(saved) | {"run_dir": None}))
+        for override in overrides:
+            key, _, text = override.partition("=")
+            value = {"name": text} if key in PLUGIN_GROUPS else yaml.safe_load(text)
+            OmegaConf.update(config, key, value, merge=key not in PLUGIN_GROUPS)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"this override cannot be read: {override}", where=override, fix="write key=value") from error
+    except OmegaConfBaseException as error:
+        raise _as_config_error(error, overrides) from error
+    assert isinstance(config, DictConfig)
     check_keys(config)
     return config
 
@@ -205,6 +212,19 @@ def plugin_files(overrides: Sequence[str]) -> list[str]:
         if key.lstrip("+") == "plugins":
             files = [item.strip().strip("'\"") for item in value.strip().strip("[]").split(",") if item.strip()]
     return files
+
+
+def _with_free_keys(overrides: Sequence[str]) -> list[str]:
+    """Mappings whose keys are the user's own (`model.template_kwargs={enable_thinking: false}`) take new keys as they are;
+    Hydra would ask for `++` before them."""
+    free = {"model.template_kwargs", "model.shape"}
+    for entry in registry.entries():
+        free |= {f"{entry.kind}.{name}" for name, (hint, _) in entry.fields().items() if typing.get_origin(hint) is dict}
+
+    def key_of(override: str) -> str:
+        return ".".join(override.partition("=")[0].split(".")[:2])
+
+    return [f"++{override}" if key_of(override) in free else override for override in overrides]
 
 
 def _check_plugin_names(overrides: Sequence[str]) -> None:

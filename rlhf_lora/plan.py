@@ -95,6 +95,8 @@ def make_plan(config: DictConfig) -> Plan:
     """
     config = config.copy()
     plan_checks.check_ranges(config)
+    if "seed" in config.dataset and config.dataset.seed is None:
+        config.dataset.seed = config.seed
     dataset = registry.build("dataset", config.dataset)
     mini = derive.mini_settings(config, dataset)
     shape = derive.shape_of(config, mini)

@@ -46,9 +46,9 @@ class Shares:
         ConfigError: a share is negative or not whole, or they do not add up to 100.
     """
 
-    sft: int = 20
-    reward_model: int = 55
-    prompts: int = 15
+    sft: int = 15
+    reward_model: int = 50
+    prompts: int = 25
     tuning: int = 5
     final: int = 5
 

@@ -1,4 +1,4 @@
-"""Many roles on one base: gradients are those of a model alone, no role touches another, and adapters are plain PEFT."""
+"""Many roles on one base: gradients are those of a model alone, no role touches another, adapters are plain PEFT."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ def dequantise(made: Backbone) -> None:
 def test_after_a_rollout_gradients_through_the_4_bit_base_are_those_through_its_dequantised_weights(folder):
     quantised, plain = backbone(folder), backbone(folder)
     dequantise(plain)
-    assert len(rollouts(quantised)) == 3  # an eval pass without gradient: after it, repacked weights gave other gradients
+    assert (
+        len(rollouts(quantised)) == 3
+    )  # an eval pass without gradient: after it, repacked weights gave other gradients
     ours, theirs = policy_gradient(quantised), policy_gradient(plain)
     assert ours.keys() == theirs.keys() != set()
     one, other = (torch.cat([g[name].flatten() for name in sorted(g)]) for g in (ours, theirs))
@@ -130,7 +132,11 @@ def test_gradients_of_switched_roles_are_those_of_unswitched_ones(folder, checkp
 
 def test_a_role_inside_a_role_is_refused(tiny_base):
     made = backbone(tiny_base)
-    with made.role("policy"), pytest.raises(RuntimeError, match="'value' was asked for inside role 'policy'"), made.role("value"):
+    with (
+        made.role("policy"),
+        pytest.raises(RuntimeError, match="'value' was asked for inside role 'policy'"),
+        made.role("value"),
+    ):
         pass
     with made.role("value"):  # and the refusal leaves nothing behind
         pass
@@ -318,7 +324,7 @@ def test_an_adapter_that_could_not_share_the_base_is_refused(tiny_base, tmp_path
     made.save_adapter("policy", tmp_path)
     file = tmp_path / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    with pytest.raises(ModelError, match="share a base|parts of its own|IA3"):
+    with pytest.raises(ModelError, match=r"share a base|parts of its own|IA3"):
         made.add_role("odd", start=tmp_path)
 
 
@@ -398,7 +404,9 @@ def test_the_reward_adapter_loads_as_a_sequence_classifier_without_us(tiny_base,
     made.add_role("reward", start=reward_adapter, head=True)
     asked, answers = token_ids(made.chat, 2)
     with torch.no_grad():
-        theirs = [model.eval()(input_ids=torch.tensor([q + a])).logits.item() for q, a in zip(asked, answers, strict=True)]
+        theirs = [
+            model.eval()(input_ids=torch.tensor([q + a])).logits.item() for q, a in zip(asked, answers, strict=True)
+        ]
     assert made.sequence_scores("reward", asked, answers) == pytest.approx(theirs, abs=1e-5)
 
 

@@ -14,12 +14,28 @@ TEMPLATE = (
     "{{ '<s>' }}{% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] }} <end> {% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}{% if thinking %} <think>{% endif %}"
 )
-WORDS = "<s> <end> <pad> <unk> <|user|> <|assistant|> <|system|> <think> tea soup please sure hello".split()
+WORDS = [
+    "<s>",
+    "<end>",
+    "<pad>",
+    "<unk>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|system|>",
+    "<think>",
+    "tea",
+    "soup",
+    "please",
+    "sure",
+    "hello",
+]
 IDS = {word: i for i, word in enumerate(WORDS)}
 ASKED = Prompt("user: tea please", messages=({"role": "user", "content": "tea please"},))
 
 
-def tokenizer(*, begin: bool = True, template: bool = True, pad: str | None = "<pad>", end: str | None = "<end>") -> Any:
+def tokenizer(
+    *, begin: bool = True, template: bool = True, pad: str | None = "<pad>", end: str | None = "<end>"
+) -> Any:
     """Words split at white space, with a begin token as Llama has one."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

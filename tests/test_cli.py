@@ -14,6 +14,7 @@ from tiny import jsonl, overrides
 from rlhf_lora import cli
 
 Make = Callable[[Path, Path], list[str]]
+REWARD = "from rlhf_lora import reward\n@reward"
 PAIR = {"prompt": "tea", "chosen": "yes", "rejected": "no"}
 
 
@@ -58,7 +59,7 @@ def weights_as_pickle(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
-def foreign_adapter(key: str) -> Make:
+def foreign_adapter(key: str, *more: str) -> Make:
     """An adapter whose weights are 32 wide."""
 
     def make(tmp: Path, base: Path) -> list[str]:
@@ -68,10 +69,13 @@ def foreign_adapter(key: str) -> Make:
         folder = tmp / "adapter"
         folder.mkdir()
         name = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
-        save_file({f"{name}A.weight": torch.zeros(4, 32), f"{name}B.weight": torch.zeros(32, 4)}, folder / "adapter_model.safetensors")
+        save_file(
+            {f"{name}A.weight": torch.zeros(4, 32), f"{name}B.weight": torch.zeros(32, 4)},
+            folder / "adapter_model.safetensors",
+        )
         (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}')
         (folder / "reward.json").write_text('{"gain": 1.0, "bias": 0.0}')
-        return [f"{key}={folder}"]
+        return [*more, f"{key}={folder}"]
 
     return make
 
@@ -147,7 +151,7 @@ BAD: dict[str, tuple[Make, str]] = {
     "no start adapter": (said("model.adapter=./nowhere"), "no adapter in"),
     "start adapter of another base": (foreign_adapter("model.adapter"), "made for another base"),
     "no reward model": (said("reward=learned reward.path=./nowhere"), "no reward model in"),
-    "reward model of another base": (lambda tmp, base: ["reward=learned", *foreign_adapter("reward.path")(tmp, base)], "another base"),
+    "reward model of another base": (foreign_adapter("reward.path", "reward=learned"), "another base"),
     "lora on nothing": (said("adapter.target_modules=[nothing]"), "nothing"),
     "jsonl without model": (lambda tmp, base: ["model.path=null", *data(lines(pairs()))(tmp, base)], "give a model"),
     # data
@@ -156,13 +160,15 @@ BAD: dict[str, tuple[Make, str]] = {
     "empty file": (data(""), "data.jsonl"),
     "broken line": (data(lines(pairs(3)) + '{"prompt": \n'), "line 4"),
     "no known columns": (data('{"foo": "a", "bar": "b"}\n'), "foo"),
-    "chosen is rejected": (data(lines([PAIR | {"prompt": str(i), "rejected": "yes"} for i in range(20)])), "none of the 20 rows"),
+    "chosen is rejected": (
+        data(lines([PAIR | {"prompt": str(i), "rejected": "yes"} for i in range(20)])), "none of the 20 rows"
+    ),
     "too few rows": (data(lines(pairs(2))), "needs"),
     "unknown format": (data(lines(pairs()), "dataset.format=prefrence"), "did you mean"),
     "column that a reward wants": (
         lambda tmp, base: [
             *data(lines(pairs()))(tmp, base),
-            *file("wants.py", "from rlhf_lora import reward\n@reward('wants_answer')\ndef f(samples, *, answer): return answer\n")(tmp, base),
+            *file("wants.py", f"{REWARD}('wants_answer')\ndef f(samples, *, answer): return answer\n")(tmp, base),
             "reward=wants_answer",
         ],
         "wants the column 'answer'",
@@ -173,20 +179,22 @@ BAD: dict[str, tuple[Make, str]] = {
     "plugin with a syntax error": (file("worse.py", "def f(:\n"), "worse.py, line 1"),
     "plugin that defines nothing": (file("idle.py", "x = 1\n"), "registers no plugin"),
     "plugin without its method": (
-        file("half.py", "from rlhf_lora import reward\n@reward('half')\nclass Half:\n    x: int = 1\n"), "no method score"
+        file("half.py", f"{REWARD}('half')\nclass Half:\n    x: int = 1\n"), "no method score"
     ),
     "plugin with a name that is taken": (
-        file("mine.py", "from rlhf_lora import reward\n@reward('length')\ndef f(samples): return [0.0]\n"), "two plugins want the name reward=length"
+        file("mine.py", f"{REWARD}('length')\ndef f(samples): return [0.0]\n"), "two plugins want the name reward=length"
     ),
     "plugin setting of a wrong type": (
-        file("typed.py", "from rlhf_lora import reward\n@reward('typed')\nclass T:\n    x: int = 1\n    def score(self, samples): return []\n",
+        file("typed.py", f"{REWARD}('typed')\nclass T:\n    x: int = 1\n    def score(self, samples): return []\n",
              "reward=typed", "reward.x=a"), "x"
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_ends_with_2_and_one_message_and_leaves_nothing_behind(case, tmp_path, tiny_base, capsys, monkeypatch):
+def test_bad_input_ends_with_2_and_one_message_and_leaves_nothing_behind(
+    case, tmp_path, tiny_base, capsys, monkeypatch
+):
     make, told = BAD[case]
     work = tmp_path / "work"
     work.mkdir()
@@ -201,8 +209,14 @@ def test_bad_input_ends_with_2_and_one_message_and_leaves_nothing_behind(case, t
     assert "Traceback" not in captured.err
     assert "where: " in message or "override" in message
     assert "to do: " in message
-    assert captured.out.replace("[INFO] Running in WANDB offline mode\n", "") == ""  # Transformers', at its first import
-    assert [p for p in sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) if p not in before and "__pycache__" not in p.parts] == []
+    assert (
+        captured.out.replace("[INFO] Running in WANDB offline mode\n", "") == ""
+    )  # Transformers', at its first import
+    assert [
+        p
+        for p in sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
+        if p not in before and "__pycache__" not in p.parts
+    ] == []
 
 
 def test_there_are_many_bad_inputs():
@@ -215,9 +229,11 @@ def test_there_are_many_bad_inputs():
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["trian"], "did you mean 'train'"), (["train", "--jsn"], "no flag '--jsn'"), (["plan", "--jsn"], "did you mean '--json'"),
-        (["train", "--json"], "no flag '--json'"), (["--nothing"], "no flag '--nothing'"), (["plugins", "rewards"], "did you mean 'reward'"),
-        (["evaluate"], "one run folder, got 0"), (["evaluate", "nowhere"], "nowhere does not exist"), (["report"], "at least one run folder"),
+        (["trian"], "did you mean 'train'"), (["train", "--jsn"], "no flag '--jsn'"),
+        (["plan", "--jsn"], "did you mean '--json'"), (["train", "--json"], "no flag '--json'"),
+        (["--nothing"], "no flag '--nothing'"), (["plugins", "rewards"], "did you mean 'reward'"),
+        (["evaluate"], "one run folder, got 0"), (["evaluate", "nowhere"], "nowhere does not exist"),
+        (["report"], "at least one run folder"),
         (["report", "nowhere"], "nowhere does not exist"), (["plan", "reward=lenght"], "did you mean 'length'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -280,7 +296,16 @@ def test_plan_as_json_parses_and_writes_nothing(capsys, tiny_base, tmp_path, mon
 def test_plan_for_people_shows_stages_memory_and_every_setting(capsys, tiny_base, tmp_path):
     assert cli.run(["plan", *overrides(tiny_base, tmp_path / "run", "hardware.memory_gib=8")]) == 0
     out = capsys.readouterr().out
-    for part in ("sft", "reward_model", "policy", "memory", "fits", "optimizer.beta=0.05", "rollout.max_new_tokens=8", "run folder"):
+    for part in (
+        "sft",
+        "reward_model",
+        "policy",
+        "memory",
+        "fits",
+        "optimizer.beta=0.05",
+        "rollout.max_new_tokens=8",
+        "run folder",
+    ):
         assert part in out
     assert not (tmp_path / "run").exists()
 
@@ -300,8 +325,8 @@ def test_train_on_a_card_that_is_not_there_is_refused_and_leaves_nothing(capsys,
 def test_plugins_lists_every_kind_with_settings_and_origin(capsys):
     assert cli.run(["plugins", "--json"]) == 0
     found = {(p["kind"], p["name"]): p for p in json.loads(capsys.readouterr().out)}
-    for one in [("reward", "learned"), ("reward", "length"), ("optimizer", "ppo"), ("optimizer", "dpo"), ("dataset", "orders"),
-                ("dataset", "jsonl"), ("rollout", "native"), ("rollout", "hf"), ("tracker", "local"), ("tracker", "wandb")]:  # fmt: skip
+    names = "reward.learned reward.length optimizer.ppo optimizer.dpo dataset.orders dataset.jsonl rollout.native rollout.hf"
+    for one in (tuple(name.split(".")) for name in f"{names} tracker.local tracker.wandb".split()):
         assert one in found
         assert found[one]["summary"]
     assert found["reward", "length"]["settings"]["target"] == {"type": "int", "default": 50}
@@ -309,7 +334,9 @@ def test_plugins_lists_every_kind_with_settings_and_origin(capsys):
 
 
 def test_plugins_of_one_kind_and_of_a_file(capsys, tmp_path):
-    text = 'from rlhf_lora import reward\n@reward("listed")\ndef listed(samples, *, share: float = 0.5):\n    """Just a test."""\n    return [share]\n'
+    text = (
+        f'{REWARD}("listed")\ndef listed(samples, *, share: float = 0.5):\n    """Just a test."""\n    return [share]\n'
+    )
     (tmp_path / "mine.py").write_text(text)
     assert cli.run(["plugins", "reward", f"plugins=[{tmp_path / 'mine.py'}]"]) == 0
     out = capsys.readouterr().out
@@ -321,7 +348,19 @@ def test_plugins_of_one_kind_and_of_a_file(capsys, tmp_path):
 
 def test_jsonl_rows_of_other_shapes_are_planned(capsys, tiny_base, tmp_path):
     path = jsonl(tmp_path / "p.jsonl", pairs(200))
-    assert cli.run(["plan", "--json", f"model.path={tiny_base}", "dataset=jsonl", f"dataset.path={path}", "rollout.max_new_tokens=8"]) == 0
+    assert (
+        cli.run(
+            [
+                "plan",
+                "--json",
+                f"model.path={tiny_base}",
+                "dataset=jsonl",
+                f"dataset.path={path}",
+                "rollout.max_new_tokens=8",
+            ]
+        )
+        == 0
+    )
     splits = json.loads(capsys.readouterr().out)["splits"]
     assert splits["pairs"] > 0
     assert splits["prompts"] > 0

@@ -39,7 +39,7 @@ def test_split_of_a_file_that_was_cut_by_the_bare_hash_is_not_empty():
 
 def test_shares_of_many_prompts_are_as_asked():
     counts = split(Data(pairs=PAIRS)).counts()
-    wanted = {"demonstrations": 20, "pairs": 55, "prompts": 15, "tuning_prompts": 5, "final_prompts": 5}
+    wanted = {"demonstrations": 15, "pairs": 50, "prompts": 25, "tuning_prompts": 5, "final_prompts": 5}
     for name, percent in wanted.items():
         rows = len(PAIRS) if name == "pairs" else len(PROMPTS)
         # Four standard deviations of a binomial share.

@@ -7,10 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-STEPS = ("dataset.demonstrations=80", "dataset.pairs=120", "dataset.prompts=240", "sft.epochs=1", "sft.batch_size=16",
-         "reward_model.epochs=1", "optimizer.updates=3", "optimizer.prompts_per_update=12", "optimizer.minibatch_size=4",
-         "optimizer.epochs=2", "hardware.micro_batch=4", "hardware.device=cpu", "evaluation.prompts=6",
-         "checkpoint_every=1", "samples_every=1", "rollout.max_new_tokens=8")  # fmt: skip
+STEPS = (
+    "dataset.demonstrations=80",
+    "dataset.pairs=120",
+    "dataset.prompts=240",
+    "sft.epochs=1",
+    "sft.batch_size=16",
+    "reward_model.epochs=1",
+    "optimizer.updates=3",
+    "optimizer.prompts_per_update=12",
+    "optimizer.minibatch_size=4",
+    "optimizer.epochs=2",
+    "hardware.micro_batch=4",
+    "hardware.device=cpu",
+    "evaluation.prompts=6",
+    "checkpoint_every=1",
+    "samples_every=1",
+    "rollout.max_new_tokens=8",
+)
 
 
 def overrides(base: Path, run_dir: Path, *more: str) -> list[str]:
@@ -34,14 +48,25 @@ def prompts(count: int) -> list[Any]:
     from rlhf_lora.records import Prompt
 
     triples = orders.triples(8)
-    return [Prompt(orders.prompt_text(triples[(37 * i) % len(triples)], i % len(orders.TEMPLATES))) for i in range(count)]
+    return [
+        Prompt(orders.prompt_text(triples[(37 * i) % len(triples)], i % len(orders.TEMPLATES))) for i in range(count)
+    ]
 
 
 def token_ids(chat: Any, count: int) -> tuple[list[list[int]], list[list[int]]]:
     """Prompts and answers of one to `count` words."""
-    texts = ["certainly tea soup and bread", "tea", "ugh whatever soup", "gladly rice with fish", "sure", "milk milk milk cake"]
+    texts = [
+        "certainly tea soup and bread",
+        "tea",
+        "ugh whatever soup",
+        "gladly rice with fish",
+        "sure",
+        "milk milk milk cake",
+    ]
     asked = prompts(count)
-    return [chat.prompt_ids(p) for p in asked], [chat.response_ids(texts[i % len(texts)], i % 2 == 0) for i in range(count)]
+    return [chat.prompt_ids(p) for p in asked], [
+        chat.response_ids(texts[i % len(texts)], i % 2 == 0) for i in range(count)
+    ]
 
 
 def build_qwen2(folder: Path) -> None:
@@ -51,10 +76,19 @@ def build_qwen2(folder: Path) -> None:
 
     tokenizer = _byte_pairs()
     config = Qwen2Config(
-        vocab_size=len(tokenizer) + 5, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=128, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id, tie_word_embeddings=True, initializer_range=0.1,
-    )  # fmt: skip
+        vocab_size=len(tokenizer) + 5,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=True,
+        initializer_range=0.1,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         model = Qwen2ForCausalLM(config)
@@ -70,7 +104,11 @@ def _byte_pairs() -> Any:
     from transformers import Qwen2Tokenizer
 
     trained = ByteLevelBPETokenizer()
-    text = [p.text for p in prompts(200)] + ["certainly tea soup and bread", "ugh whatever soup", "gladly rice with fish"]
+    text = [p.text for p in prompts(200)] + [
+        "certainly tea soup and bread",
+        "ugh whatever soup",
+        "gladly rice with fish",
+    ]
     trained.train_from_iterator(text, vocab_size=320, show_progress=False)
     model = json.loads(trained.to_str())["model"]
     merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model["merges"]]

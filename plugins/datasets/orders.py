@@ -19,25 +19,25 @@ from rlhf_lora.registry import dataset
 class Orders:
     """Generated orders for three of `items` things, with replies, noisy comparisons and a known gold score.
 
-    Counts are rows before the kit's split by hash (SFT 20 %, reward model 55 %, prompts 15 %, tuning 5 %, final 5 %).
+    Counts are rows before the kit's split by hash (SFT 15 %, reward model 50 %, prompts 25 %, tuning 5 %, final 5 %).
 
     Attributes:
         items: how many different things can be ordered, 4 to 24; more is harder for a tiny reward model.
         demonstrations: rows of better but imperfect replies.
         pairs: compared replies.
-        prompts: different prompts; there are 6 · items · (items - 1) · (items - 2).
+        prompts: different prompts; null = all 6 · items · (items - 1) · (items - 2).
         tau: noise of the annotator, P(A better) = sigmoid(gold difference / tau); small is sure, 1 errs on one in four.
-        seed: of the generator.
+        seed: of the generator; null = the run's.
     """
 
     max_new_tokens: ClassVar[int] = 20  # the longest reply has 19 words and its end
 
-    items: int = 16
-    demonstrations: int = 10_000
-    pairs: int = 29_000
-    prompts: int = 20_000
-    tau: float = 1.0
-    seed: int = 0
+    items: int = 12
+    demonstrations: int = 14_000
+    pairs: int = 30_000
+    prompts: int | None = None
+    tau: float = 0.5
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         if not 4 <= self.items <= len(orders.ITEMS):
@@ -45,9 +45,9 @@ class Orders:
         if self.tau <= 0:
             raise ConfigError(f"tau is {self.tau}", where="dataset.tau", fix="give a number above 0")
         for name in ("demonstrations", "pairs", "prompts"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}", where=f"dataset.{name}", fix="give 0 or more")
-        if self.prompts > self.most_prompts:
+        if self.prompts is not None and self.prompts > self.most_prompts:
             raise ConfigError(
                 f"{self.items} items make {self.most_prompts} different prompts, {self.prompts} were asked for",
                 where="dataset.prompts",
@@ -75,7 +75,7 @@ class Orders:
 
     def _stream(self, name: str) -> random.Random:
         """A random stream of its own for each list, so that asking for more pairs changes no demonstration."""
-        return random.Random(f"orders/{self.seed}/{name}")
+        return random.Random(f"orders/{self.seed or 0}/{name}")
 
     def _demonstrations(self, every: list[orders.Triple]) -> list[Demonstration]:
         rng = self._stream("demonstrations")
@@ -102,7 +102,7 @@ class Orders:
     def _prompts(self, every: list[orders.Triple]) -> list[Prompt]:
         rng = self._stream("prompts")
         wordings = len(orders.TEMPLATES)
-        chosen = rng.sample(range(len(every) * wordings), self.prompts)
+        chosen = rng.sample(range(len(every) * wordings), self.most_prompts if self.prompts is None else self.prompts)
         return [_prompt(every[index // wordings], index % wordings) for index in chosen]
 
 

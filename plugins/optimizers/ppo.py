@@ -25,11 +25,12 @@ class PPO:
     """PPO: clipped policy gradient, a value function, and a KL penalty per token.
 
     Attributes:
-        updates: rollouts, each followed by `epochs` passes over it; null = 4 passes over the prompts, 40 at most.
+        updates: rollouts, each followed by `epochs` passes over it; null = 6 passes over the prompts, 40 at most.
         prompts_per_update: prompts per rollout.
         minibatch_size: samples per gradient step. Smaller = more steps per rollout, further from the old policy.
         beta: KL strength, in (scaled) reward per nat. Lower = further from the reference, more reward, more to hack.
-        kl_target: nats per sequence that β is steered towards; null = β stays as it is.
+        kl_target: nats per sequence that β is steered towards (Ziegler et al. 2019 use 6); null = β stays as it is.
+        kl_horizon: completions over which β can change by a factor; short, because runs here are short.
         value: `adapter` = the value function has an adapter of its own (better at equal KL in Hydra-RLHF);
             `trunk` = a head on the policy's hidden states (half the update time).
         missing_end_reward: replaces the reward of a completion that was cut off; null = it keeps its score.
@@ -42,8 +43,8 @@ class PPO:
     epochs: int = 4
     minibatch_size: int = 64
     beta: float = 0.05
-    kl_target: float | None = None
-    kl_horizon: float = 10_000.0
+    kl_target: float | None = 4.5
+    kl_horizon: float = 2_000.0
     gamma: float = 1.0
     lam: float = 0.95
     clip: float = 0.2

@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     text.add_argument("--seed", type=int, default=0)
     small = commands.add_parser("orders", help="the base of the embedded default, 0.12 M parameters")
     small.add_argument("--to", required=True, metavar="FOLDER", help="a folder that does not exist")
-    small.add_argument("--items", type=int, default=16, help="how many things can be ordered; default 16")
+    small.add_argument("--items", type=int, default=12, help="how many things can be ordered; default 12")
     small.add_argument("--seed", type=int, default=0)
     return parser
 

@@ -41,7 +41,7 @@ class BaseSettings:
         clean, slips: shares of the documents that are careful replies, and kitchen slips; the rest is messy web text.
     """
 
-    items: int = 16
+    items: int = 12
     hidden: int = 64
     layers: int = 2
     heads: int = 2

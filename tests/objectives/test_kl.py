@@ -21,7 +21,9 @@ def test_estimators_give_what_their_formulas_give():
 
 def test_estimators_average_to_the_exact_divergence():
     # Over all of a small vocabulary, weighted by π: k1 and k3 are unbiased, k2 is not.
-    policy_V, reference_V = (torch.tensor(logits).double().log_softmax(0) for logits in ([0.0, 1.0, 2.0], [1.0, 0.3, 0.5]))
+    policy_V, reference_V = (
+        torch.tensor(logits).double().log_softmax(0) for logits in ([0.0, 1.0, 2.0], [1.0, 0.3, 0.5])
+    )
     exact = (policy_V.exp() * (policy_V - reference_V)).sum()
     for estimator in (k1, k3):
         torch.testing.assert_close((policy_V.exp() * estimator(policy_V, reference_V)).sum(), exact)

@@ -35,11 +35,16 @@ def test_clipped_tokens_have_no_policy_gradient():
 def test_at_the_old_policy_the_ratio_is_one_and_nothing_is_clipped():
     logprobs_BT = -torch.rand(1, 4)
     loss, stats = policy_loss(logprobs_BT, logprobs_BT, torch.tensor([[1.0, -1.0, 2.0, -2.0]]), ALL, 0.2)
-    assert (loss.item(), stats["approxkl"].item(), stats["clipfrac"].item(), stats["ratio"].item()) == (0.0, 0.0, 0.0, 1.0)
+    assert (loss.item(), stats["approxkl"].item(), stats["clipfrac"].item(), stats["ratio"].item()) == (
+        0.0,
+        0.0,
+        0.0,
+        1.0,
+    )
 
 
 def test_value_loss_takes_the_worse_of_clipped_and_unclipped():
-    # V_old = 0, R = 1, clip 0.2.  V = 1: error 0, clipped to 0.2 → 0.64, the worse.  V = −1: error 4, clipped −0.2 → 1.44;
+    # V_old = 0, R = 1, clip 0.2.  V = 1: error 0, clipped 0.2 → 0.64, the worse.  V = −1: error 4, clipped 1.44;
     # V = 0.1: inside, 0.81 both ways.  V = 3: error 4, clipped 0.64.
     values_BT, returns_BT = torch.tensor([[1.0, -1.0, 0.1, 3.0]]), torch.ones(1, 4)
     loss, stats = value_loss(values_BT, torch.zeros(1, 4), returns_BT, ALL, 0.2)
@@ -71,5 +76,8 @@ def test_losses_weigh_tokens_alike():
     new_BT, old_BT, advantages_BT = torch.randn(3, 2, 4, generator=draw)
     mask_BT = torch.tensor([[True] * 4, [True, False, False, False]])
     whole = policy_loss(new_BT, old_BT, advantages_BT, mask_BT, 0.2)[0]
-    parts = [policy_loss(new_BT[i : i + 1], old_BT[i : i + 1], advantages_BT[i : i + 1], mask_BT[i : i + 1], 0.2)[0] for i in (0, 1)]
+    parts = [
+        policy_loss(new_BT[i : i + 1], old_BT[i : i + 1], advantages_BT[i : i + 1], mask_BT[i : i + 1], 0.2)[0]
+        for i in (0, 1)
+    ]
     torch.testing.assert_close(whole, parts[0] * 4 / 5 + parts[1] * 1 / 5)

@@ -21,12 +21,16 @@ def batch(**changes: Any) -> Batch:
     """Two rows, of 3 tokens and of 2; the second was cut."""
     mask_BT = torch.tensor([[True, True, True], [True, True, False]])
     given = {
-        "tokens_BT": torch.zeros(2, 3, dtype=torch.long), "mask_BT": mask_BT,
+        "tokens_BT": torch.zeros(2, 3, dtype=torch.long),
+        "mask_BT": mask_BT,
         "logprobs_BT": torch.tensor([[-1.0, -2.0, -0.5], [-1.0, -1.0, 9.0]]),
         "ref_logprobs_BT": torch.tensor([[-1.5, -1.0, -0.5], [-2.0, -1.0, -9.0]]),
-        "values_BT": torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.0]]), "scores_B": torch.tensor([10.0, 20.0]),
-        "rewards_B": torch.tensor([1.0, 2.0]), "finished_B": torch.tensor([True, False]), "group_B": torch.tensor([0, 1]),
-    }  # fmt: skip
+        "values_BT": torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.0]]),
+        "scores_B": torch.tensor([10.0, 20.0]),
+        "rewards_B": torch.tensor([1.0, 2.0]),
+        "finished_B": torch.tensor([True, False]),
+        "group_B": torch.tensor([0, 1]),
+    }
     return Batch(**(given | changes))
 
 
@@ -110,7 +114,7 @@ def test_on_a_shared_trunk_the_value_loss_is_weighed():
 
 
 def test_beta_follows_the_kl_where_a_target_is_given_and_stays_where_none_is():
-    fixed, steered = ppo(beta=0.1).open(Context()), ppo(beta=0.1, kl_target=6.0, kl_horizon=1000.0).open(Context())
+    fixed, steered = ppo(beta=0.1, kl_target=None).open(Context()), ppo(beta=0.1, kl_target=6.0, kl_horizon=1000.0).open(Context())
     for running in (fixed, steered):
         running.after_update({"objective/kl": 12.0}, 100)
     assert fixed.beta == 0.1

@@ -59,7 +59,9 @@ def trained(tiny_base, tmp_path_factory) -> Path:
     reward_model.fit(
         spec(tiny_base), pairs, TrainSettings(batch_size=4, micro_batch=4, lr=1e-2, epochs=2), FitContext(out, 0, None)
     )
-    scores = reward_model.Scorer(spec(tiny_base), out).score([p.prompt for p in pairs] * 2, [p.chosen for p in pairs] + [p.rejected for p in pairs])
+    scores = reward_model.Scorer(spec(tiny_base), out).score(
+        [p.prompt for p in pairs] * 2, [p.chosen for p in pairs] + [p.rejected for p in pairs]
+    )
     reward_model.normalise(out, scores)
     return out
 

@@ -128,7 +128,10 @@ def test_columns_and_messages_go_along(backbone, name):
 
 
 @ENGINES
-@pytest.mark.parametrize(("setting", "value"), [("temperature", 0.0), ("temperature", -1.0), ("temperature", float("nan")), ("max_new_tokens", 0)])
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("temperature", 0.0), ("temperature", -1.0), ("temperature", float("nan")), ("max_new_tokens", 0)],
+)
 def test_settings_out_of_range_are_refused(name, setting, value):
     with pytest.raises(ConfigError, match=setting):
         build("rollout", {"name": name, setting: value})

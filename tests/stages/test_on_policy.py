@@ -37,9 +37,16 @@ def length(sample: Sample) -> float:
 
 
 def loop(
-    base: Any, source: Any = length, asked: list[Prompt] | None = None, micro_batch: int = 64, missing_share: float = 0.5,
-    value_from_policy: bool = False, new_tokens: int = 6, temperature: float = 1.0, **settings: Any,
-) -> OnPolicy:  # fmt: skip
+    base: Any,
+    source: Any = length,
+    asked: list[Prompt] | None = None,
+    micro_batch: int = 64,
+    missing_share: float = 0.5,
+    value_from_policy: bool = False,
+    new_tokens: int = 6,
+    temperature: float = 1.0,
+    **settings: Any,
+) -> OnPolicy:
     """A loop on the tiny base, the policy a fresh adapter, the reference the bare base."""
     given = {
         "updates": 4,
@@ -198,11 +205,15 @@ def sometimes(value: Any, every: int = 4) -> Callable[[Sample], Any]:
 @pytest.mark.parametrize(
     ("value", "abstained", "errors"),
     [
-        (None, 2, 0), (math.nan, 0, 2), (math.inf, 0, 2), (Score.none("no idea"), 2, 0), (Score.none("timeout", "error"), 0, 2),
+        (None, 2, 0),
+        (math.nan, 0, 2),
+        (math.inf, 0, 2),
+        (Score.none("no idea"), 2, 0),
+        (Score.none("timeout", "error"), 0, 2),
         (Score.none("?", "unreadable"), 0, 2),
     ],
     ids=["None", "nan", "inf", "abstain", "error", "unreadable"],
-)  # fmt: skip
+)
 def test_a_missing_score_is_counted_and_its_sample_left_out_never_called_zero(tiny_base, value, abstained, errors):
     made = loop(tiny_base, sometimes(value), scale_scores=False)
     metrics = made.step()
@@ -232,7 +243,7 @@ def test_tokens_prompts_and_groups_stay_together_when_samples_leave(tiny_base):
 
 
 def test_no_score_at_all_stops_the_run(tiny_base):
-    with pytest.raises(Stopped, match="8 of 8 samples have no score.*out of order"):
+    with pytest.raises(Stopped, match=r"8 of 8 samples have no score.*out of order"):
         loop(tiny_base, lambda s: Score.none("out of order", "error"), scale_scores=False).step()
     with pytest.raises(Stopped, match="nothing to learn from"):
         loop(tiny_base, lambda s: None).step()
@@ -252,8 +263,14 @@ def test_rewards_are_scaled_to_mean_zero_and_deviation_one_on_reference_samples(
     rule = Rule(lambda s: 100.0 + 7.0 * length(s))
     made = loop(tiny_base, rule, prompts(20))
     made._measure_score_scale()
-    scores = torch.tensor([100.0 + 7.0 * len(s.tokens) for s in made.engine.generate(
-        made.backbone, [made.prompts[i] for i in made._order(0)], 1, made._seed("scale"), role="reference")])  # fmt: skip
+    scores = torch.tensor(
+        [
+            100.0 + 7.0 * len(s.tokens)
+            for s in made.engine.generate(
+                made.backbone, [made.prompts[i] for i in made._order(0)], 1, made._seed("scale"), role="reference"
+            )
+        ]
+    )
     assert made.state.score_shift == pytest.approx(float(scores.mean()))
     assert made.state.score_scale == pytest.approx(float(1 / scores.std(unbiased=False)))
     metrics = made.step()
@@ -395,14 +412,24 @@ def test_an_update_that_is_not_finite_stops_the_run_and_leaves_no_state_to_save(
 @pytest.mark.parametrize("value_from_policy", [False, True])
 def test_ppo_learns_to_say_what_is_rewarded(tiny_base, value_from_policy):
     def share(sample: Sample) -> float:
-        """Of the words that are from the second half of the vocabulary: about 0.4 at first. The end token is no word."""
+        """Of the words that are from the second half of the vocabulary: 0.4 at first. The end token is no word."""
         said = [token for token in sample.tokens if token > 0]
         return sum(token >= 40 for token in said) / max(1, len(said))
 
     made = loop(
-        tiny_base, share, value_from_policy=value_from_policy, updates=6, prompts_per_update=48, minibatch_size=24, epochs=3,
-        beta=0.0, adamw={"lr": 2e-2}, value_adamw={"lr": 2e-2}, final_lr=1.0, new_tokens=4,
-    )  # fmt: skip
+        tiny_base,
+        share,
+        value_from_policy=value_from_policy,
+        updates=6,
+        prompts_per_update=48,
+        minibatch_size=24,
+        epochs=3,
+        beta=0.0,
+        adamw={"lr": 2e-2},
+        value_adamw={"lr": 2e-2},
+        final_lr=1.0,
+        new_tokens=4,
+    )
     scores = [made.step()["objective/scores"] for _ in range(6)]
     assert sum(scores[-2:]) / 2 > scores[0] + 0.15  # 0.04 is one standard deviation
 

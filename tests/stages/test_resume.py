@@ -20,8 +20,16 @@ from rlhf_lora.run_folder import RunFolder
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
-SETTINGS = ("reward=orders_gold", "optimizer.kl_target=2.0", "optimizer.kl_horizon=500.0", "optimizer.prompts_per_update=6",
-            "optimizer.minibatch_size=3", "optimizer.epochs=1", "rollout.max_new_tokens=5", "evaluation.prompts=3")  # fmt: skip
+SETTINGS = (
+    "reward=orders_gold",
+    "optimizer.kl_target=2.0",
+    "optimizer.kl_horizon=500.0",
+    "optimizer.prompts_per_update=6",
+    "optimizer.minibatch_size=3",
+    "optimizer.epochs=1",
+    "rollout.max_new_tokens=5",
+    "evaluation.prompts=3",
+)
 
 
 def command(base: Path, run: Path, *more: str) -> list[str]:
@@ -132,7 +140,8 @@ def test_killed_and_started_again_is_bit_equal(point, whole, tiny_base, tmp_path
 
 
 @pytest.mark.parametrize(
-    "every_s", [pytest.param(300.0, id="from its start", marks=pytest.mark.slow), pytest.param(0.0, id="from its checkpoint")]
+    "every_s",
+    [pytest.param(300.0, id="from its start", marks=pytest.mark.slow), pytest.param(0.0, id="from its checkpoint")],
 )
 def test_killed_in_the_middle_of_sft_and_started_again_is_bit_equal(every_s, tiny_base, tmp_path):
     from rlhf_lora import trainer_checkpoints
@@ -183,12 +192,17 @@ def test_a_signal_in_sft_saves_its_state_and_the_run_goes_on_from_there(tiny_bas
     assert cli.run(command(tiny_base, tmp_path / "again", *more)) == 0
     one, other = (tmp_path / name / "adapters" / "sft" / "adapter_model.safetensors" for name in ("run", "again"))
     assert one.read_bytes() == other.read_bytes()
-    rows = [[{k: v for k, v in r.items() if k != "time_s"} for r in RunFolder(tmp_path / n).metrics("sft")] for n in ("run", "again")]
+    rows = [
+        [{k: v for k, v in r.items() if k != "time_s"} for r in RunFolder(tmp_path / n).metrics("sft")]
+        for n in ("run", "again")
+    ]
     assert rows[0] == rows[1]
 
 
 @pytest.mark.parametrize("damage", ["flipped", *(pytest.param(how, marks=pytest.mark.slow) for how in ("cut", "gone"))])
-def test_with_its_newest_checkpoint_damaged_a_run_goes_on_from_the_one_before(damage, whole, tiny_base, tmp_path, capsys):
+def test_with_its_newest_checkpoint_damaged_a_run_goes_on_from_the_one_before(
+    damage, whole, tiny_base, tmp_path, capsys
+):
     from rlhf_lora import checkpoints
 
     arguments = command(tiny_base, tmp_path / "run")
@@ -245,9 +259,14 @@ def test_a_finished_run_again_prints_its_path_and_writes_nothing(finished, tiny_
 
 @pytest.mark.parametrize(
     ("more", "told"),
-    [(["optimizer.beta=0.07"], "optimizer.beta 0.05 → 0.07"), (["seed=3"], "seed 0 → 3"), (["resume=never"], "is a run already"),
-     (["reward=length"], "reward.name orders_gold → length"), (["optimizer.updates=2"], "optimizer.updates 1 → 2")],
-)  # fmt: skip
+    [
+        (["optimizer.beta=0.07"], "optimizer.beta 0.05 → 0.07"),
+        (["seed=3"], "seed 0 → 3"),
+        (["resume=never"], "is a run already"),
+        (["reward=length"], "reward.name orders_gold → length"),
+        (["optimizer.updates=2"], "optimizer.updates 1 → 2"),
+    ],
+)
 def test_another_configuration_on_a_run_folder_is_refused_with_the_difference(more, told, finished, tiny_base, capsys):
     before = state_of(finished)
     assert cli.run(command(tiny_base, finished, "optimizer.updates=1", *more)) == 2
