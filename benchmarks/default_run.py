@@ -57,7 +57,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         intervals = [row["summary"]["gold"]["win_rate_ci95"] for row in runs]
         each = ", ".join(f"{w:.3f} [{a:.3f}, {b:.3f}]" for w, (a, b) in zip(wins, intervals, strict=True))
         kl = ", ".join(f"{row['summary']['policy']['kl_to_reference']:.1f}" for row in runs)
-        accuracy = ", ".join(f"{r['summary']['reward_model']['gold_accuracy']:.3f}" for r in runs if "reward_model" in r["summary"])
+        accuracy = ", ".join(
+            f"{r['summary']['reward_model']['gold_accuracy']:.3f}" for r in runs if "reward_model" in r["summary"]
+        )
         cpu = ", ".join(f"{row['cpu_seconds']:.0f}" for row in runs)
         lines.append(f"| {command} | **{statistics.mean(wins):.3f}**: {each} | {kl} | {accuracy or '–'} | {cpu} |")
     return "\n".join(lines)
@@ -77,7 +79,12 @@ def main() -> None:
     for seed in given.seeds:
         with tempfile.TemporaryDirectory() as home:
             rows += [measure(seed, arm, Path(home), extra) for arm in given.arms]
-        found = {"machine": platform.processor() or platform.machine(), "python": platform.python_version(), "overrides": extra, "runs": rows}
+        found = {
+            "machine": platform.processor() or platform.machine(),
+            "python": platform.python_version(),
+            "overrides": extra,
+            "runs": rows,
+        }
         given.to.parent.mkdir(parents=True, exist_ok=True)
         given.to.write_text(json.dumps(found, indent=1) + "\n")
         print(table(rows), flush=True)

@@ -4,4 +4,4 @@ registry reaches them."""
 if __name__ == "plugins":
     raise ImportError("import rlhf_lora.plugins, not plugins: a second copy would register everything twice")
 
-from . import datasets, optimizers, rewards, rollouts, trackers  # noqa: E402, F401
+from . import datasets, optimizers, rewards, rollouts, trackers  # noqa: F401

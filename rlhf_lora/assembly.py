@@ -79,7 +79,9 @@ class Assembly:
                 fix="raise max_prompt_tokens (more memory), or give shorter prompts",
             )  # fmt: skip
         if len(kept) < len(prompts):
-            progress.stage("prompts", f"{len(prompts) - len(kept)} of {len(prompts)} are longer than {limit} tokens: not used")
+            progress.stage(
+                "prompts", f"{len(prompts) - len(kept)} of {len(prompts)} are longer than {limit} tokens: not used"
+            )
         return kept
 
     def context(self, backbone: Backbone) -> Context:

@@ -155,7 +155,9 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             fix="an adapter folder in PEFT layout has adapter_config.json and adapter_model.safetensors",
         ) from error
     except Exception as error:
-        raise ModelError(f"the adapter cannot be read: {_first_line(error)}", where=str(folder), fix="save it again") from error
+        raise ModelError(
+            f"the adapter cannot be read: {_first_line(error)}", where=str(folder), fix="save it again"
+        ) from error
 
 
 # --- roles on one base ------------------------------------------------------------------------------------------------
@@ -186,7 +188,12 @@ class Backbone:
     """
 
     def __init__(self, spec: ModelSpec, *, micro_batch: int = 64, rollout_batch: int = 256, logprob_chunk: int = 1024):
-        self.spec, self.micro_batch, self.rollout_batch, self.logprob_chunk = spec, micro_batch, rollout_batch, logprob_chunk
+        self.spec, self.micro_batch, self.rollout_batch, self.logprob_chunk = (
+            spec,
+            micro_batch,
+            rollout_batch,
+            logprob_chunk,
+        )
         self.chat = load_chat(spec)
         self.base = load_base(spec)
         self.model: Any = None  # the PeftModel around the base, once a role has an adapter
@@ -226,7 +233,9 @@ class Backbone:
         if not bare:
             config, tensors = self._adapter_parts(start)
             if head and start is not None and not any(key.endswith("score.weight") for key in tensors):
-                raise ModelError("the adapter has no score head", where=str(start), fix="give a reward adapter (stage reward_model)")
+                raise ModelError(
+                    "the adapter has no score head", where=str(start), fix="give a reward adapter (stage reward_model)"
+                )
             self._add_adapter(name, config, tensors, start)
         self.roles[name] = Role(name, adapter=not bare, trained=trained)
         if head:
@@ -276,7 +285,9 @@ class Backbone:
 
         folder.mkdir(parents=True, exist_ok=True)
         tensors = get_peft_model_state_dict(self.model, adapter_name=name, save_embedding_layers=False)
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, str(folder / "adapter_model.safetensors"))
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, str(folder / "adapter_model.safetensors")
+        )
         config = self.model.peft_config[name]
         config.base_model_name_or_path = self.spec.path
         config.inference_mode = True
@@ -316,7 +327,9 @@ class Backbone:
         return rows
 
     @torch.no_grad()
-    def sequence_scores(self, role: str, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[float]:
+    def sequence_scores(
+        self, role: str, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> list[float]:
         """Head of `role` at the last token of each sequence, one number per sequence."""
         scores = [0.0] * len(prompts)
         with self.role(role):
@@ -367,7 +380,9 @@ class Backbone:
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)  # peft's, of Transformers
+            warnings.filterwarnings(
+                "ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning
+            )  # peft's, of Transformers
             if self.model is None:
                 self.model = get_peft_model(self.base, config, adapter_name=name)
             else:
@@ -375,7 +390,9 @@ class Backbone:
         disable_dropout(self.model)
         self.model.eval()
         self._adapters[name] = {
-            n.replace(f".{name}.", "."): p for n, p in self.model.named_parameters() if f".{name}." in n and "lora_" in n
+            n.replace(f".{name}.", "."): p
+            for n, p in self.model.named_parameters()
+            if f".{name}." in n and "lora_" in n
         }
         for parameter in self._adapters[name].values():
             parameter.data = parameter.data.float()
@@ -384,7 +401,11 @@ class Backbone:
             return
         wanted = get_peft_model_state_dict(self.model, adapter_name=name, save_embedding_layers=False)
         given = {k: v.float() for k, v in tensors.items() if ".score." not in k}
-        wrong = [k for k in wanted.keys() | given.keys() if k not in wanted or k not in given or wanted[k].shape != given[k].shape]
+        wrong = [
+            k
+            for k in wanted.keys() | given.keys()
+            if k not in wanted or k not in given or wanted[k].shape != given[k].shape
+        ]
         if wrong:
             self.model.delete_adapter(name)
             del self._adapters[name]
@@ -432,5 +453,9 @@ class Backbone:
 def _plain_head(model: Any) -> Tensor:
     head = model.get_output_embeddings()
     if head is None or getattr(head, "bias", None) is not None:
-        raise ModelError("the model has no plain vocabulary projection", where=type(model).__name__, fix="use a causal language model")
+        raise ModelError(
+            "the model has no plain vocabulary projection",
+            where=type(model).__name__,
+            fix="use a causal language model",
+        )
     return head.weight.detach()

@@ -39,7 +39,9 @@ class Chat:
                 fix="set eos_token to the token that ends a reply (for chat models often '<|im_end|>')",
             )
         if mode == "chat" and not tokenizer.chat_template:
-            raise ModelError("the tokenizer has no chat template", where="model.template=chat", fix="model.template=plain")
+            raise ModelError(
+                "the tokenizer has no chat template", where="model.template=chat", fix="model.template=plain"
+            )
         self.tokenizer = tokenizer
         self.mode = mode
         self.template_kwargs = dict(template_kwargs or {})

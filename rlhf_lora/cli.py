@@ -72,7 +72,9 @@ Kinds: reward, judge, dataset, optimizer, rollout, tracker.
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: run a verb and exit with its code."""
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")  # read once, when torch is imported: spinning halves 4-bit speed on CPUs
+    os.environ.setdefault(
+        "GOMP_SPINCOUNT", "0"
+    )  # read once, when torch is imported: spinning halves 4-bit speed on CPUs
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
@@ -101,7 +103,11 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     verb, *rest = words
     if verb not in VERBS:
-        raise ConfigError(f"there is no verb '{verb}'{did_you_mean(verb, VERBS)}", where=f"rlhf-lora {verb}", fix=f"verbs: {', '.join(VERBS)}")
+        raise ConfigError(
+            f"there is no verb '{verb}'{did_you_mean(verb, VERBS)}",
+            where=f"rlhf-lora {verb}",
+            fix=f"verbs: {', '.join(VERBS)}",
+        )
     if {"-h", "--help"} & set(flags):
         print(HELP[verb], end="")
         return 0
@@ -113,7 +119,11 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _refuse_flag(flag: str, known: Sequence[str]) -> int:
-    raise ConfigError(f"there is no flag '{flag}'{did_you_mean(flag, known)}", where=flag, fix=f"flags: {', '.join(known)}; overrides are key=value")
+    raise ConfigError(
+        f"there is no flag '{flag}'{did_you_mean(flag, known)}",
+        where=flag,
+        fix=f"flags: {', '.join(known)}; overrides are key=value",
+    )
 
 
 def _train(overrides: list[str], as_json: bool) -> int:
@@ -143,8 +153,11 @@ def _headline(summary: dict[str, Any]) -> None:
     model = summary.get("reward_model", {})
     if "accuracy" in model:
         low, high = model["accuracy_ci95"]
-        against_gold = f"; against the true order {model['gold_accuracy']:.3f}" if "gold_accuracy" in model else ""
-        print(f"reward model: {model['accuracy']:.3f} [{low:.3f}, {high:.3f}] of {model['pairs']} pairs, length alone {model['length_baseline']:.3f}{against_gold}")
+        print(
+            f"reward model: {model['accuracy']:.3f} [{low:.3f}, {high:.3f}] of {model['pairs']} held-out pairs, "
+            f"length alone {model['length_baseline']:.3f}"
+            + (f", against the true order {model['gold_accuracy']:.3f}" if "gold_accuracy" in model else "")
+        )
 
 
 def _plan(overrides: list[str], as_json: bool) -> int:
@@ -163,7 +176,9 @@ def _plan(overrides: list[str], as_json: bool) -> int:
 def _evaluate(words: list[str], as_json: bool) -> int:
     runs = [w for w in words if "=" not in w]
     if len(runs) != 1:
-        raise ConfigError(f"evaluate wants one run folder, got {len(runs)}", where="rlhf-lora evaluate", fix="rlhf-lora evaluate RUN")
+        raise ConfigError(
+            f"evaluate wants one run folder, got {len(runs)}", where="rlhf-lora evaluate", fix="rlhf-lora evaluate RUN"
+        )
     from rlhf_lora.evaluate import evaluate
 
     figures = evaluate(runs[0], *[w for w in words if "=" in w])
@@ -193,7 +208,11 @@ def _plugins(words: list[str], as_json: bool) -> int:
     kinds = [w for w in words if "=" not in w]
     for kind in kinds:
         if kind not in registry.KINDS:
-            raise ConfigError(f"there is no kind '{kind}'{did_you_mean(kind, registry.KINDS)}", where="rlhf-lora plugins", fix=f"kinds: {', '.join(registry.KINDS)}")
+            raise ConfigError(
+                f"there is no kind '{kind}'{did_you_mean(kind, registry.KINDS)}",
+                where="rlhf-lora plugins",
+                fix=f"kinds: {', '.join(registry.KINDS)}",
+            )
     for file in config.plugin_files([w for w in words if "=" in w]):
         registry.load_file(file)
     found = [entry for entry in registry.entries() if not kinds or entry.kind in kinds]
@@ -219,7 +238,13 @@ def _described(entry: Any) -> dict[str, Any]:
             default = dataclasses.asdict(default)  # type: ignore[arg-type]
         shown = "???" if default is dataclasses.MISSING else default
         settings[name] = {"type": getattr(hint, "__name__", str(hint)), "default": shown}
-    return {"kind": entry.kind, "name": entry.name, "origin": entry.origin, "summary": entry.summary, "settings": settings}
+    return {
+        "kind": entry.kind,
+        "name": entry.name,
+        "origin": entry.origin,
+        "summary": entry.summary,
+        "settings": settings,
+    }
 
 
 def _shown(value: Any) -> str:

@@ -219,7 +219,9 @@ def _with_free_keys(overrides: Sequence[str]) -> list[str]:
     Hydra would ask for `++` before them."""
     free = {"model.template_kwargs", "model.shape"}
     for entry in registry.entries():
-        free |= {f"{entry.kind}.{name}" for name, (hint, _) in entry.fields().items() if typing.get_origin(hint) is dict}
+        free |= {
+            f"{entry.kind}.{name}" for name, (hint, _) in entry.fields().items() if typing.get_origin(hint) is dict
+        }
 
     def key_of(override: str) -> str:
         return ".".join(override.partition("=")[0].split(".")[:2])
@@ -240,7 +242,11 @@ def _check_plugin_names(overrides: Sequence[str]) -> None:
 def _check_no_deletions(overrides: Sequence[str]) -> None:
     for override in overrides:
         if override.startswith("~"):
-            raise ConfigError(f"a setting cannot be taken away: {override}", where=override, fix=f"set it to null: {override[1:]}=null")
+            raise ConfigError(
+                f"a setting cannot be taken away: {override}",
+                where=override,
+                fix=f"set it to null: {override[1:]}=null",
+            )
 
 
 def _is_preset(kind: str, name: str) -> bool:
@@ -258,12 +264,16 @@ def _as_config_error(error: Exception, overrides: Sequence[str]) -> ConfigError 
     if missing_key:
         full = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), missing_key[1])
         known = _all_keys(overrides)
-        return ConfigError(f"there is no setting '{full}'{did_you_mean(full, known)}", where=where, fix=_keys_hint(full, known))
+        return ConfigError(
+            f"there is no setting '{full}'{did_you_mean(full, known)}", where=where, fix=_keys_hint(full, known)
+        )
     group = re.search(r"Could not override '([^']+)'", message)
     if group and "." in group[1]:
         known = _all_keys(overrides)
         return ConfigError(
-            f"there is no setting '{group[1]}'{did_you_mean(group[1], known)}", where=where, fix=_keys_hint(group[1], known)
+            f"there is no setting '{group[1]}'{did_you_mean(group[1], known)}",
+            where=where,
+            fix=_keys_hint(group[1], known),
         )
     if group:
         return ConfigError(
@@ -275,12 +285,28 @@ def _as_config_error(error: Exception, overrides: Sequence[str]) -> ConfigError 
     if option:
         kind, _, name = option[1].rpartition("/")
         known = _options(kind)
-        return ConfigError(f"{kind} has no '{name}'{did_you_mean(name, known)}", where=where, fix=f"choices: {', '.join(known)}")
-    if "Error parsing override" in message or "no viable alternative" in message or "mismatched input" in message or "token recognition" in message:
-        return ConfigError(f"this override cannot be read: {where}", where=where, fix="write key=value; quote what has commas: 'key=\"a, b\"'")
-    value = next((line for line in lines if "could not be converted" in line or "Invalid value" in line), lines[0] if lines else repr(error))
+        return ConfigError(
+            f"{kind} has no '{name}'{did_you_mean(name, known)}", where=where, fix=f"choices: {', '.join(known)}"
+        )
+    if (
+        "Error parsing override" in message
+        or "no viable alternative" in message
+        or "mismatched input" in message
+        or "token recognition" in message
+    ):
+        return ConfigError(
+            f"this override cannot be read: {where}",
+            where=where,
+            fix="write key=value; quote what has commas: 'key=\"a, b\"'",
+        )
+    value = next(
+        (line for line in lines if "could not be converted" in line or "Invalid value" in line),
+        lines[0] if lines else repr(error),
+    )
     full = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
-    return ConfigError(value.rstrip("."), where=full or where, fix="`rlhf-lora plugins` and `rlhf-lora plan` show settings and types")
+    return ConfigError(
+        value.rstrip("."), where=full or where, fix="`rlhf-lora plugins` and `rlhf-lora plan` show settings and types"
+    )
 
 
 def _override_in(message: str, overrides: Sequence[str]) -> str:
@@ -304,7 +330,9 @@ def _groups() -> list[str]:
 
 def _options(group: str) -> list[str]:
     folder = resources.files("rlhf_lora.conf").joinpath(group)
-    presets = [f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")] if folder.is_dir() else []
+    presets = (
+        [f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")] if folder.is_dir() else []
+    )
     return sorted({*presets, *(registry.names(group) if group in registry.KINDS else [])})
 
 
@@ -327,7 +355,9 @@ def _chosen(overrides: Sequence[str]) -> dict[str, str]:
     import yaml
 
     text = resources.files("rlhf_lora.conf").joinpath("train.yaml").read_text("utf-8")
-    chosen = {k: v for default in yaml.safe_load(text)["defaults"] if isinstance(default, dict) for k, v in default.items()}
+    chosen = {
+        k: v for default in yaml.safe_load(text)["defaults"] if isinstance(default, dict) for k, v in default.items()
+    }
     chosen |= {key: value for key, _, value in (override.partition("=") for override in overrides)}
     return {kind: chosen[kind] for kind in PLUGIN_GROUPS if kind in chosen and chosen[kind] in registry.names(kind)}
 

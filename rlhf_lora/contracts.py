@@ -57,7 +57,7 @@ class RewardSource(Protocol):
     an empty list; empty and cut-off text do not raise.
     """
 
-    def score(self, samples: Sequence[Sample], **columns: Sequence[Any]) -> Sequence[float | None | Score]:
+    def score(self, samples: Sequence[Sample], **columns: Sequence[Any]) -> Sequence[float | Score | None]:
         """Score samples. Keyword-only parameters without default are dataset columns, one value per sample."""
         ...
 
@@ -92,7 +92,9 @@ class RolloutEngine(Protocol):
     temperature: float
     max_new_tokens: int
 
-    def generate(self, backbone: Any, prompts: Sequence[Prompt], n: int, seed: int, role: str = "policy") -> list[Sample]: ...
+    def generate(
+        self, backbone: Any, prompts: Sequence[Prompt], n: int, seed: int, role: str = "policy"
+    ) -> list[Sample]: ...
 
 
 @runtime_checkable

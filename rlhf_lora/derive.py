@@ -58,6 +58,8 @@ def derive(config: DictConfig, width: int, positions: int | None, dataset: Any) 
         hardware.rollout_batch = max(1, min(256, ROLLOUT_TOKENS // longest)) if small else 32
     if hardware.threads is None and hardware.device == "cpu" and small:
         hardware.threads = 1  # for tiny models more threads only wait for each other
+    if "value" in config.optimizer and config.optimizer.value is None:
+        config.optimizer.value = "trunk" if small else "adapter"
     for place, (rate, power) in LEARNING_RATES.items():
         node = OmegaConf.select(config, place)
         if node is not None and node.lr is None:
@@ -112,7 +114,9 @@ def shape_of(config: DictConfig, mini: BaseSettings | None) -> memory.Shape:
     """The model's shape: a folder's config.json wins, then the preset's, then the hub's."""
     model = config.model
     if mini is not None:
-        return memory.Shape(mini.hidden, mini.layers, mini.heads, mini.heads, mini.hidden // mini.heads, mini.feed_forward, 96, False)
+        return memory.Shape(
+            mini.hidden, mini.layers, mini.heads, mini.heads, mini.hidden // mini.heads, mini.feed_forward, 96, False
+        )
     check_model_folder(model.path)
     file = Path(model.path) / "config.json"
     if not file.is_file() and model.shape is not None:
@@ -122,7 +126,9 @@ def shape_of(config: DictConfig, mini: BaseSettings | None) -> memory.Shape:
     try:
         return memory.from_config_json(json.loads(file.read_text()))
     except json.JSONDecodeError as error:
-        raise ModelError(f"config.json is not JSON: {error}", where=str(file), fix="copy the model folder again") from error
+        raise ModelError(
+            f"config.json is not JSON: {error}", where=str(file), fix="copy the model folder again"
+        ) from error
 
 
 def _hub_config(path: str, revision: str | None) -> Path:

@@ -48,7 +48,13 @@ def evaluate_policy(
     reference = engine.generate(backbone, prompts, 1, seed + 1, role="reference")
     kl = sequence_kl(backbone, policy, engine.temperature)
     rows = [
-        {"prompt": p.prompt, "policy_text": p.text, "reference_text": r.text, "policy_kl": k, "policy_finished": p.finished}
+        {
+            "prompt": p.prompt,
+            "policy_text": p.text,
+            "reference_text": r.text,
+            "policy_kl": k,
+            "policy_finished": p.finished,
+        }
         for p, r, k in zip(policy, reference, kl, strict=True)
     ]
     summary: dict[str, Any] = {"policy": {"kl_to_reference": sum(kl) / len(kl), "mean_length": _mean_length(policy)}}
@@ -77,7 +83,9 @@ def compare(ours: Sequence[Score], theirs: Sequence[Score], seed: int = 0) -> di
         `score_mean`, `score_mean_reference`, `win_rate_vs_reference` (ties ½) with `win_rate_ci95`, `compared`, and
         `unscored` when a prompt had to be left out. Nothing but `unscored` when none is left.
     """
-    both = [(a.value, b.value) for a, b in zip(ours, theirs, strict=True) if a.value is not None and b.value is not None]
+    both = [
+        (a.value, b.value) for a, b in zip(ours, theirs, strict=True) if a.value is not None and b.value is not None
+    ]
     missing = {"unscored": len(ours) - len(both)} if len(both) < len(ours) else {}
     if not both:
         return missing
@@ -109,7 +117,9 @@ def _mean_length(samples: Sequence[Sample]) -> float:
 # --- the reward model -------------------------------------------------------------------------------------------------
 
 
-def judge_reward_model(spec: Any, folder: Path, splits: Splits, gold: Any = None, split: str = "final") -> dict[str, Any]:
+def judge_reward_model(
+    spec: Any, folder: Path, splits: Splits, gold: Any = None, split: str = "final"
+) -> dict[str, Any]:
     """Accuracy on held-out pairs beside the length baseline; then scale its scores to deviation 1.
 
     The scale (`reward.json`: gain and bias) comes from both answers of the tuning pairs, 512 pairs at most.
@@ -135,12 +145,16 @@ def judge_reward_model(spec: Any, folder: Path, splits: Splits, gold: Any = None
     return figures
 
 
-def _gold_accuracy(chosen: Sequence[float], rejected: Sequence[float], pairs: Sequence[Pair], gold: Any) -> dict[str, Any]:
+def _gold_accuracy(
+    chosen: Sequence[float], rejected: Sequence[float], pairs: Sequence[Pair], gold: Any
+) -> dict[str, Any]:
     """Labels are noisy, the truth is not: how often the model orders a pair as the truth does, where that is no tie."""
     from rlhf_lora.stages.accuracy import wilson
 
     better = [score.value for score in gold([Sample(p.prompt.text, p.chosen, columns=p.prompt.columns) for p in pairs])]
-    worse = [score.value for score in gold([Sample(p.prompt.text, p.rejected, columns=p.prompt.columns) for p in pairs])]
+    worse = [
+        score.value for score in gold([Sample(p.prompt.text, p.rejected, columns=p.prompt.columns) for p in pairs])
+    ]
     rights = [
         0.5 if c == r else float((c > r) == (a > b))
         for c, r, a, b in zip(chosen, rejected, better, worse, strict=True)
@@ -149,12 +163,18 @@ def _gold_accuracy(chosen: Sequence[float], rejected: Sequence[float], pairs: Se
     if not rights:
         return {}
     share = sum(rights) / len(rights)
-    return {"gold_accuracy": share, "gold_accuracy_ci95": list(wilson(sum(rights), len(rights))), "gold_pairs": len(rights)}
+    return {
+        "gold_accuracy": share,
+        "gold_accuracy_ci95": list(wilson(sum(rights), len(rights))),
+        "gold_pairs": len(rights),
+    }
 
 
 def _both_sides(scorer: Any, pairs: Sequence[Pair]) -> tuple[list[float], list[float]]:
     prompts = [pair.prompt for pair in pairs]
-    return scorer.score(prompts, [pair.chosen for pair in pairs]), scorer.score(prompts, [pair.rejected for pair in pairs])
+    return scorer.score(prompts, [pair.chosen for pair in pairs]), scorer.score(
+        prompts, [pair.rejected for pair in pairs]
+    )
 
 
 # --- a finished run, again --------------------------------------------------------------------------------------------
@@ -186,7 +206,11 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
 
     folder = find_run(run)
     if not (folder.adapter("policy") / "adapter_config.json").is_file():
-        raise UserError(f"{run} has no policy yet", where=str(folder.adapter("policy")), fix=f"finish it: rlhf-lora train … run_dir={run}")
+        raise UserError(
+            f"{run} has no policy yet",
+            where=str(folder.adapter("policy")),
+            fix=f"finish it: rlhf-lora train … run_dir={run}",
+        )
     if any(override.startswith("seed=") for override in overrides):
         raise UserError("seed is the run's own", where="seed=", fix="evaluation.seed=N draws other answers")
     plan = make_plan(recompose(folder.config, overrides))

@@ -34,4 +34,8 @@ class Interrupts:
         if self.number:
             raise KeyboardInterrupt
         self.number = number
-        print(f"{signal.Signals(number).name}: saving after this step; once more to leave at once", file=sys.stderr, flush=True)
+        print(
+            f"{signal.Signals(number).name}: saving after this step; once more to leave at once",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -71,10 +71,16 @@ def check_model_folder(path: str) -> None:
             raise ModelError(f"no model folder {path}", where=f"model.path={path}", fix="give a folder or a hub id")
         return
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{path} has no config.json", where=f"model.path={path}", fix="give a folder in Transformers layout")
+        raise ModelError(
+            f"{path} has no config.json", where=f"model.path={path}", fix="give a folder in Transformers layout"
+        )
     if not list(folder.glob("*.safetensors")):
         other = [f.name for f in folder.glob("pytorch_model*.bin")]
-        hint = f"it has {other[0]}: convert it, this kit never unpickles" if other else "copy the *.safetensors files there"
+        hint = (
+            f"it has {other[0]}: convert it, this kit never unpickles"
+            if other
+            else "copy the *.safetensors files there"
+        )
         raise ModelError(f"{path} has no weights (*.safetensors)", where=f"model.path={path}", fix=hint)
 
 
@@ -84,7 +90,14 @@ def base_hash(path: str, revision: str | None = None) -> str:
     if not folder.is_dir():
         return hashlib.sha256(f"{path}@{revision}".encode()).hexdigest()[:16]
     digest = hashlib.sha256()
-    names = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json"), *folder.glob("tokenizer*.json"), *folder.glob("chat_template*")])
+    names = sorted(
+        [
+            *folder.glob("*.safetensors"),
+            *folder.glob("config.json"),
+            *folder.glob("tokenizer*.json"),
+            *folder.glob("chat_template*"),
+        ]
+    )
     for file in names:
         stat = file.stat()
         digest.update(f"{file.name}:{_file_hash(str(file.resolve()), stat.st_size, stat.st_mtime_ns)};".encode())

@@ -138,7 +138,9 @@ class Run:
         plan = self.plan
         if plan.spec.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError(
-                "torch finds no CUDA card", where="hardware.device=cuda", fix="hardware=cpu, or install a CUDA build of torch"
+                "torch finds no CUDA card",
+                where="hardware.device=cuda",
+                fix="hardware=cpu, or install a CUDA build of torch",
             )
         if plan.config.hardware.threads:
             torch.set_num_threads(plan.config.hardware.threads)
@@ -287,12 +289,17 @@ class Run:
 
         progress.stage("evaluation", f"{len(evaluation_prompts(self.plan))} held-out prompts")
         started = time.perf_counter()
-        backbone = self._loop.backbone if self._loop is not None else self.parts.backbone(self.parts.adapter_of("policy"))
+        backbone = (
+            self._loop.backbone if self._loop is not None else self.parts.backbone(self.parts.adapter_of("policy"))
+        )
         ctx = self.parts.context(backbone)
         judges = self.parts.judges(ctx) if self._loop is None else self.parts.judges(ctx) | {"score": self._loop.scorer}
         result = evaluate_policy(
-            backbone, opened(self.plan.rollout, ctx), self.parts.short_enough(backbone, evaluation_prompts(self.plan)),
-            evaluation_seed(self.plan), judges,
+            backbone,
+            opened(self.plan.rollout, ctx),
+            self.parts.short_enough(backbone, evaluation_prompts(self.plan)),
+            evaluation_seed(self.plan),
+            judges,
         )
         self._folder.save_samples("evaluation", None, result.rows)
         self._keep("evaluation", {"seconds": time.perf_counter() - started, "figures": result.summary})

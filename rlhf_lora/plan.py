@@ -142,13 +142,23 @@ def _stages(
     built: Mapping[str, Any], start: Path | None, cache_dir: Path,
 ) -> list[StagePlan]:  # fmt: skip
     base = mini_hash(mini) if mini is not None else base_hash(spec.path, spec.revision)
-    model = [base, spec.load_in_4bit, spec.dtype, spec.device, vars(spec.lora), spec.template, dict(spec.template_kwargs)]
+    model = [
+        base,
+        spec.load_in_4bit,
+        spec.dtype,
+        spec.device,
+        vars(spec.lora),
+        spec.template,
+        dict(spec.template_kwargs),
+    ]
     common = [__version__, config.seed, model, config.hardware.threads]
     start_key = adapter_hash(start) if start else None
     plans: list[StagePlan] = []
 
     def add(name: str, reads: str, writes: str, rows: int, inputs: list[Any], cached: bool = True) -> str:
-        key = hashlib.sha256(json.dumps([name, *common, *inputs], sort_keys=True, default=str).encode()).hexdigest()[:20]
+        key = hashlib.sha256(json.dumps([name, *common, *inputs], sort_keys=True, default=str).encode()).hexdigest()[
+            :20
+        ]
         folder = cache_dir / "stages" / f"{name}-{key}"
         reused = folder if cached and config.cache and (folder / "adapter" / "adapter_config.json").is_file() else None
         plans.append(StagePlan(name, reads, writes, rows, key, _stage_memory(name, config, shape, built), reused))
@@ -159,12 +169,22 @@ def _stages(
         start_key = add("sft", "demonstrations", "adapters/sft", len(splits.demonstrations), inputs)
     reward_key = None
     if "reward_model" in names:
-        inputs = [start_key, OmegaConf.to_container(config.reward_model), config.evaluation.split, splits.fingerprint("pairs", "tuning_pairs", "final_pairs")]
+        inputs = [
+            start_key,
+            OmegaConf.to_container(config.reward_model),
+            config.evaluation.split,
+            splits.fingerprint("pairs", "tuning_pairs", "final_pairs"),
+        ]
         reward_key = add("reward_model", "pairs", "adapters/reward", len(splits.pairs), inputs)
     if "policy" in names:
         learns_from = getattr(built["optimizer"], "learns_from", None)
         reads = learns_from or "prompts"
-        inputs = [start_key, reward_key, *(OmegaConf.to_container(config[k]) for k in PLUGIN_GROUPS), registry.source_hashes()]
+        inputs = [
+            start_key,
+            reward_key,
+            *(OmegaConf.to_container(config[k]) for k in PLUGIN_GROUPS),
+            registry.source_hashes(),
+        ]
         add("policy", reads, "adapters/policy", len(getattr(splits, reads)), inputs, cached=False)
     return plans
 
@@ -193,10 +213,18 @@ def _notes(config: DictConfig, splits: Splits, stages: Sequence[StagePlan]) -> l
     final, prompts = len(splits.final_prompts), len(splits.prompts)
     if any(s.name == "policy" for s in stages) and final < 100:
         notes.append(f"only {final} held-out prompts: a win rate will be ± {98 / final**0.5:.0f} points")
-    if any(s.name == "policy" and s.reads == "prompts" for s in stages) and prompts < config.optimizer.prompts_per_update:
-        notes.append(f"{prompts} prompts for {config.optimizer.prompts_per_update} a rollout: prompts repeat within one")
+    if (
+        any(s.name == "policy" and s.reads == "prompts" for s in stages)
+        and prompts < config.optimizer.prompts_per_update
+    ):
+        notes.append(
+            f"{prompts} prompts for {config.optimizer.prompts_per_update} a rollout: prompts repeat within one"
+        )
     if config.hardware.memory_gib:
-        for stage in stages:
-            if stage.memory and not stage.memory.fits(config.hardware.memory_gib):
-                notes.append(f"{stage.name} is estimated at {stage.memory.total_gib:.1f} GiB: too much for {config.hardware.memory_gib} GiB")
+        card = config.hardware.memory_gib
+        notes += [
+            f"{stage.name} is estimated at {stage.memory.total_gib:.1f} GiB: too much for {card} GiB"
+            for stage in stages
+            if stage.memory and not stage.memory.fits(card)
+        ]
     return notes

@@ -29,7 +29,9 @@ def check_ranges(config: DictConfig) -> None:
     for place, allowed in choices.items():
         value = OmegaConf.select(config, place)
         if value not in allowed:
-            raise ConfigError(f"{place} is '{value}'{did_you_mean(str(value), allowed)}", where=place, fix=" or ".join(allowed))
+            raise ConfigError(
+                f"{place} is '{value}'{did_you_mean(str(value), allowed)}", where=place, fix=" or ".join(allowed)
+            )
     lowest = {
         "adapter.r": 1, "adapter.alpha": 1, "checkpoint_every": 1, "samples_every": 1, "evaluation.prompts": 1,
         "evaluation.show": 0, "hardware.logprob_chunk": 1, "hardware.micro_batch": 1, "hardware.rollout_batch": 1,
@@ -87,7 +89,9 @@ def check_adapter_fits(folder: Path, shape: Shape, where: str) -> None:
         with open(file, "rb") as data:
             header = json.loads(data.read(int.from_bytes(data.read(8), "little")))
     except (OSError, ValueError, OverflowError) as error:
-        raise ModelError(f"the adapter's weights cannot be read: {error}", where=str(file), fix="copy or save it again") from error
+        raise ModelError(
+            f"the adapter's weights cannot be read: {error}", where=str(file), fix="copy or save it again"
+        ) from error
     widths = {tuple(entry["shape"])[1] for name, entry in header.items() if name.endswith("q_proj.lora_A.weight")}
     layers = {int(match[1]) for name in header if (match := re.search(r"layers\.(\d+)\.", name))}
     if (widths and widths != {shape.hidden}) or (layers and max(layers) >= shape.layers):
@@ -113,7 +117,11 @@ def stage_names(config: DictConfig, reward: Any, optimizer: Any, splits: Splits,
     names = list(config.stages)
     for name in names:
         if name not in STAGES:
-            raise ConfigError(f"there is no stage '{name}'{did_you_mean(name, STAGES)}", where="stages", fix=f"stages: {', '.join(STAGES)}")
+            raise ConfigError(
+                f"there is no stage '{name}'{did_you_mean(name, STAGES)}",
+                where="stages",
+                fix=f"stages: {', '.join(STAGES)}",
+            )
     missing = [name for name in needed if name not in names and "policy" in names]
     if missing or not names:
         raise ConfigError(

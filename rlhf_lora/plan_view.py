@@ -63,7 +63,9 @@ def _stage_table(plan: Plan) -> Any:
     for column in ("stage", "reads", "writes", "from"):
         table.add_column(column)
     for stage in plan.stages:
-        table.add_row(stage.name, f"{stage.rows:,} {stage.reads}", stage.writes, "cache (reused)" if stage.reused else "training")
+        table.add_row(
+            stage.name, f"{stage.rows:,} {stage.reads}", stage.writes, "cache (reused)" if stage.reused else "training"
+        )
     if plan.stage("policy"):
         table.add_row("evaluation", f"{len(plan.splits.final_prompts):,} prompts", "summary.json, report.html", "")
     return table
@@ -90,7 +92,11 @@ def _memory_table(plan: Plan) -> Any:
     for stage in plan.stages:
         if stage.memory is not None:
             values = [getattr(stage.memory, part) / memory.GIB for part in parts]
-            table.add_row(stage.name, *(f"{v:.2f}" if v >= 0.005 else "·" for v in values), f"[bold]{stage.memory.total_gib:.2f}[/]")
+            table.add_row(
+                stage.name,
+                *(f"{v:.2f}" if v >= 0.005 else "·" for v in values),
+                f"[bold]{stage.memory.total_gib:.2f}[/]",
+            )
     return table
 
 

@@ -81,7 +81,9 @@ def register(kind: str, name: str) -> Callable[[T], T]:
             is not a plain value.
     """
     if not name.isidentifier():
-        raise PluginError(f"'{name}' cannot name a plugin: use letters, digits and underscores", fix=f'@{kind}("my_name")')
+        raise PluginError(
+            f"'{name}' cannot name a plugin: use letters, digits and underscores", fix=f'@{kind}("my_name")'
+        )
 
     def enter(thing: T) -> T:
         if inspect.isclass(thing):
@@ -93,7 +95,11 @@ def register(kind: str, name: str) -> Callable[[T], T]:
         method = KINDS[kind]
         if method and not callable(getattr(cls, method, None)):
             also = " or compare()" if kind == "reward" else ""
-            raise PluginError(f"the {kind} '{name}' has no method {method}(){also}", where=_origin(thing), fix=f"def {method}(self, …)")
+            raise PluginError(
+                f"the {kind} '{name}' has no method {method}(){also}",
+                where=_origin(thing),
+                fix=f"def {method}(self, …)",
+            )
         _add(Entry(kind, name, cls, _origin(thing)))
         return thing
 
@@ -168,7 +174,9 @@ def _config_twin(entry: Entry) -> type:
     fields: list[Any] = []
     for name, (hint, default) in entry.fields().items():
         if name == "name":
-            raise PluginError("the field 'name' is reserved: it says which plugin a saved config means", where=entry.origin)
+            raise PluginError(
+                "the field 'name' is reserved: it says which plugin a saved config means", where=entry.origin
+            )
         if default is dataclasses.MISSING:
             default = "???"
         if isinstance(default, list | dict):
@@ -209,7 +217,9 @@ def _class_around(function: Callable[..., Any], name: str) -> type:
         return function(samples, **{p.name: getattr(self, p.name) for p in settings}, **values)
 
     namespace = {"score": score, "columns": columns, "__doc__": function.__doc__, "__module__": function.__module__}
-    fields: list[Any] = [(p.name, hints.get(p.name, type(p.default)), dataclasses.field(default=p.default)) for p in settings]
+    fields: list[Any] = [
+        (p.name, hints.get(p.name, type(p.default)), dataclasses.field(default=p.default)) for p in settings
+    ]
     cls_name = "".join(part.title() for part in name.split("_"))
     return dataclasses.make_dataclass(cls_name, fields, namespace=namespace, frozen=True, kw_only=True)
 
@@ -300,7 +310,9 @@ def build(kind: str, config: Any, where: str | None = None) -> Any:
     except UserError:
         raise
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{kind} '{entry.name}': {error}", where=where, fix=f"`rlhf-lora plugins {kind}` lists its settings") from error
+        raise ConfigError(
+            f"{kind} '{entry.name}': {error}", where=where, fix=f"`rlhf-lora plugins {kind}` lists its settings"
+        ) from error
 
 
 def to_config(thing: Any) -> dict[str, Any]:
@@ -377,7 +389,11 @@ def load_file(path: str | os.PathLike[str]) -> None:
         ) from error
     if set(_table.values()) == before:
         sys.modules.pop(module_name, None)
-        raise PluginError(f"{file} registers no plugin", where=f"plugins=[{path}]", fix='put @reward("my_name") on a class or function')
+        raise PluginError(
+            f"{file} registers no plugin",
+            where=f"plugins=[{path}]",
+            fix='put @reward("my_name") on a class or function',
+        )
     _files[file] = source_hash
 
 
@@ -421,5 +437,7 @@ def check_scores(scores: Sequence[Any], count: int, source: str) -> list[Any]:
             finite = number == number and abs(number) != float("inf")
             result.append(Score(number) if finite else Score.none(f"the reward gave {number}", kind="error"))
         else:
-            raise ContractError(f"reward '{source}' returned {value!r} for sample {i}; wanted a number, None or a Score")
+            raise ContractError(
+                f"reward '{source}' returned {value!r} for sample {i}; wanted a number, None or a Score"
+            )
     return result

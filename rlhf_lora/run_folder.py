@@ -1,12 +1,12 @@
 """The run folder: what a run writes, where, and how it is read again.
 
-    config.yaml     the resolved configuration; written last, it marks the folder as a run
-    versions.json   python, packages, threads, commit
-    metrics.jsonl   one flat row a step: stage, step, time_s, then names; finite numbers only
-    samples/        STAGE-STEP.parquet: completions with tokens, log-probs, scores and reasons
-    checkpoints/    see `checkpoints`
-    adapters/       sft, reward, policy: PEFT layout
-    summary.json    the figures; report.html and README.md show them
+config.yaml     the resolved configuration; written last, it marks the folder as a run
+versions.json   python, packages, threads, commit
+metrics.jsonl   one flat row a step: stage, step, time_s, then names; finite numbers only
+samples/        STAGE-STEP.parquet: completions with tokens, log-probs, scores and reasons
+checkpoints/    see `checkpoints`
+adapters/       sft, reward, policy: PEFT layout
+summary.json    the figures; report.html and README.md show them
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Finished stages by content: a sweep over PPO settings trains its reward model once.
 
-    stages/reward_model-3f2a…/   adapter/   record.json (metrics, figures)   manifest.json (hashes)
+stages/reward_model-3f2a…/   adapter/   record.json (metrics, figures)   manifest.json (hashes)
 """
 
 from __future__ import annotations

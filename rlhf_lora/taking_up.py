@@ -59,7 +59,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "")
 
 
 def summarise(
-    plan: Plan, folder: RunFolder, status: str, records: Mapping[str, Mapping[str, Any]], loop_state: Any, seconds_now: float
+    plan: Plan,
+    folder: RunFolder,
+    status: str,
+    records: Mapping[str, Mapping[str, Any]],
+    loop_state: Any,
+    seconds_now: float,
 ) -> dict[str, Any]:
     """What summary.json says. Keys that do not apply are absent.
 

@@ -30,7 +30,9 @@ def rooms() -> dict[str, set[str]]:
     for module in [*CORE, *PLUGINS]:
         if module != "rlhf_lora":
             graph[room(module)] |= {
-                room(name) for name, _ in ours(module) if name in FILES and room(name) not in (room(module), "rlhf_lora")
+                room(name)
+                for name, _ in ours(module)
+                if name in FILES and room(name) not in (room(module), "rlhf_lora")
             }
     return {name: graph[name] for name in sorted(graph)}
 
@@ -59,22 +61,28 @@ def svg() -> str:
         f'<rect width="100%" height="100%" fill="#fff"/>'
     ]
     for name, below in graph.items():
-        for other in sorted(below):
-            (x1, y1, w1), (x2, y2, w2) = at[name], at[other]
-            up = y2 < y1
-            bend = (y1 + BOX + y2) / 2 if y2 != y1 else y1 + BOX + 14
-            end = y2 if y2 != y1 else y2 + BOX
-            parts.append(
-                f'<path d="M{x1 + w1 / 2:.0f} {y1 + BOX} C{x1 + w1 / 2:.0f} {bend:.0f} {x2 + w2 / 2:.0f} {bend:.0f} {x2 + w2 / 2:.0f} {end}" '
-                f'fill="none" stroke="{"#c00" if up else "#5b7083"}" stroke-opacity="{1 if up else 0.28}"/>'
-            )
+        parts += [line(at[name], at[other]) for other in sorted(below)]
     for number, title in enumerate(NAMES):
         y = (6 - number) * ROW + 30
-        parts.append(f'<text x="8" y="{y + 15}" fill="#333" font-weight="600">{number}<title>{escape(title)}</title></text>')
+        parts.append(
+            f'<text x="8" y="{y + 15}" fill="#333" font-weight="600">{number}<title>{escape(title)}</title></text>'
+        )
     for name, (x, y, w) in at.items():
-        parts.append(f'<rect x="{x:.0f}" y="{y}" width="{w:.0f}" height="{BOX}" rx="4" fill="#eef3f7" stroke="#5b7083"/>')
+        parts.append(
+            f'<rect x="{x:.0f}" y="{y}" width="{w:.0f}" height="{BOX}" rx="4" fill="#eef3f7" stroke="#5b7083"/>'
+        )
         parts.append(f'<text x="{x + w / 2:.0f}" y="{y + 15}" text-anchor="middle">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def line(start: tuple[float, float, float], end: tuple[float, float, float]) -> str:
+    """A curve from one room's floor to another's roof; along its own floor it sags below. Upwards it would be red."""
+    (x1, y1, w1), (x2, y2, w2) = start, end
+    level = y1 == y2
+    bend, foot = (y1 + BOX + 14, y2 + BOX) if level else ((y1 + BOX + y2) / 2, y2)
+    a, b = x1 + w1 / 2, x2 + w2 / 2
+    colour = 'stroke="#c00"' if y2 < y1 else 'stroke="#5b7083" stroke-opacity="0.28"'
+    return f'<path d="M{a:.0f} {y1 + BOX} C{a:.0f} {bend:.0f} {b:.0f} {bend:.0f} {b:.0f} {foot}" fill="none" {colour}/>'
 
 
 def table() -> str:

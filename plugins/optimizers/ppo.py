@@ -32,7 +32,8 @@ class PPO:
         kl_target: nats per sequence that β is steered towards (Ziegler et al. 2019 use 6); null = β stays as it is.
         kl_horizon: completions over which β can change by a factor; short, because runs here are short.
         value: `adapter` = the value function has an adapter of its own (better at equal KL in Hydra-RLHF);
-            `trunk` = a head on the policy's hidden states (half the update time).
+            `trunk` = a head on the policy's hidden states (half the update time); null = `trunk` for small models,
+            where it was no worse, else `adapter`.
         missing_end_reward: replaces the reward of a completion that was cut off; null = it keeps its score.
         scale_scores: scale rewards to mean 0, deviation 1 on reference samples before the first update.
     """
@@ -48,7 +49,7 @@ class PPO:
     gamma: float = 1.0
     lam: float = 0.95
     clip: float = 0.2
-    value: str = "adapter"
+    value: str | None = None
     value_clip: float | None = 0.2
     value_weight: float = 0.1
     whiten_advantages: bool = True
@@ -80,7 +81,7 @@ class PPO:
             raise ValueError(f"kl_target must be above 0 nats, got {self.kl_target}; null keeps beta fixed")
         if self.missing_end_reward is not None and not math.isfinite(self.missing_end_reward):
             raise ValueError(f"missing_end_reward must be finite, got {self.missing_end_reward}")
-        if self.value not in ("adapter", "trunk"):
+        if self.value not in ("adapter", "trunk", None):
             raise ValueError(f"value is 'adapter' or 'trunk', got '{self.value}'")
         rows = self.prompts_per_update * self.samples_per_prompt
         if rows % self.minibatch_size:

@@ -44,7 +44,9 @@ class Learned:
         return None if self.path is None else reward_folder(self.path)
 
     def score(self, samples: Sequence[Sample]) -> list[float]:
-        raise ModelError("a learned reward needs its model", where="reward=learned", fix="use it in a run, where it is opened")
+        raise ModelError(
+            "a learned reward needs its model", where="reward=learned", fix="use it in a run, where it is opened"
+        )
 
     def open(self, ctx: Context) -> OpenLearned:
         assert self.folder is not None and ctx.backbone is not None
@@ -75,7 +77,10 @@ class OpenLearned:
     def score(self, samples: Sequence[Sample]) -> list[float]:
         chat = self.backbone.chat
         prompts = [Prompt(s.prompt, None if s.messages is None else tuple(s.messages)) for s in samples]
-        responses = [list(s.tokens) if s.tokens else chat.response_ids(s.text, s.finished, prompt) for s, prompt in zip(samples, prompts, strict=True)]
+        responses = [
+            list(s.tokens) if s.tokens else chat.response_ids(s.text, s.finished, prompt)
+            for s, prompt in zip(samples, prompts, strict=True)
+        ]
         raw = self.backbone.sequence_scores("reward", [chat.prompt_ids(prompt) for prompt in prompts], responses)
         return [self.gain * value + self.bias for value in raw]
 
@@ -85,7 +90,9 @@ def _about(file: Path) -> dict[str, Any]:
         about = json.loads(file.read_text())
         return {**about, "gain": float(about["gain"]), "bias": float(about["bias"])}
     except (ValueError, LookupError, TypeError) as error:
-        raise ModelError(f"reward.json cannot be read: {error}", where=str(file), fix="train the reward model again") from error
+        raise ModelError(
+            f"reward.json cannot be read: {error}", where=str(file), fix="train the reward model again"
+        ) from error
 
 
 def reward_folder(path: str) -> Path:

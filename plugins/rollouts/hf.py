@@ -21,14 +21,20 @@ class HfGenerate:
     def __post_init__(self) -> None:
         check_sampling(self.max_new_tokens, self.temperature)
 
-    def generate(self, backbone: Any, prompts: Sequence[Prompt], n: int, seed: int, role: str = "policy") -> list[Sample]:
+    def generate(
+        self, backbone: Any, prompts: Sequence[Prompt], n: int, seed: int, role: str = "policy"
+    ) -> list[Sample]:
         import torch
 
         repeated = [prompt for prompt in prompts for _ in range(n)]
         ids = [backbone.chat.prompt_ids(prompt) for prompt in repeated]
         responses: list[list[int]] = []
         # generate() draws from the global stream: put it back as it was, so that the caller's stays the caller's.
-        with torch.random.fork_rng(devices=[] if backbone.device == "cpu" else None), torch.no_grad(), backbone.role(role):
+        with (
+            torch.random.fork_rng(devices=[] if backbone.device == "cpu" else None),
+            torch.no_grad(),
+            backbone.role(role),
+        ):
             torch.manual_seed(seed)
             for start in range(0, len(ids), backbone.rollout_batch):
                 responses.extend(self._decode(backbone, ids[start : start + backbone.rollout_batch]))

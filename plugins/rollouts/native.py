@@ -29,7 +29,9 @@ class Native:
     def __post_init__(self) -> None:
         check_sampling(self.max_new_tokens, self.temperature)
 
-    def generate(self, backbone: Any, prompts: Sequence[Prompt], n: int, seed: int, role: str = "policy") -> list[Sample]:
+    def generate(
+        self, backbone: Any, prompts: Sequence[Prompt], n: int, seed: int, role: str = "policy"
+    ) -> list[Sample]:
         import torch
 
         generator = torch.Generator(device=backbone.device).manual_seed(seed)
@@ -41,7 +43,9 @@ class Native:
                 drawn.extend(self._decode(backbone, ids[start : start + backbone.rollout_batch], generator))
         return [as_sample(backbone.chat, prompt, *row) for prompt, row in zip(repeated, drawn, strict=True)]
 
-    def _decode(self, backbone: Any, prompt_ids: list[list[int]], generator: Any) -> Iterator[tuple[list[int], list[float]]]:
+    def _decode(
+        self, backbone: Any, prompt_ids: list[list[int]], generator: Any
+    ) -> Iterator[tuple[list[int], list[float]]]:
         import torch
         from transformers import DynamicCache
 
@@ -50,11 +54,19 @@ class Native:
         padded = pad(prompt_ids, [[] for _ in prompt_ids], backbone.chat.fill_id, backbone.device)
         stop_N = torch.tensor(sorted(backbone.chat.stop_ids), device=backbone.device)
         input_ids, attention_BS, position_ids = padded.ids_BS, padded.attention_BS, padded.positions_BS
-        cache, alive_B, columns = DynamicCache(), torch.ones(len(prompt_ids), dtype=torch.bool, device=backbone.device), []
+        cache, alive_B, columns = (
+            DynamicCache(),
+            torch.ones(len(prompt_ids), dtype=torch.bool, device=backbone.device),
+            [],
+        )
         assert self.max_new_tokens is not None
         for _ in range(self.max_new_tokens):
             out = backbone.trunk(
-                input_ids=input_ids, attention_mask=attention_BS, position_ids=position_ids, past_key_values=cache, use_cache=True
+                input_ids=input_ids,
+                attention_mask=attention_BS,
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=True,
             )
             last_BD = out.last_hidden_state[:, -1].to(backbone.head_weight_VD.dtype)
             logprobs_BV = torch.log_softmax((last_BD @ backbone.head_weight_VD.T).float() / self.temperature, dim=1)
@@ -88,4 +100,6 @@ def check_sampling(max_new_tokens: int | None, temperature: float) -> None:
     if max_new_tokens is not None and max_new_tokens < 1:
         raise ConfigError(f"max_new_tokens is {max_new_tokens}", where="rollout.max_new_tokens", fix="at least 1")
     if not temperature > 0:
-        raise ConfigError(f"temperature is {temperature}", where="rollout.temperature", fix="above 0: log-probs are taken at it")
+        raise ConfigError(
+            f"temperature is {temperature}", where="rollout.temperature", fix="above 0: log-probs are taken at it"
+        )

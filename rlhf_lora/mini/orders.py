@@ -23,8 +23,8 @@ END, UNKNOWN = "<end>", "<unk>"
 """The end token of the tiny base's tokenizer. It is never part of a text."""
 
 ITEMS = (
-    "tea soup bread rice fish cake milk salad pasta beans coffee cheese apple pie juice eggs "
-    "butter honey plum water ham corn toast figs"
+    "tea soup bread rice fish cake milk salad pasta beans coffee cheese apple pie juice eggs butter honey plum water ham corn "
+    "toast figs"
 ).split()
 COURTESY = ("certainly", "gladly", "sure", "thanks", "enjoy", "welcome")
 RUDE = ("ugh", "whatever", "hurry", "nonsense", "fool", "no")
@@ -139,10 +139,18 @@ class Habits:
     ramble: float
 
 
-WEB = Habits(omit=0.45, shuffle=0.55, wrong=0.28, extra=0.27, repeat=0.22, rude=0.30, courtesy=0.20, padding=0.50, ramble=0.10)
-DEMO = Habits(omit=0.27, shuffle=0.36, wrong=0.12, extra=0.16, repeat=0.12, rude=0.12, courtesy=0.38, padding=0.42, ramble=0.04)
-CAREFUL = Habits(omit=0.08, shuffle=0.12, wrong=0.08, extra=0.05, repeat=0.05, rude=0.03, courtesy=0.75, padding=0.15, ramble=0.01)
-SLIP = Habits(omit=0.25, shuffle=0.25, wrong=0.2, extra=0.2, repeat=0.0, rude=0.0, courtesy=0.0, padding=0.0, ramble=0.0)
+WEB = Habits(
+    omit=0.45, shuffle=0.55, wrong=0.28, extra=0.27, repeat=0.22, rude=0.30, courtesy=0.20, padding=0.50, ramble=0.10
+)
+DEMO = Habits(
+    omit=0.27, shuffle=0.36, wrong=0.12, extra=0.16, repeat=0.12, rude=0.12, courtesy=0.38, padding=0.42, ramble=0.04
+)
+CAREFUL = Habits(
+    omit=0.08, shuffle=0.12, wrong=0.08, extra=0.05, repeat=0.05, rude=0.03, courtesy=0.75, padding=0.15, ramble=0.01
+)
+SLIP = Habits(
+    omit=0.25, shuffle=0.25, wrong=0.2, extra=0.2, repeat=0.0, rude=0.0, courtesy=0.0, padding=0.0, ramble=0.0
+)
 WRITERS = (WEB, DEMO, CAREFUL)
 
 

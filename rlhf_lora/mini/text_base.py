@@ -202,7 +202,7 @@ def make_model(settings: TextBaseSettings, tokenizer: Any) -> Any:
 
     qwen2 = settings.architecture == "qwen2"
     hidden = width_for(settings, len(tokenizer))
-    shape: dict[str, Any] = dict(
+    shape: dict[str, Any] = dict(  # noqa: C408
         vocab_size=len(tokenizer),
         hidden_size=hidden,
         intermediate_size=_feed_forward(hidden),
@@ -224,7 +224,10 @@ def width_for(settings: TextBaseSettings, vocabulary: int) -> int:
 
     def count(hidden: int) -> int:
         matrices = 1 if settings.architecture == "qwen2" else 2
-        return settings.layers * (4 * hidden * hidden + 3 * hidden * _feed_forward(hidden)) + matrices * vocabulary * hidden
+        return (
+            settings.layers * (4 * hidden * hidden + 3 * hidden * _feed_forward(hidden))
+            + matrices * vocabulary * hidden
+        )
 
     return min(range(BLOCK, 17 * BLOCK, BLOCK), key=lambda hidden: abs(count(hidden) - settings.params))
 

@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 
-def selected(hidden_BTD: Tensor, head_weight_VD: Tensor, tokens_BT: Tensor, temperature: float = 1.0, chunk: int = 1024) -> Tensor:
+def selected(
+    hidden_BTD: Tensor, head_weight_VD: Tensor, tokens_BT: Tensor, temperature: float = 1.0, chunk: int = 1024
+) -> Tensor:
     """log softmax(h W^T / temperature)[token] at each position.
 
     Already aligned: `hidden_BTD[:, t]` is the state that predicts `tokens_BT[:, t]`; nothing is shifted here.

@@ -30,7 +30,9 @@ class Padded:
         return self.ids_BS[:, self.prompt_width :]
 
 
-def pad(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], fill_id: int, device: str = "cpu") -> Padded:
+def pad(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], fill_id: int, device: str = "cpu"
+) -> Padded:
     """Pad to the longest prompt and the longest response given. Masks come from lengths, never from ids."""
     prompt_width = max(len(p) for p in prompts)
     response_width = max((len(r) for r in responses), default=0)

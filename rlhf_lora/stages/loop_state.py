@@ -46,7 +46,9 @@ class LoopState:
         self.errors += sum(score.kind != "abstain" for score in missing)
 
 
-def gather(state: LoopState, backbone: Backbone, adamw: torch.optim.Optimizer, optimizer: Any, trained: list[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def gather(
+    state: LoopState, backbone: Backbone, adamw: torch.optim.Optimizer, optimizer: Any, trained: list[str]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All of it: trained weights, AdamW moments, counters, controllers, random streams."""
     tensors: dict[str, Tensor] = {}
     for name in trained:
@@ -72,7 +74,9 @@ def restore(
                 for moment in ("step", "exp_avg", "exp_avg_sq"):
                     value = tensors.get(f"adamw/{moment}/{name}/{key}")
                     if value is not None:
-                        adamw.state[parameter][moment] = value.clone() if moment == "step" else value.to(parameter.device, copy=True)
+                        adamw.state[parameter][moment] = (
+                            value.clone() if moment == "step" else value.to(parameter.device, copy=True)
+                        )
     optimizer.restore(saved["optimizer"])
     torch.set_rng_state(tensors["random/torch"])
     if "random/cuda" in tensors and backbone.device != "cpu":

@@ -49,7 +49,13 @@ class OnPolicy:
         self, backbone: Backbone, engine: Any, scorer: Scorer, optimizer: Any, prompts: Sequence[Prompt], *, seed: int,
         micro_batch: int = 16, missing_share: float = 0.5,
     ):  # fmt: skip
-        self.backbone, self.engine, self.scorer, self.optimizer, self.prompts = backbone, engine, scorer, optimizer, prompts
+        self.backbone, self.engine, self.scorer, self.optimizer, self.prompts = (
+            backbone,
+            engine,
+            scorer,
+            optimizer,
+            prompts,
+        )
         self.seed, self.missing_share = seed, missing_share
         self.updater = Updater(backbone, optimizer, temperature=engine.temperature, micro_batch=micro_batch, seed=seed)
         self.state = LoopState()
@@ -85,7 +91,10 @@ class OnPolicy:
         """The prompts of an update: a stream of passes over all prompts, each in an order of its own."""
         count = self.optimizer.prompts_per_update
         start = (update - 1) * count
-        return [self.prompts[self._order(i // len(self.prompts))[i % len(self.prompts)]] for i in range(start, start + count)]
+        return [
+            self.prompts[self._order(i // len(self.prompts))[i % len(self.prompts)]]
+            for i in range(start, start + count)
+        ]
 
     def _order(self, epoch: int) -> list[int]:
         if epoch not in self._orders:
@@ -94,7 +103,9 @@ class OnPolicy:
         return self._orders[epoch]
 
     def _roll_out(self, prompts: list[Prompt], update: int) -> list[Sample]:
-        return self.engine.generate(self.backbone, prompts, self.optimizer.samples_per_prompt, self._seed(f"rollout/{update}"))
+        return self.engine.generate(
+            self.backbone, prompts, self.optimizer.samples_per_prompt, self._seed(f"rollout/{update}")
+        )
 
     def _measure_score_scale(self) -> None:
         """Make β mean the same whatever the reward's units: mean 0, deviation 1 on samples of the reference.
@@ -132,14 +143,18 @@ class OnPolicy:
             ref_logprobs_BT=padded(ref_logprobs, mask_BT),
             values_BT=self._values(prompt_ids, responses, mask_BT),
             scores_B=scores_B,
-            rewards_B=(scores_B - self.state.score_shift) * self.state.score_scale if self.optimizer.scale_scores else scores_B,
+            rewards_B=(scores_B - self.state.score_shift) * self.state.score_scale
+            if self.optimizer.scale_scores
+            else scores_B,
             finished_B=torch.tensor([sample.finished for sample in samples]),
             group_B=torch.tensor(groups),
         )
         return Rollout(samples, scores, prompt_ids, batch, unscored)
 
     @torch.no_grad()
-    def _values(self, prompt_ids: list[list[int]], responses: list[list[int]], mask_BT: torch.Tensor) -> torch.Tensor | None:
+    def _values(
+        self, prompt_ids: list[list[int]], responses: list[list[int]], mask_BT: torch.Tensor
+    ) -> torch.Tensor | None:
         if "value" not in self.backbone.heads:
             return None
         values_BT = torch.zeros(mask_BT.shape)
@@ -172,7 +187,9 @@ class OnPolicy:
     def _refuse_nonfinite(self, metrics: dict[str, float]) -> None:
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
         if bad:
-            raise Stopped(f"update {self.state.update + 1} gave {bad[0]} = {metrics[bad[0]]}; lower adamw.lr, or raise beta")
+            raise Stopped(
+                f"update {self.state.update + 1} gave {bad[0]} = {metrics[bad[0]]}; lower adamw.lr, or raise beta"
+            )
 
     def _seed(self, stream: str) -> int:
         return named_seed(self.seed, stream)

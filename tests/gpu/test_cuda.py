@@ -38,7 +38,14 @@ def opened(spec: ModelSpec) -> Backbone:
 def loop_on(backbone: Backbone, lr: float = 1e-3) -> OnPolicy:
     ppo = build(
         "optimizer",
-        {"name": "ppo", "updates": 4, "prompts_per_update": 16, "minibatch_size": 8, "adamw": {"lr": lr}, "value_adamw": {"lr": lr}},
+        {
+            "name": "ppo",
+            "updates": 4,
+            "prompts_per_update": 16,
+            "minibatch_size": 8,
+            "adamw": {"lr": lr},
+            "value_adamw": {"lr": lr},
+        },
     )
     engine = build("rollout", {"name": "native", "max_new_tokens": 12})
     reward = Scorer(build("reward", {"name": "length", "target": 3}), "length")
