@@ -23,6 +23,12 @@ def folder(request) -> Path:
     return request.getfixturevalue(request.param)
 
 
+@pytest.fixture(params=["tiny_base", pytest.param("tiny_qwen2", marks=pytest.mark.slow)])
+def either(request) -> Path:
+    """As `folder`, where the second model is hardly another case."""
+    return request.getfixturevalue(request.param)
+
+
 def backbone(folder: Path, **changes: Any) -> Backbone:
     """Policy, reference and value on one base, their adapters different from each other."""
     made = Backbone(spec(folder, **changes), micro_batch=3, logprob_chunk=7)
@@ -197,8 +203,8 @@ def state_hash(made: Backbone) -> str:
     return digest.hexdigest()
 
 
-def test_training_the_policy_moves_nobody_else(folder):
-    made = backbone(folder)
+def test_training_the_policy_moves_nobody_else(either):
+    made = backbone(either)
     made.add_role("reward", head=True)
     stir(made, "reward")
     ids = token_ids(made.chat, 6)
@@ -215,8 +221,8 @@ def test_training_the_policy_moves_nobody_else(folder):
     assert [probe() for probe in probes] == before
 
 
-def test_a_fresh_policy_is_the_bare_base_bit_for_bit(folder):
-    made = Backbone(spec(folder), micro_batch=3)
+def test_a_fresh_policy_is_the_bare_base_bit_for_bit(either):
+    made = Backbone(spec(either), micro_batch=3)
     made.add_role("policy", trained=True)
     made.add_role("reference", bare=True)
     ids = token_ids(made.chat, 6)
@@ -240,8 +246,8 @@ def test_a_reference_copied_from_an_adapter_is_not_the_bare_base(tiny_base, tmp_
 # --- padding and batches ----------------------------------------------------------------------------------------------
 
 
-def test_padding_on_the_left_changes_no_logprob(folder):
-    made = backbone(folder)
+def test_padding_on_the_left_changes_no_logprob(either):
+    made = backbone(either)
     asked, answers = token_ids(made.chat, 6)
     together = made.sequence_logprobs("policy", asked, answers)
     for i in range(6):

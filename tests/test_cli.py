@@ -15,6 +15,7 @@ from rlhf_lora import cli
 
 Make = Callable[[Path, Path], list[str]]
 REWARD = "from rlhf_lora import reward\n@reward"
+FEW = ("dataset.pairs=0", "dataset.demonstrations=200", "dataset.prompts=200")
 PAIR = {"prompt": "tea", "chosen": "yes", "rejected": "no"}
 
 
@@ -191,7 +192,19 @@ BAD: dict[str, tuple[Make, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", BAD)
+# Fast are those that a user meets first; the others are as many again, and run with the slow tests.
+FAST = """
+reward|override|top setting|setting of another plugin|group|option|deleted key|code in a config|not an override|text for a number
+seed below zero|rank zero|temperature zero|negative learning rate|minibatch|no prompts in a rollout|negative beta|splits|device
+stage|stage that a reward needs|evaluation of nothing|more new tokens than positions|no model|model without config
+model without weights|model as pickle|weights that are none|no tokenizer|start adapter of another base|no reward model
+reward model of another base|lora on nothing|jsonl without model|jsonl without path|empty file|broken line|no known columns
+chosen is rejected|column that a reward wants|no plugin file|plugin that raises|plugin with a syntax error
+plugin that defines nothing|plugin with a name that is taken
+""".strip().replace("\n", "|").split("|")  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [case if case in FAST else pytest.param(case, marks=pytest.mark.slow) for case in BAD])
 def test_bad_input_ends_with_2_and_one_message_and_leaves_nothing_behind(
     case, tmp_path, tiny_base, capsys, monkeypatch
 ):
@@ -221,6 +234,7 @@ def test_bad_input_ends_with_2_and_one_message_and_leaves_nothing_behind(
 
 def test_there_are_many_bad_inputs():
     assert len(BAD) > 75
+    assert set(FAST) <= set(BAD)
 
 
 # --- verbs and flags --------------------------------------------------------------------------------------------------
@@ -311,7 +325,7 @@ def test_plan_for_people_shows_stages_memory_and_every_setting(capsys, tiny_base
 
 
 def test_plan_may_be_for_another_machine(capsys):
-    assert cli.run(["plan", "--json", "model=qwen3_4b", "hardware=gpu_12gb", "reward=length"]) == 0
+    assert cli.run(["plan", "--json", "model=qwen3_4b", "hardware=gpu_12gb", "reward=length", *FEW]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["device"], plan["fits"]) == ("cuda", True)
 

@@ -34,13 +34,10 @@ def test_there_are_as_many_presets_as_we_count():
 
 
 @pytest.mark.parametrize("file", YAMLS, ids=lambda f: f.relative_to(CONF).as_posix())
-def test_every_yaml_opens_with_what_it_is_for_and_composes(file):
-    content = file.read_text()
+def test_every_yaml_opens_with_what_it_is_for_and_the_command_that_uses_it(file):
+    content = file.read_text()  # that every one composes: test_conf_presets
     assert content.startswith("# ")
     assert "rlhf-lora" in content.split("\n\n")[0]
-    group = file.parent.relative_to(CONF).as_posix()
-    config = compose() if group == "." else compose(f"{group}={file.stem}")
-    assert set(plain(config)) - {"experiment"} == set(OmegaConf.structured(TrainConfig)) - {"experiment"}
 
 
 def test_every_setting_has_a_line_in_the_yaml_that_people_read():

@@ -141,19 +141,19 @@ def test_stages_with_the_same_inputs_are_reused_and_say_so(tiny_base, tmp_path, 
     assert other.summary["reward_model"] == one.summary["reward_model"]
     plain = [[{k: v for k, v in row.items() if k != "time_s"} for row in run.metrics("sft")] for run in (one, other)]
     assert plain[0] == plain[1] != []
-    # A damaged entry is trained again, and so is one of another seed or with cache=false.
+    # A damaged entry is trained again.
     (cached,) = (tmp_path / "cache").glob("stages/sft-*/adapter/adapter_model.safetensors")
     cached.unlink()  # it may be one file with the run's, under two names
     cached.write_bytes(b"")
     damaged = train(tiny_base, tmp_path / "damaged", "optimizer.beta=0.3", "stages=[sft]")
     assert damaged.summary["reused"] == []
     assert adapter(damaged, "sft") == adapter(one, "sft")
-    assert train(tiny_base, tmp_path / "anew", "cache=false", "stages=[sft]").summary["reused"] == []
-    assert train(tiny_base, tmp_path / "seed", "seed=1", "stages=[sft]").summary["reused"] == []
 
 
+@pytest.mark.slow
 def test_training_anew_gives_the_same_adapters(learned, tiny_base, tmp_path):
     again = train(tiny_base, tmp_path / "run", "cache=false")
+    assert again.summary["reused"] == []
     for name in ("sft", "reward", "policy"):
         assert adapter(again, name) == adapter(learned, name)
 
@@ -174,6 +174,7 @@ def test_a_run_can_start_from_someones_sft_and_reward_model(learned, tiny_base, 
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_stages_alone(tiny_base, tmp_path):
     run = train(tiny_base, tmp_path / "run", "stages=[sft,reward_model]")
     assert {p.name for p in run.adapters.iterdir()} == {"sft", "reward"}
@@ -219,10 +220,15 @@ def test_new_adapters_follow_from_the_seed_and_not_from_what_was_drawn_before(ti
     [
         ["optimizer.value=trunk"],
         ["model.gradient_checkpointing=true"],
-        ["rollout=hf"],
-        ["model.load_in_4bit=false"],
-        ["model.dtype=bfloat16"],
-        ["optimizer.samples_per_prompt=2"],
+        *(
+            pytest.param([one], marks=pytest.mark.slow)
+            for one in (
+                "rollout=hf",
+                "model.load_in_4bit=false",
+                "model.dtype=bfloat16",
+                "optimizer.samples_per_prompt=2",
+            )
+        ),
     ],
     ids=lambda more: more[0],
 )
@@ -234,6 +240,7 @@ def test_the_loop_runs_in_every_mode(more, tiny_base, tmp_path):
     assert abs(first["objective/kl"]) < 10 * limit
 
 
+@pytest.mark.slow
 def test_qwen2_runs_end_to_end(tiny_qwen2, tmp_path):
     run = train(tiny_qwen2, tmp_path / "run", "dataset.pairs=60", "dataset.demonstrations=60")
     assert run.metrics("policy")[0]["policy/first_ratio_error"] < 1e-4

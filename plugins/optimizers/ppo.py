@@ -43,9 +43,9 @@ class PPO:
     samples_per_prompt: int = 1
     epochs: int = 4
     minibatch_size: int = 64
-    beta: float = 0.05
-    kl_target: float | None = 4.5
-    kl_horizon: float = 2_000.0
+    beta: float = 0.08
+    kl_target: float | None = 5.0
+    kl_horizon: float = 500.0
     gamma: float = 1.0
     lam: float = 0.95
     clip: float = 0.2

@@ -266,8 +266,8 @@ def edited(rng: random.Random, triple: Triple, items: int, text: str) -> str:
         return " ".join([rng.choice(triple), *words][:MAX_RESPONSE_TOKENS])
     place = rng.choice(places)
     change = rng.randrange(4)
-    if change == 0:
-        words[place] = _other(rng, triple, items)
+    if change == 0:  # something else, or one of the things ordered: then one is there twice and another is missing
+        words[place] = rng.choice([word for word in (*triple, _other(rng, triple, items)) if word != words[place]])
     elif change == 1:
         del words[place]
     elif change == 2:

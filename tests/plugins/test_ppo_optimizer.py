@@ -114,7 +114,10 @@ def test_on_a_shared_trunk_the_value_loss_is_weighed():
 
 
 def test_beta_follows_the_kl_where_a_target_is_given_and_stays_where_none_is():
-    fixed, steered = ppo(beta=0.1, kl_target=None).open(Context()), ppo(beta=0.1, kl_target=6.0, kl_horizon=1000.0).open(Context())
+    fixed, steered = (
+        ppo(beta=0.1, kl_target=None).open(Context()),
+        ppo(beta=0.1, kl_target=6.0, kl_horizon=1000.0).open(Context()),
+    )
     for running in (fixed, steered):
         running.after_update({"objective/kl": 12.0}, 100)
     assert fixed.beta == 0.1

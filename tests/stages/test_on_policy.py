@@ -166,8 +166,7 @@ def gradients(base: Any, micro_batch: int, **settings: Any) -> dict[str, torch.T
     }
 
 
-@pytest.mark.parametrize("micro_batch", [1, 3, 4])
-@pytest.mark.parametrize("value_from_policy", [False, True])
+@pytest.mark.parametrize(("micro_batch", "value_from_policy"), [(1, False), (3, True), (4, False)])
 def test_micro_batches_change_no_gradient(tiny_base, micro_batch, value_from_policy):
     whole = gradients(tiny_base, 64, value_from_policy=value_from_policy)
     parts = gradients(tiny_base, micro_batch, value_from_policy=value_from_policy)
@@ -409,7 +408,7 @@ def test_an_update_that_is_not_finite_stops_the_run_and_leaves_no_state_to_save(
 # --- learning ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value_from_policy", [False, True])
+@pytest.mark.parametrize("value_from_policy", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_ppo_learns_to_say_what_is_rewarded(tiny_base, value_from_policy):
     def share(sample: Sample) -> float:
         """Of the words that are from the second half of the vocabulary: 0.4 at first. The end token is no word."""
@@ -434,6 +433,7 @@ def test_ppo_learns_to_say_what_is_rewarded(tiny_base, value_from_policy):
     assert sum(scores[-2:]) / 2 > scores[0] + 0.15  # 0.04 is one standard deviation
 
 
+@pytest.mark.slow
 def test_a_strong_penalty_keeps_the_policy_near_the_reference(tiny_base):
     def kl_after(beta: float) -> float:
         made = loop(

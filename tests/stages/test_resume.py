@@ -302,6 +302,7 @@ def test_an_interrupted_run_survives_a_start_that_is_refused(tiny_base, tmp_path
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_write_to_one_run(finished, tiny_base, tmp_path, capsys):
     from rlhf_lora.stages.on_policy import OnPolicy
 
