@@ -94,7 +94,7 @@ class Chat:
         return [{"role": "user", "content": prompt.text}] if self.mode == "chat" else None
 
     def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _begin_ids(self) -> list[int]:
         """What the tokenizer itself puts before plain text (a begin token, or nothing)."""

@@ -86,9 +86,9 @@ def _memory_table(plan: Plan) -> Any:
 
     table = Table(box=None, pad_edge=False, title="memory (GiB, estimated)", title_justify="left", title_style="bold")
     parts = ("base", "adapters", "gradients", "moments", "context", "rollout", "training")
-    table.add_column("stage")
+    table.add_column("stage", no_wrap=True, min_width=12)
     for part in (*parts, "peak"):
-        table.add_column(part, justify="right")
+        table.add_column(part, justify="right", no_wrap=True, min_width=len(part))
     for stage in plan.stages:
         if stage.memory is not None:
             values = [getattr(stage.memory, part) / memory.GIB for part in parts]

@@ -152,7 +152,7 @@ def test_after_each_switch_what_is_trained_is_what_the_role_table_says(tiny_base
     made = backbone(tiny_base)
     for name in ("value", "reference", "policy", "reference"):
         with made.role(name):
-            pass
+            assert {p.requires_grad for p in made.parameters(name).values()} == {name != "reference"}
         trained = {role: {p.requires_grad for p in made.parameters(role).values()} for role in made.roles}
         assert trained == {"policy": {True}, "reference": {False}, "value": {True}}
         learning = {name for name, p in made.base.named_parameters() if p.requires_grad}

@@ -194,7 +194,8 @@ BAD: dict[str, tuple[Make, str]] = {
 
 # Fast are those that a user meets first; the others are as many again, and run with the slow tests.
 FAST = """
-reward|override|top setting|setting of another plugin|group|option|deleted key|code in a config|not an override|text for a number
+reward|override|top setting|setting of another plugin|group|option|deleted key|code in a config
+code in a new key|not an override|text for a number
 seed below zero|rank zero|temperature zero|negative learning rate|minibatch|no prompts in a rollout|negative beta|splits|device
 stage|stage that a reward needs|evaluation of nothing|more new tokens than positions|no model|model without config
 model without weights|model as pickle|weights that are none|no tokenizer|start adapter of another base|no reward model

@@ -50,7 +50,9 @@ def test_the_reward_in_the_readme_works_as_a_plugin_file(tmp_path: Path):
     assert len(lines) <= 6
 
 
-@pytest.mark.parametrize("line", [line for block in blocks("bash") for line in block.splitlines() if "rlhf-lora" in line])
+@pytest.mark.parametrize(
+    "line", [line for block in blocks("bash") for line in block.splitlines() if "rlhf-lora" in line]
+)
 def test_every_command_of_the_readme_composes(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Names, groups and settings exist; the placeholders FILE and FOLDER are the reader's."""
     monkeypatch.chdir(tmp_path)

@@ -237,8 +237,9 @@ def slip(rng: random.Random, triple: Triple, items: int) -> str:
 
 
 def prefers(rng: random.Random, gold_a: float, gold_b: float, tau: float) -> bool:
-    """Whether a noisy annotator calls A the better one: P = sigmoid((gold A - gold B) / tau), Bradley and Terry (1952)."""
-    return rng.random() < 1.0 / (1.0 + math.exp((gold_b - gold_a) / tau))
+    """Whether a noisy annotator calls A the better one: P = sigmoid((gold A - gold B) / tau) (Bradley and Terry 1952)."""
+    # tanh form: exp of a large gap would overflow for an annotator who is nearly sure
+    return rng.random() < 0.5 * (1.0 + math.tanh((gold_a - gold_b) / (2.0 * tau)))
 
 
 def compared(rng: random.Random, triple: Triple, items: int) -> tuple[str, str]:

@@ -13,8 +13,10 @@ splits `tuning` and `final` are left out, and of every comparison the rejected a
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,19 +130,36 @@ def build_text_base(files: Sequence[str], folder: Path, settings: TextBaseSettin
 
 
 def texts_of(file: str) -> list[str]:
-    """The texts of one file: rows with one string `text`, or any format that `dataset=jsonl` reads.
-
-    Of comparisons it takes prompt and chosen answer, of labelled answers the good ones.
+    """The texts of one file: rows with a string `text` (TRL's format for language modelling), or any format that
+    `dataset=jsonl` reads. Of comparisons it takes prompt and chosen answer, of labelled answers the good ones.
 
     Raises:
         DataError: as `dataset=jsonl`.
     """
+    plain = _text_rows(file)
+    if plain:
+        return [text for text in plain if bucket(text.strip()) < HELD_OUT_BUCKET]
     data: Data = registry.build("dataset", {"name": "jsonl", "path": file}, where="--data").load()
     answered = [(row.prompt, row.chosen) for row in data.pairs]
     answered += [(row.prompt, row.completion) for row in data.demonstrations]
     answered += [(label.prompt, label.completion) for label in data.labels if label.good]
     answered += [(prompt, "") for prompt in data.prompts]
     return [joined(prompt, reply) for prompt, reply in answered if bucket(prompt.split_key) < HELD_OUT_BUCKET]
+
+
+def _text_rows(file: str) -> list[str]:
+    """The texts of a JSONL file whose every row has one; none when it is another kind of file, sound or not: what is
+    wrong with it is for `dataset=jsonl` to say."""
+    try:
+        content = Path(file).expanduser().read_bytes()
+        content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+        rows = [json.loads(line) for line in content.splitlines() if line.strip()]
+    except (OSError, EOFError, zlib.error, ValueError):
+        return []
+    texts = [row.get("text") for row in rows if isinstance(row, dict)]
+    return (
+        [text for text in texts if text] if len(texts) == len(rows) and all(isinstance(t, str) for t in texts) else []
+    )
 
 
 def joined(prompt: Prompt, reply: str) -> str:

@@ -57,17 +57,14 @@ def test_value_loss_takes_the_worse_of_clipped_and_unclipped():
 def test_masked_places_cannot_spoil_a_loss():
     # exp(1e4) is inf, and inf · 0 would be NaN.
     mask_BT = torch.tensor([[True, True, True, False]])
-    wild_BT = torch.tensor([[0.0, 0.1, 0.2, 1e4]])
-    for loss, _ in (
-        policy_loss(wild_BT, torch.zeros(1, 4), torch.ones(1, 4), mask_BT, 0.2),
-        value_loss(wild_BT, torch.zeros(1, 4), torch.ones(1, 4), mask_BT, 0.2),
-    ):
-        assert loss.isfinite()
-    calm_BT = wild_BT * mask_BT
-    assert (
-        policy_loss(wild_BT, torch.zeros(1, 4), torch.ones(1, 4), mask_BT, 0.2)[0]
-        == policy_loss(calm_BT[:, :3], torch.zeros(1, 3), torch.ones(1, 3), mask_BT[:, :3], 0.2)[0]
-    )
+    wild_BT, zeros_BT = torch.tensor([[0.0, 0.1, 0.2, 1e4]]), torch.zeros(1, 4)
+    for sign in (1.0, -1.0):
+        advantages_BT = torch.full((1, 4), sign)
+        loss, stats = policy_loss(wild_BT, zeros_BT, advantages_BT, mask_BT, 0.2)
+        alone, _ = policy_loss(wild_BT[:, :3], zeros_BT[:, :3], advantages_BT[:, :3], mask_BT[:, :3], 0.2)
+        assert loss == alone
+        assert all(value.isfinite() for value in stats.values())
+    assert value_loss(wild_BT, zeros_BT, torch.ones(1, 4), mask_BT, 0.2)[0].isfinite()
 
 
 def test_losses_weigh_tokens_alike():
