@@ -163,7 +163,7 @@ class Minibatch:
 class OnPolicyOptimizer(Protocol):
     """Turns scored rollouts into a loss: functions of tensors, no model, no I/O.
 
-    Promises: equal scores give zero policy gradient; finite metrics or an error; `state()` and `restore()` carry
+    Promises: at the reference, equal scores move nothing but by rounding; finite metrics or an error; `state()` and `restore()` carry
     everything that changes between updates.
 
     Attributes:

@@ -18,6 +18,7 @@ from rlhf_lora.adamw import derived_lr
 from rlhf_lora.errors import ConfigError, ModelError
 from rlhf_lora.mini.base import MAX_POSITIONS, BaseSettings
 from rlhf_lora.model_spec import LoraSpec, ModelSpec, check_model_folder
+from rlhf_lora.train_settings import micro_batch_within
 
 # Learning rates at width 2048, and the power of 1 / width by which they grow on smaller models (`adamw.derived_lr`).
 LEARNING_RATES = {
@@ -60,6 +61,8 @@ def derive(config: DictConfig, width: int, positions: int | None, dataset: Any) 
         hardware.threads = 1  # for tiny models more threads only wait for each other
     if "value" in config.optimizer and config.optimizer.value is None:
         config.optimizer.value = "trunk" if small else "adapter"
+    if "micro_batch" in config.optimizer and config.optimizer.micro_batch is None:
+        config.optimizer.micro_batch = micro_batch_within(config.optimizer.batch_size, hardware.micro_batch)
     for place, (rate, power) in LEARNING_RATES.items():
         node = OmegaConf.select(config, place)
         if node is not None and node.lr is None:

@@ -15,7 +15,7 @@ from rlhf_lora.errors import ConfigError, DataError, ModelError, did_you_mean
 from rlhf_lora.memory import Shape
 from rlhf_lora.registry import columns_of
 from rlhf_lora.splits import Splits
-from rlhf_lora.train_settings import TrainSettings
+from rlhf_lora.train_settings import TrainSettings, micro_batch_within
 
 STAGES = ("sft", "reward_model", "policy")
 
@@ -54,7 +54,7 @@ def check_ranges(config: DictConfig) -> None:
 
 def train_settings(node: Any, where: str, micro_batch: int) -> TrainSettings:
     fields = {k: node[k] for k in ("epochs", "batch_size", "max_length", "schedule", "warmup", "max_grad_norm")}
-    rows = next((m for m in range(min(micro_batch, max(1, node.batch_size)), 0, -1) if node.batch_size % m == 0), 1)
+    rows = micro_batch_within(node.batch_size, micro_batch)
     try:
         adamw = AdamW.of(OmegaConf.to_container(node.adamw))  # type: ignore[arg-type]
         if adamw.lr is None:

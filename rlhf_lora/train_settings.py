@@ -69,3 +69,8 @@ class TrainSettings:
         """Steps of the gradient optimizer over so many rows."""
         per_epoch = -(-rows // self.batch_size)
         return max(1, -int(-self.epochs * per_epoch // 1))
+
+
+def micro_batch_within(batch_size: int, most: int) -> int:
+    """The largest micro-batch of at most `most` rows that divides the batch."""
+    return next((rows for rows in range(max(1, min(most, batch_size)), 0, -1) if batch_size % rows == 0), 1)

@@ -30,7 +30,8 @@ def blocks(language: str) -> list[str]:
 
 def test_the_table_is_the_last_measurement():
     spec = importlib.util.spec_from_file_location("default_run", ROOT / "benchmarks" / "default_run.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     bench = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(bench)
     shown = re.search(r"<!-- default_run: .*? -->\n(.*?)\n<!-- /default_run -->", README, flags=re.S)

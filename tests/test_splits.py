@@ -65,9 +65,9 @@ def test_no_prompt_is_in_two_splits():
 @pytest.mark.parametrize(
     ("low", "high", "where"),
     [
-        (0, 19, "demonstrations"),
-        (20, 74, "pairs"),
-        (75, 89, "prompts"),
+        (0, 14, "demonstrations"),
+        (15, 64, "pairs"),
+        (65, 89, "prompts"),
         (90, 94, "tuning_pairs"),
         (95, 99, "final_pairs"),
     ],
@@ -84,7 +84,7 @@ def test_prompts_of_one_group_stay_together():
 
 
 def test_chosen_answers_are_demonstrated_only_where_nobody_wrote_demonstrations():
-    low = prompt_in(0, 19)
+    low = prompt_in(0, 14)
     pairs = [Pair(low, "best", "worse"), Pair(low, "best", "worst"), Pair(low, "worse", "worst")]
     assert [row.completion for row in split(Data(pairs=pairs)).demonstrations] == ["best", "worse"]
     written = Demonstration(low, "by hand")
@@ -92,7 +92,7 @@ def test_chosen_answers_are_demonstrated_only_where_nobody_wrote_demonstrations(
 
 
 def test_only_answers_called_good_are_demonstrated():
-    low = prompt_in(0, 19)
+    low = prompt_in(0, 14)
     labels = [Label(low, "yes", True), Label(low, "no", False)]
     assert split(Data(labels=labels)).demonstrations == [Demonstration(low, "yes")]
 
@@ -102,7 +102,7 @@ def test_shares_nothing_can_fill_go_to_what_the_data_has():
     assert prompts.shares == Shares(sft=0, reward_model=0, prompts=90)
     assert len(prompts.prompts) > 1_700
     answers = split(Data(demonstrations=[Demonstration(p, "yes") for p in PROMPTS]))
-    assert answers.shares == Shares(sft=75, reward_model=0, prompts=15)
+    assert answers.shares == Shares(sft=65, reward_model=0, prompts=25)
 
 
 def test_a_share_that_was_set_to_nothing_stays_empty():
@@ -112,7 +112,7 @@ def test_a_share_that_was_set_to_nothing_stays_empty():
 
 
 def test_each_prompt_is_asked_once_with_its_first_columns():
-    high = prompt_in(75, 89)
+    high = prompt_in(65, 89)
     again = dataclasses.replace(high, columns={"answer": 4})
     splits = split(Data(prompts=[again, high]))
     assert splits.prompts == [again]
@@ -121,22 +121,22 @@ def test_each_prompt_is_asked_once_with_its_first_columns():
 
 
 def test_listed_prompts_are_asked_rather_than_those_of_pairs():
-    listed, paired = prompt_in(75, 89), prompt_in(75, 89, 1)
+    listed, paired = prompt_in(65, 89), prompt_in(65, 89, 1)
     assert split(Data(prompts=[listed], pairs=[Pair(paired, "a", "b")])).prompts == [listed]
 
 
 def test_test_data_is_the_whole_final_split_and_frees_the_share():
-    low, top = prompt_in(0, 19), prompt_in(95, 99)
+    low, top = prompt_in(0, 14), prompt_in(95, 99)
     test = Data(pairs=[Pair(low, "a", "b")])
     splits = split(Data(pairs=[Pair(top, "a", "b")], test=test))
     assert (splits.final_pairs, splits.final_prompts) == ([Pair(low, "a", "b")], [low])
     # Buckets 95-99 are tuning's now: reward_model grew to 60 per cent and all above moved up.
-    assert splits.shares == Shares(reward_model=60, final=0)
+    assert splits.shares == Shares(reward_model=55, final=0)
     assert splits.tuning_pairs == [Pair(top, "a", "b")]
 
 
 def test_prompts_of_the_test_data_are_taken_out_of_the_rest():
-    ours, theirs = prompt_in(20, 74), prompt_in(20, 74, 1)
+    ours, theirs = prompt_in(15, 64), prompt_in(15, 64, 1)
     test = Data(prompts=[dataclasses.replace(theirs, text=theirs.text + " ")], unused=[Unused("test, line 2", "empty")])
     splits = split(
         Data(pairs=[Pair(p, "a", "b") for p in (ours, theirs)], test=test, unused=[Unused("line 9", "same")])
@@ -155,7 +155,7 @@ def test_shares_that_do_not_make_a_whole_are_refused(shares):
 
 
 def test_fingerprint_follows_what_a_stage_reads_and_nothing_else():
-    pair, demonstration = Pair(prompt_in(20, 74), "a", "b"), Demonstration(prompt_in(0, 19), "yes")
+    pair, demonstration = Pair(prompt_in(15, 64), "a", "b"), Demonstration(prompt_in(0, 14), "yes")
     one, two = Splits(pairs=[pair], demonstrations=[demonstration]), Splits(pairs=[pair])
     assert one.fingerprint("pairs") == two.fingerprint("pairs")
     assert one.fingerprint() != two.fingerprint()

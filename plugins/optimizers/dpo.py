@@ -9,7 +9,7 @@ from rlhf_lora.adamw import AdamW
 from rlhf_lora.contracts import FitContext, LearnsFrom
 from rlhf_lora.records import Pair
 from rlhf_lora.registry import optimizer
-from rlhf_lora.train_settings import TrainSettings
+from rlhf_lora.train_settings import TrainSettings, micro_batch_within
 
 SMOOTHED = ("sigmoid", "robust", "exo_pair")
 LOSSES = (*SMOOTHED, "hinge", "ipo", "apo_zero", "apo_down", "discopop", "sigmoid_norm")
@@ -29,7 +29,7 @@ class DPO:
             divides log-probs by length.
         label_smoothing: share of labels taken to be wrong, in [0, 0.5).
         pairs: `dataset`, or made by a reward: `relabel` orders the dataset's answers, `rollouts` the policy's own.
-        micro_batch: pairs in memory at a time; smaller = less memory, slower.
+        micro_batch: pairs in memory at a time; smaller = less memory, slower; null = hardware.micro_batch.
     """
 
     learns_from: ClassVar[LearnsFrom] = "pairs"
@@ -39,8 +39,8 @@ class DPO:
     label_smoothing: float = 0.0
     pairs: str = "dataset"
     epochs: float = 1.0
-    batch_size: int = 16
-    micro_batch: int = 8
+    batch_size: int = 64
+    micro_batch: int | None = None
     max_length: int = 1024
     schedule: str = "linear"
     warmup: float = 0.1
@@ -69,7 +69,8 @@ class DPO:
             name: getattr(self, name)
             for name in ("epochs", "batch_size", "micro_batch", "max_length", "schedule", "warmup", "max_grad_norm")
         }
-        return TrainSettings.of(self.adamw, **shared)
+        rows = micro_batch_within(self.batch_size, self.micro_batch or self.batch_size)
+        return TrainSettings.of(self.adamw, **shared | {"micro_batch": self.micro_batch or rows})
 
     def fit(self, model: Any, data: Sequence[Pair], ctx: FitContext) -> dict[str, float]:
         """Train on pairs in a model of its own, publish the adapter at `ctx.out`, and return final metrics."""
