@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_lora import memory
+from rlhf_lora import memory, registry
 from rlhf_lora.adamw import derived_lr
 from rlhf_lora.errors import ConfigError, ModelError
 from rlhf_lora.mini.base import MAX_POSITIONS, BaseSettings
@@ -24,9 +24,8 @@ from rlhf_lora.train_settings import micro_batch_within
 LEARNING_RATES = {
     "sft.adamw": (2e-4, 2 / 3),
     "reward_model.adamw": (1e-4, 2 / 3),
-    "optimizer.adamw": (3e-5, 1.0),
-    "optimizer.value_adamw": (6e-5, 1.0),
 }
+RL_POWER = 1.0  # of optimizers, which say their rates themselves (`learning_rates`)
 SMALL_WIDTH = 512
 """Models up to this width are small: batches follow from the lengths alone."""
 MICRO_BATCH_TOKENS, ROLLOUT_TOKENS = 8_192, 65_536
@@ -63,7 +62,9 @@ def derive(config: DictConfig, width: int, positions: int | None, dataset: Any) 
         config.optimizer.value = "trunk" if small else "adapter"
     if "micro_batch" in config.optimizer and config.optimizer.micro_batch is None:
         config.optimizer.micro_batch = micro_batch_within(config.optimizer.batch_size, hardware.micro_batch)
-    for place, (rate, power) in LEARNING_RATES.items():
+    own = getattr(registry.lookup("optimizer", config.optimizer.name).cls, "learning_rates", {})
+    rates = LEARNING_RATES | {f"optimizer.{name}": (rate, RL_POWER) for name, rate in own.items()}
+    for place, (rate, power) in rates.items():
         node = OmegaConf.select(config, place)
         if node is not None and node.lr is None:
             node.lr = derived_lr(rate, width, power)

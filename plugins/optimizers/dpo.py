@@ -33,8 +33,9 @@ class DPO:
     """
 
     learns_from: ClassVar[LearnsFrom] = "pairs"
+    learning_rates: ClassVar[Mapping[str, float]] = {"adamw": 1e-5}  # at width 2048, for `derive`
 
-    beta: float = 0.1
+    beta: float = 0.2
     loss: str = "sigmoid"
     label_smoothing: float = 0.0
     pairs: str = "dataset"
@@ -70,7 +71,7 @@ class DPO:
             for name in ("epochs", "batch_size", "micro_batch", "max_length", "schedule", "warmup", "max_grad_norm")
         }
         rows = micro_batch_within(self.batch_size, self.micro_batch or self.batch_size)
-        return TrainSettings.of(self.adamw, **shared | {"micro_batch": self.micro_batch or rows})
+        return TrainSettings.of(self.adamw, **{**shared, "micro_batch": self.micro_batch or rows})
 
     def fit(self, model: Any, data: Sequence[Pair], ctx: FitContext) -> dict[str, float]:
         """Train on pairs in a model of its own, publish the adapter at `ctx.out`, and return final metrics."""

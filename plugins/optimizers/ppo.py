@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlhf_lora.adamw import AdamW
 from rlhf_lora.registry import optimizer
@@ -37,6 +37,8 @@ class PPO:
         missing_end_reward: replaces the reward of a completion that was cut off; null = it keeps its score.
         scale_scores: scale rewards to mean 0, deviation 1 on reference samples before the first update.
     """
+
+    learning_rates: ClassVar[Mapping[str, float]] = {"adamw": 3e-5, "value_adamw": 6e-5}  # at width 2048, for `derive`
 
     updates: int | None = None
     prompts_per_update: int = 256
