@@ -163,8 +163,8 @@ class Minibatch:
 class OnPolicyOptimizer(Protocol):
     """Turns scored rollouts into a loss: functions of tensors, no model, no I/O.
 
-    Promises: at the reference, equal scores move nothing but by rounding; finite metrics or an error; `state()` and `restore()` carry
-    everything that changes between updates.
+    Promises: at the reference, equal scores move nothing but by rounding; finite metrics or an error; `state()` and
+    `restore()` carry everything that changes between updates.
 
     Attributes:
         samples_per_prompt: completions per prompt.
