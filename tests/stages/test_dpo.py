@@ -115,7 +115,7 @@ def test_soft_labels_and_smoothing_reach_the_loss(base: Path, tmp_path: Path):
 def test_other_losses_are_trls(base: Path, tmp_path: Path, loss: str):
     logged: list[dict[str, float]] = []
     ctx = FitContext(tmp_path / "out", 0, lambda step, metrics: logged.append(metrics))
-    dpo(loss=loss, batch_size=4, micro_batch=2).fit(ModelSpec(str(base)), make_pairs(8), ctx)
+    dpo(loss=loss, beta=0.1, batch_size=4, micro_batch=2).fit(ModelSpec(str(base)), make_pairs(8), ctx)
     # At margin 0: hinge 1, IPO (1 / 2 beta)^2 = 25, robust log 2.
     assert logged[0]["loss"] == pytest.approx({"hinge": 1.0, "ipo": 25.0, "robust": math.log(2)}[loss], rel=1e-5)
     assert logged[0]["rewards/margins"] == 0.0
