@@ -1,4 +1,4 @@
-"""The six contracts a plugin can fulfil, and what each promises. `rlhf_lora.testing` checks the promises.
+"""The six contracts a plugin can fulfil, and what each promises.
 
 Axes, as suffixes of tensor names:  B sequence in a batch · T response position · S prompt + response position
                                     V vocabulary · D hidden width · K answer to one prompt
