@@ -6,7 +6,6 @@ A folder on disk is `adapter_config.json` and `adapter_model.safetensors` and lo
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lora.atomic import staging
-from rlhf_lora.backbone import ModelSpec, read_adapter
 from rlhf_lora.errors import ModelError, Stopped
+from rlhf_lora.loading import read_adapter, sort_config
+from rlhf_lora.model_spec import ModelSpec
 
 Task = Literal["CAUSAL_LM", "SEQ_CLS"]
 HEAD = "base_model.model.score.weight"
@@ -109,18 +109,9 @@ def save(model: Any, out: Path, files: Mapping[str, str] | None = None) -> None:
         # "auto" would look on the hub whether the vocabulary grew.
         model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
-        _sort_config(folder / "adapter_config.json")
+        sort_config(folder / "adapter_config.json")
         for name, text in (files or {}).items():
             (folder / name).write_text(text, encoding="utf-8")
-
-
-def _sort_config(file: Path) -> None:
-    """Peft writes sets in an order that changes from run to run; the folder's hash must not."""
-    config = json.loads(file.read_text())
-    for key in ("target_modules", "modules_to_save"):
-        if isinstance(config.get(key), list):
-            config[key] = sorted(set(config[key]))
-    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _started(start: Path, task: Task) -> tuple[Any, dict[str, Tensor]]:

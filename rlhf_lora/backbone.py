@@ -1,19 +1,14 @@
 """One frozen base, and every role on it: policy, reference, value, reward as LoRA adapters and small heads.
 
-Two things live here: loading a base (`ModelSpec`, `load_base`), which every stage uses, and `Backbone`, the shared
-model of the on-policy loop. Rules that cost others days, each held by a test:
+`Backbone` is the shared model of the on-policy loop. Rules that cost others days, each held by a test:
 
 - One role = forward *and* backward before the next switch. Peft's `set_adapter` clears `requires_grad` of the others;
   a joint backward would leave their gradients `None` without an error. `role()` restores it from the role table.
-- bitsandbytes repacks 4-bit weights in place on AVX512-BF16 CPUs, after which LoRA gradients are wrong and the loss is
-  not: switched off on every layer.
-- `prepare_model_for_kbit_training` makes embeddings and lm_head fp32 (gigabytes at 7B): frozen by hand instead.
 - Logits never exist as batch × time × vocabulary: `objectives.logprobs.selected` works in chunks.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,143 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhf_lora.chat import Chat
 from rlhf_lora.errors import ModelError
-from rlhf_lora.model_spec import LoraSpec as LoraSpec
-from rlhf_lora.model_spec import ModelSpec as ModelSpec
-from rlhf_lora.model_spec import adapter_hash as adapter_hash
-from rlhf_lora.model_spec import base_hash as base_hash
-from rlhf_lora.model_spec import check_model_folder
+from rlhf_lora.loading import disable_dropout, load_base, load_chat, read_adapter, sort_config
+from rlhf_lora.model_spec import ModelSpec
 from rlhf_lora.objectives import logprobs as chunked
-
-# --- loading ----------------------------------------------------------------------------------------------------------
-
-
-def load_tokenizer(spec: ModelSpec) -> Any:
-    """The tokenizer of a model folder or hub id."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(spec.path, revision=spec.revision)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"no tokenizer could be loaded: {_first_line(error)}",
-            where=f"model.path={spec.path}",
-            fix="the folder needs tokenizer.json and tokenizer_config.json",
-        ) from error
-
-
-def load_chat(spec: ModelSpec) -> Chat:
-    return Chat(load_tokenizer(spec), spec.template, spec.template_kwargs)
-
-
-def load_base(spec: ModelSpec, num_labels: int | None = None) -> Any:
-    """The frozen base: a causal language model, or with `num_labels` a sequence classifier.
-
-    4-bit is NF4 with double quantisation (QLoRA, Dettmers et al. 2023), on CUDA and on the CPU.
-
-    Raises:
-        ModelError: no weights, an unknown architecture, or sizes that 4-bit blocks do not fit.
-    """
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-
-    check_model_folder(spec.path)
-    options: dict[str, Any] = {"revision": spec.revision, "dtype": spec.torch_dtype, "attn_implementation": "sdpa"}
-    if spec.load_in_4bit:
-        options["quantization_config"] = quantisation(spec)
-        options["device_map"] = {"": spec.device}
-    kind = AutoModelForCausalLM
-    if num_labels is not None:
-        kind, options["num_labels"] = AutoModelForSequenceClassification, num_labels
-    try:
-        with _quiet_transformers():
-            model = kind.from_pretrained(spec.path, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"the model could not be loaded: {_first_line(error)}",
-            where=f"model.path={spec.path}",
-            fix="a folder in Transformers layout (config.json, *.safetensors) or a hub id",
-        ) from error
-    model = model if spec.load_in_4bit else model.to(spec.device)
-    _no_repacking(model)
-    model.requires_grad_(False)
-    disable_dropout(model)
-    return model
-
-
-def quantisation(spec: ModelSpec) -> Any:
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=spec.torch_dtype,
-        llm_int8_skip_modules=["lm_head", "score"],
-    )
-
-
-def _no_repacking(model: nn.Module) -> None:
-    """bitsandbytes on CPUs with AVX512-BF16: keep the weights as they are, else gradients are silently wrong."""
-    layer: Any
-    for layer in model.modules():
-        if hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = False
-
-
-def disable_dropout(model: nn.Module) -> None:
-    """Dropout makes rollout and training log-probs differ (ratio ≠ 1 on the first minibatch)."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-# --- adapters on disk ---------------------------------------------------------------------------------------------
-
-
-def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Configuration and tensors of an adapter folder in PEFT layout.
-
-    Raises:
-        ModelError: not an adapter folder, or its weights cannot be read.
-    """
-    from safetensors.torch import load_file
-
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text())
-        return config, load_file(str(folder / "adapter_model.safetensors"))
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"{folder} is not an adapter folder: {Path(str(error.filename)).name} is missing",
-            where=str(folder),
-            fix="an adapter folder in PEFT layout has adapter_config.json and adapter_model.safetensors",
-        ) from error
-    except Exception as error:
-        raise ModelError(
-            f"the adapter cannot be read: {_first_line(error)}", where=str(folder), fix="save it again"
-        ) from error
-
-
-# --- roles on one base ------------------------------------------------------------------------------------------------
+from rlhf_lora.progress import track
 
 
 @dataclass
@@ -205,7 +68,9 @@ class Backbone:
         self.trunk = getattr(self.base, self.base.base_model_prefix)
         self.head_weight_VD = _plain_head(self.base)
         if spec.gradient_checkpointing:
-            self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            with warnings.catch_warnings():  # its new name is not in every version we take
+                warnings.simplefilter("ignore", FutureWarning)
+                self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._check_logits()
 
     @property
@@ -293,6 +158,7 @@ class Backbone:
         config.inference_mode = True
         config.save_pretrained(str(folder))
         config.inference_mode = False
+        sort_config(folder / "adapter_config.json")
 
     # forward passes ...................................................................................................
 
@@ -320,7 +186,7 @@ class Backbone:
         """log-probs in nats of each response token under `role`, one list per response."""
         rows: list[list[float]] = [[] for _ in prompts]
         with self.role(role):
-            for index, padded in self.micro_batches(prompts, responses):
+            for index, padded in self.micro_batches(prompts, responses, show=f"{role} log-probs"):
                 logprobs_BT = self.logprobs(self.response_hidden(padded), padded.responses_BT, temperature)
                 for i, row_T in zip(index, logprobs_BT.tolist(), strict=True):
                     rows[i] = row_T[: len(responses[i])]
@@ -333,7 +199,7 @@ class Backbone:
         """Head of `role` at the last token of each sequence, one number per sequence."""
         scores = [0.0] * len(prompts)
         with self.role(role):
-            for index, padded in self.micro_batches(prompts, responses):
+            for index, padded in self.micro_batches(prompts, responses, show=f"{role} scores"):
                 hidden_BSD = self.hidden(padded.ids_BS, padded.attention_BS, padded.positions_BS)
                 last_B = padded.prompt_width - 1 + padded.response_mask_BT.sum(1)
                 last_BD = hidden_BSD[torch.arange(len(index), device=hidden_BSD.device), last_B]
@@ -342,14 +208,23 @@ class Backbone:
         return scores
 
     def micro_batches(
-        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], size: int | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        responses: Sequence[Sequence[int]],
+        size: int | None = None,
+        show: str = "",
     ) -> Iterator[tuple[list[int], Any]]:
-        """Padded micro-batches, sorted by length so that little is padding, each with the rows it holds."""
+        """Padded micro-batches, sorted by length so that little is padding, each with the rows it holds.
+
+        Args:
+            show: what to call the pass over them on the progress display; empty = do not show it.
+        """
         from rlhf_lora.rollout import pad
 
         size = size or self.micro_batch
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]) + len(responses[i]), i))
-        for start in range(0, len(order), size):
+        starts = range(0, len(order), size)
+        for start in track(starts, show, inner=True) if show else starts:
             index = order[start : start + size]
             yield index, pad([prompts[i] for i in index], [responses[i] for i in index], self.chat.fill_id, self.device)
 

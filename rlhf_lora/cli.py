@@ -6,6 +6,7 @@ Results go to stdout, progress to stderr. Exit code 0 done; 2 what the user gave
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -91,6 +92,15 @@ def run(arguments: list[str]) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"rlhf-lora: the disk is full\n  where: {error.filename or 'the run folder or the cache'}\n"
+            "  to do: free some space, then give the same command: the run goes on from its last checkpoint",
+            file=sys.stderr,
+        )
+        return 3
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -30,7 +30,7 @@ SMALL_WIDTH = 512
 """Models up to this width are small: batches follow from the lengths alone."""
 MICRO_BATCH_TOKENS, ROLLOUT_TOKENS = 8_192, 65_536
 """For such models: tokens of one forward and backward, and of the sequences sampled at once."""
-PASSES, MOST_UPDATES = 6, 40
+PASSES, MOST_UPDATES = 6, 60
 DEFAULT_NEW_TOKENS = 128
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 
 from rlhf_lora import adapters, trainers
-from rlhf_lora.backbone import ModelSpec, base_hash, load_base, load_chat
 from rlhf_lora.chat import Chat
 from rlhf_lora.contracts import FitContext
+from rlhf_lora.loading import load_base, load_chat
+from rlhf_lora.model_spec import ModelSpec, base_hash
 from rlhf_lora.objectives import preference
 from rlhf_lora.progress import track
 from rlhf_lora.records import Pair

@@ -6,7 +6,7 @@ far from the reference may have found what the reward overlooks. Ties count one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,15 +37,19 @@ class Evaluation:
 
 
 def evaluate_policy(
-    backbone: Any, engine: Any, prompts: Sequence[Prompt], seed: int, scorers: Mapping[str, Any]
-) -> Evaluation:
+    backbone: Any, engine: Any, prompts: Sequence[Prompt], seed: int, scorers: Mapping[str, Any],
+    between: Callable[[], None] = lambda: None,
+) -> Evaluation:  # fmt: skip
     """Answer every prompt with the roles policy and reference, and compare.
 
     Args:
         scorers: `score` (the run's reward) and `gold` (the truth), whichever there are; opened `Scorer`s.
+        between: called between the long parts; may raise to leave.
     """
     policy = engine.generate(backbone, prompts, 1, seed)
+    between()
     reference = engine.generate(backbone, prompts, 1, seed + 1, role="reference")
+    between()
     kl = sequence_kl(backbone, policy, engine.temperature)
     rows = [
         {
@@ -70,7 +74,7 @@ def evaluate_policy(
 def sequence_kl(backbone: Any, samples: Sequence[Sample], temperature: float) -> list[float]:
     """k1 summed over each policy sample, in nats: log π − log ρ of what was sampled from π."""
     chat = backbone.chat
-    prompts = [chat.prompt_ids(Prompt(s.prompt, None if s.messages is None else tuple(s.messages))) for s in samples]
+    prompts = [chat.prompt_ids(Prompt.of(sample)) for sample in samples]
     responses = [list(sample.tokens or ()) for sample in samples]
     reference = backbone.sequence_logprobs("reference", prompts, responses, temperature)
     return [sum(sample.logprobs or ()) - sum(row) for sample, row in zip(samples, reference, strict=True)]

@@ -40,6 +40,7 @@ class Run:
         self._is_new = not plan.run_dir.is_dir() or not any(plan.run_dir.iterdir())
         self._folder, self.was_finished = claim(plan)
         self._records: dict[str, dict[str, Any]] = self._folder_json("stages.json")
+        self._prepared = False
         self._loop: Any = None
         self._tracker: Any = None
 
@@ -61,15 +62,10 @@ class Run:
 
     def step(self) -> dict[str, float] | None:
         """One update of the policy; the stages before it run first. None when the policy is trained."""
-        if self.was_finished:
+        if self.was_finished or not self._policy_is_ready():
             return None
-        if self._loop is None:
-            self._prepare()
-            if not self._policy_is_due:
-                return None
-            if not self.plan.is_on_policy:
-                return self._off_policy()
-            self._open_loop()
+        if not self.plan.is_on_policy:
+            return self._off_policy()
         if self._loop.state.update >= self.plan.optimizer.updates:
             return None
         metrics = self._loop.step()
@@ -108,20 +104,27 @@ class Run:
         return self
 
     def _run_policy(self) -> None:
-        total = self.plan.optimizer.updates if self.plan.is_on_policy else None
-        bar: progress.Progress | None = None
-        try:
+        if not self._policy_is_ready():
+            return
+        if not self.plan.is_on_policy:
+            self.step()
+            self._leave_if_asked()
+            return
+        with progress.Progress("policy", self.plan.optimizer.updates, start=self._loop.state.update) as bar:
             while (metrics := self.step()) is not None:
-                if total and bar is None:
-                    bar = progress.Progress("policy", total, start=self._loop.state.update - 1)
-                if bar is not None:
-                    bar.update(1, score=metrics["objective/scores"], kl=metrics["objective/kl"])
+                bar.update(1, score=metrics["objective/scores"], kl=metrics["objective/kl"])
                 self._leave_if_asked()
-                if not self.plan.is_on_policy:
-                    break
-        finally:
-            if bar is not None:
-                bar.close()
+
+    def _policy_is_ready(self) -> bool:
+        """Run the stages before the policy and open its loop; False when there is no policy left to train."""
+        if not self._prepared:
+            self._prepare()
+            self._prepared = True
+        if not self._policy_is_due:
+            return False
+        if self.plan.is_on_policy and self._loop is None:
+            self._open_loop()
+        return True
 
     def _leave_if_asked(self) -> None:
         number = self.interrupts.number
@@ -300,6 +303,7 @@ class Run:
             self.parts.short_enough(backbone, evaluation_prompts(self.plan)),
             evaluation_seed(self.plan),
             judges,
+            between=self._leave_if_asked,
         )
         self._folder.save_samples("evaluation", None, result.rows)
         self._keep("evaluation", {"seconds": time.perf_counter() - started, "figures": result.summary})
@@ -343,5 +347,5 @@ class Run:
         self._folder.release()
 
     def _summary(self, status: str) -> dict[str, Any]:
-        state = None if self._loop is None else self._loop.state
-        return summarise(self.plan, self._folder, status, self._records, state, time.perf_counter() - self.started)
+        seconds = time.perf_counter() - self.started
+        return summarise(self.plan, self._folder, status, self._records, self._loop, seconds)

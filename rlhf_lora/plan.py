@@ -55,6 +55,7 @@ class Plan:
     Attributes:
         config: resolved, with everything derived filled in.
         spec: of the model; `spec.path` is empty while the embedded base is not built (`mini` says which).
+        inputs: what the settings only point at, by content: name → hash of the base, the adapters, the data, plugins.
     """
 
     config: DictConfig
@@ -68,6 +69,7 @@ class Plan:
     data: Data
     splits: Splits
     stages: tuple[StagePlan, ...]
+    inputs: Mapping[str, str]
     run_dir: Path
     cache_dir: Path
     width: int
@@ -117,9 +119,10 @@ def make_plan(config: DictConfig) -> Plan:
     if "policy" in names:
         plan_checks.check_columns(built["reward"], splits)
     cache_dir = cache_folder()
-    stages = _stages(config, names, spec, mini, shape, splits, built, start_adapter, cache_dir)
+    inputs = _inputs(config, spec, mini, splits, {"model.adapter": start_adapter, "reward.path": reward_adapter})
+    stages = _stages(config, names, spec, shape, splits, built, inputs, cache_dir)
     return Plan(
-        config=config, spec=spec, mini=mini, dataset=dataset, data=data, splits=splits, stages=tuple(stages),
+        config=config, spec=spec, mini=mini, dataset=dataset, data=data, splits=splits, stages=tuple(stages), inputs=inputs,
         run_dir=_run_dir(config), cache_dir=cache_dir, width=shape.hidden, start_adapter=start_adapter,
         notes=tuple(_notes(config, splits, stages)), **built,
     )  # fmt: skip
@@ -137,13 +140,26 @@ def cache_folder() -> Path:
 # --- stages and their keys --------------------------------------------------------------------------------------------
 
 
+def _inputs(
+    config: DictConfig, spec: ModelSpec, mini: BaseSettings | None, splits: Splits, adapters: Mapping[str, Path | None]
+) -> dict[str, str]:  # fmt: skip
+    """What decides the result beside the settings, by content: a run is gone on with only while all of it is the same."""
+    plugins = {f"{kind}={config[kind].name}": registry.lookup(kind, config[kind].name).source for kind in PLUGIN_GROUPS}
+    return {
+        "the kit": __version__,
+        "the base": mini_hash(mini) if mini is not None else base_hash(spec.path, spec.revision),
+        **{name: adapter_hash(folder) for name, folder in adapters.items() if folder is not None},
+        "the data": splits.fingerprint(),
+        **{f"the plugin {name}": source for name, source in plugins.items() if source},
+    }
+
+
 def _stages(
-    config: DictConfig, names: Sequence[str], spec: ModelSpec, mini: BaseSettings | None, shape: memory.Shape, splits: Splits,
-    built: Mapping[str, Any], start: Path | None, cache_dir: Path,
+    config: DictConfig, names: Sequence[str], spec: ModelSpec, shape: memory.Shape, splits: Splits,
+    built: Mapping[str, Any], inputs: Mapping[str, str], cache_dir: Path,
 ) -> list[StagePlan]:  # fmt: skip
-    base = mini_hash(mini) if mini is not None else base_hash(spec.path, spec.revision)
     model = [
-        base,
+        inputs["the base"],
         spec.load_in_4bit,
         spec.dtype,
         spec.device,
@@ -152,40 +168,38 @@ def _stages(
         dict(spec.template_kwargs),
     ]
     common = [__version__, config.seed, model, config.hardware.threads]
-    start_key = adapter_hash(start) if start else None
+    start_key = inputs.get("model.adapter")
     plans: list[StagePlan] = []
 
-    def add(name: str, reads: str, writes: str, rows: int, inputs: list[Any], cached: bool = True) -> str:
-        key = hashlib.sha256(json.dumps([name, *common, *inputs], sort_keys=True, default=str).encode()).hexdigest()[
-            :20
-        ]
+    def add(name: str, reads: str, writes: str, rows: int, of: list[Any], cached: bool = True) -> str:
+        key = hashlib.sha256(json.dumps([name, *common, *of], sort_keys=True, default=str).encode()).hexdigest()[:20]
         folder = cache_dir / "stages" / f"{name}-{key}"
         reused = folder if cached and config.cache and (folder / "adapter" / "adapter_config.json").is_file() else None
         plans.append(StagePlan(name, reads, writes, rows, key, _stage_memory(name, config, shape, built), reused))
         return key
 
     if "sft" in names:
-        inputs = [start_key, OmegaConf.to_container(config.sft), splits.fingerprint("demonstrations")]
-        start_key = add("sft", "demonstrations", "adapters/sft", len(splits.demonstrations), inputs)
-    reward_key = None
+        of = [start_key, OmegaConf.to_container(config.sft), splits.fingerprint("demonstrations")]
+        start_key = add("sft", "demonstrations", "adapters/sft", len(splits.demonstrations), of)
+    reward_key = inputs.get("reward.path")
     if "reward_model" in names:
-        inputs = [
+        of = [
             start_key,
             OmegaConf.to_container(config.reward_model),
             config.evaluation.split,
             splits.fingerprint("pairs", "tuning_pairs", "final_pairs"),
         ]
-        reward_key = add("reward_model", "pairs", "adapters/reward", len(splits.pairs), inputs)
+        reward_key = add("reward_model", "pairs", "adapters/reward", len(splits.pairs), of)
     if "policy" in names:
         learns_from = getattr(built["optimizer"], "learns_from", None)
         reads = learns_from or "prompts"
-        inputs = [
+        of = [
             start_key,
             reward_key,
             *(OmegaConf.to_container(config[k]) for k in PLUGIN_GROUPS),
-            registry.source_hashes(),
+            [what for name, what in inputs.items() if name.startswith("the plugin")],
         ]
-        add("policy", reads, "adapters/policy", len(getattr(splits, reads)), inputs, cached=False)
+        add("policy", reads, "adapters/policy", len(getattr(splits, reads)), of, cached=False)
     return plans
 
 

@@ -32,9 +32,11 @@ class Progress:
         description: one or two words.
         total: how many steps there are; None when nobody knows.
         start: how many were done before (a resumed run); they do not count for the time left.
+        inner: a part of a step of another loop: seen while it runs if it is long, and gone when it ends.
     """
 
-    def __init__(self, description: str, total: int | None = None, start: int = 0):
+    def __init__(self, description: str, total: int | None = None, start: int = 0, inner: bool = False):
+        self.inner = inner
         self.description, self.total, self.done, self._start = description, total, start, start
         self._began = time.monotonic()
         self._said_at: float | None = None
@@ -62,9 +64,9 @@ class Progress:
         worth_showing = time.monotonic() - self._began >= WORTH_SHOWING_S
         if self._display:
             self._display.stop_task(self._task)
-            self._display.update(self._task, visible=worth_showing)
+            self._display.update(self._task, visible=worth_showing and not self.inner)
             _leave_display()
-        elif not quiet() and (worth_showing or self._said_at is not None):
+        elif not quiet() and not self.inner and (worth_showing or self._said_at is not None):
             self._say(last=True)
 
     def __enter__(self) -> Self:
@@ -85,7 +87,8 @@ class Progress:
         return "  ".join(part for part in parts if part)
 
     def _is_due(self) -> bool:
-        wait, since = (WORTH_SHOWING_S, self._began) if self._said_at is None else (LINE_EVERY_S, self._said_at)
+        first = LINE_EVERY_S if self.inner else WORTH_SHOWING_S
+        wait, since = (first, self._began) if self._said_at is None else (LINE_EVERY_S, self._said_at)
         return not quiet() and time.monotonic() - since >= wait
 
     def _say(self, last: bool = False) -> None:
@@ -93,12 +96,12 @@ class Progress:
         print(self.line(last), file=sys.stderr, flush=True)
 
 
-def track(what: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Iterate over `what` with progress; an integer means `range`."""
+def track(what: Iterable[T], description: str, total: int | None = None, inner: bool = False) -> Iterator[T]:
+    """Iterate over `what` with progress; an integer means `range`. See `Progress` for `inner`."""
     items: Iterable[Any] = range(what) if isinstance(what, int) else what
     if total is None and isinstance(items, Sized):
         total = len(items)
-    with Progress(description, total) as progress:
+    with Progress(description, total, inner=inner) as progress:
         for item in items:
             yield item
             progress.update()

@@ -43,6 +43,11 @@ class Prompt:
     columns: Mapping[str, Any] = field(default_factory=dict)
     group: str = ""
 
+    @classmethod
+    def of(cls, sample: Sample) -> Prompt:
+        """What a sample answers."""
+        return cls(sample.prompt, None if sample.messages is None else tuple(sample.messages))
+
     @property
     def split_key(self) -> str:
         return self.group or self.text.strip()

@@ -47,12 +47,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered plugin and where it came from."""
+    """One registered plugin and where it came from.
+
+    Attributes:
+        source: SHA-256 of the file (or the notebook cell's definition) that it stands in; empty for what comes with
+            the kit, whose version says as much.
+    """
 
     kind: str
     name: str
     cls: type
     origin: str
+    source: str = ""
 
     @property
     def summary(self) -> str:
@@ -100,7 +106,7 @@ def register(kind: str, name: str) -> Callable[[T], T]:
                 where=_origin(thing),
                 fix=f"def {method}(self, …)",
             )
-        _add(Entry(kind, name, cls, _origin(thing)))
+        _add(Entry(kind, name, cls, _origin(thing), _source_hash(thing)))
         return thing
 
     return enter
@@ -242,6 +248,17 @@ def _origin(thing: Any) -> str:
         line, file = 0, "?"
     module = getattr(thing, "__module__", "?")
     return f"{module if module.startswith('rlhf_lora.') else file}:{line}"
+
+
+def _source_hash(thing: Any) -> str:
+    if getattr(thing, "__module__", "").startswith("rlhf_lora."):
+        return ""
+    try:
+        file = Path(inspect.getsourcefile(thing) or "")
+        text = file.read_text(encoding="utf-8") if file.is_file() else inspect.getsource(thing)
+    except (OSError, TypeError, UnicodeDecodeError):  # typed at a prompt: there is nothing to compare
+        return ""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _default(f: dataclasses.Field[Any]) -> Any:
@@ -395,11 +412,6 @@ def load_file(path: str | os.PathLike[str]) -> None:
             fix='put @reward("my_name") on a class or function',
         )
     _files[file] = source_hash
-
-
-def source_hashes() -> dict[str, str]:
-    """Plugin file → SHA-256 of its text, for run records and cache keys."""
-    return {str(file): digest for file, digest in sorted(_files.items())}
 
 
 def _last_line(error: BaseException, file: Path | None) -> str:

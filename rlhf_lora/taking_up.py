@@ -8,7 +8,6 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rlhf_lora import registry
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.plan import Plan
 from rlhf_lora.run_folder import RunFolder, versions
@@ -27,7 +26,7 @@ def claim(plan: Plan) -> tuple[RunFolder, bool]:
     assert isinstance(config, dict)
     config = {str(k): v for k, v in config.items()} | {"run_dir": str(plan.run_dir)}
     if not (plan.run_dir / "config.yaml").is_file():
-        made = RunFolder.create(plan.run_dir, config, versions() | {"plugins": registry.source_hashes()})
+        made = RunFolder.create(plan.run_dir, config, versions() | {"inputs": dict(plan.inputs)})
         return made.claim(), False
     if plan.config.resume == "never":
         raise ConfigError(
@@ -39,6 +38,13 @@ def claim(plan: Plan) -> tuple[RunFolder, bool]:
         raise ConfigError(
             f"{plan.run_dir} holds a run with other settings: {'; '.join(differs[:5])}", where="run_dir",
             fix="another run_dir, or the settings it began with",
+        )  # fmt: skip
+    began = folder.versions.get("inputs", {})
+    changed = [name for name in {**began, **plan.inputs} if began.get(name) != plan.inputs.get(name)]
+    if changed:
+        raise ConfigError(
+            f"{plan.run_dir} began with something else: {', '.join(changed)} changed since", where="run_dir",
+            fix="another run_dir, or put back what the run began with",
         )  # fmt: skip
     finished = folder.summary.get("status") == "finished"
     return (folder if finished else folder.claim()), finished
@@ -63,13 +69,13 @@ def summarise(
     folder: RunFolder,
     status: str,
     records: Mapping[str, Mapping[str, Any]],
-    loop_state: Any,
+    loop: Any,
     seconds_now: float,
 ) -> dict[str, Any]:
     """What summary.json says. Keys that do not apply are absent.
 
     Args:
-        records: stage → its record (seconds, figures, reused). loop_state: of the on-policy loop, or None.
+        records: stage → its record (seconds, figures, reused). loop: the on-policy loop, or None.
         seconds_now: of this process; what earlier ones took is in the summary they left.
     """
     config = plan.config
@@ -83,9 +89,15 @@ def summarise(
     summary |= records.get("evaluation", {}).get("figures", {})
     if figures := records.get("reward_model", {}).get("figures"):
         summary["reward_model"] = figures
-    if loop_state is not None:
-        seconds |= loop_state.seconds
-        summary |= {"abstained": loop_state.abstained, "errors": loop_state.errors, "updates": loop_state.update}
+    if loop is not None:
+        state = loop.state
+        abstained, errors = state.kinds(loop.missing)  # of a rollout that stopped the run
+        seconds |= state.seconds
+        summary |= {
+            "abstained": state.abstained + abstained,
+            "errors": state.errors + errors,
+            "updates": state.update,
+        }
     return summary | {"seconds": seconds | {"total": before + seconds_now}}
 
 

@@ -20,7 +20,7 @@ import random
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,9 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, TrainerCallback
 
 from rlhf_lora import adapters
-from rlhf_lora.backbone import ModelSpec, adapter_hash
 from rlhf_lora.contracts import FitContext
 from rlhf_lora.errors import ConfigError, DataError, Interrupted, Stopped
+from rlhf_lora.model_spec import ModelSpec, adapter_hash
 from rlhf_lora.progress import Progress
 from rlhf_lora.train_settings import TrainSettings
 from rlhf_lora.trainer_checkpoints import Checkpoints, fingerprint
@@ -342,6 +342,8 @@ def _folder(ctx: FitContext) -> Iterator[Path]:
     if ctx.work_dir is not None:
         ctx.work_dir.mkdir(parents=True, exist_ok=True)
         yield ctx.work_dir
+        with suppress(OSError):  # not empty: a checkpoint to go on from
+            ctx.work_dir.rmdir()
         return
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)

@@ -12,8 +12,10 @@ import torch
 from tiny import prompts, spec, token_ids
 from torch import Tensor
 
-from rlhf_lora.backbone import Backbone, LoraSpec, load_base
+from rlhf_lora.backbone import Backbone
 from rlhf_lora.errors import ModelError
+from rlhf_lora.loading import load_base
+from rlhf_lora.model_spec import LoraSpec
 from rlhf_lora.registry import build
 from rlhf_lora.rollout import pad
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -231,6 +232,15 @@ def test_bad_input_ends_with_2_and_one_message_and_leaves_nothing_behind(
         for p in sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
         if p not in before and "__pycache__" not in p.parts
     ] == []
+
+
+def test_a_full_disk_is_one_message_and_not_our_fault(monkeypatch, capsys):
+    def full(*given: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "run/metrics.jsonl")
+
+    monkeypatch.setitem(cli.VERBS, "train", full)
+    assert cli.run(["train"]) == 3
+    assert "disk is full\n  where: run/metrics.jsonl\n  to do: " in capsys.readouterr().err
 
 
 def test_there_are_many_bad_inputs():

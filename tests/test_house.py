@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "records errors progress atomic plain tables interrupts": 0,
     "contracts registry": 1,
-    "model_spec backbone adapters chat splits memory adamw objectives rollout testing mini": 2,
+    "model_spec loading backbone adapters chat splits memory adamw objectives rollout testing mini": 2,
     "train_settings trainers trainer_checkpoints dpo_trainer": 2,
     "config derive plan plan_checks plan_view run_folder checkpoints stage_cache checks plugins": 3,
     "stages": 4,

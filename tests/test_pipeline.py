@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -288,7 +289,8 @@ def test_a_file_of_ten_lines_trains_from_another_folder(tiny_base, tmp_path, mon
     rows = RunFolder(tmp_path / "elsewhere" / "run").read_samples("policy", 1)
     assert [row["score"] for row in rows] == [-abs(len(row["text"].split()) - 2) for row in rows]
     assert run.config["reward"] == {"name": "brevity", "target": 2}
-    assert any(str(tmp_path) in name for name in run.versions["plugins"])
+    source = (tmp_path / "elsewhere" / "brevity.py").read_bytes()
+    assert run.versions["inputs"]["the plugin reward=brevity"] == hashlib.sha256(source).hexdigest()
 
 
 def test_columns_of_a_file_reach_the_reward(tiny_base, tmp_path):
@@ -333,6 +335,8 @@ def test_a_reward_that_fails_half_way_stops_the_run_with_a_checkpoint(name, body
     folder = RunFolder(tmp_path / "run")
     assert folder.summary["status"] == "stopped"
     assert folder.latest_checkpoint().step == 1  # calls: scaling, update 1, update 2
+    errors = folder.config["optimizer"]["prompts_per_update"] if name == "gone" else 0
+    assert folder.summary["errors"] == errors
     assert (tmp_path / "run" / "report.html").is_file()
 
 

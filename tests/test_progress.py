@@ -45,6 +45,13 @@ def test_a_log_gets_a_first_line_one_every_ten_seconds_and_a_last(
     assert lines[-1] == "policy 40/40  score 1.92  kl 3.1  in 0:40"
 
 
+def test_a_part_of_a_step_is_seen_only_while_it_is_long(time: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    for seconds in (3, 12):
+        for _ in track(2, "rollout", inner=True):
+            time.now += seconds
+    assert capsys.readouterr().err.splitlines() == ["rollout 1/2  0:12 left", "rollout 2/2  0:00 left"]
+
+
 def test_time_left_of_a_resumed_loop_counts_only_this_processes_steps(time: Clock) -> None:
     bar = Progress("policy", 40, start=30)
     time.now += 10

@@ -44,7 +44,7 @@ def overrides(base: Path, run_dir: Path, *more: str) -> list[str]:
 
 
 def spec(path: Path, **changes: Any) -> Any:
-    from rlhf_lora.backbone import LoraSpec, ModelSpec
+    from rlhf_lora.model_spec import LoraSpec, ModelSpec
 
     return ModelSpec(str(path), lora=changes.pop("lora", LoraSpec(r=4, alpha=8)), **changes)
 

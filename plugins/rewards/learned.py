@@ -57,7 +57,7 @@ class OpenLearned:
     """The reward role on the backbone: head at the last token, then gain and bias."""
 
     def __init__(self, backbone: Any, folder: Path):
-        from rlhf_lora.backbone import base_hash
+        from rlhf_lora.model_spec import base_hash
 
         about = _about(folder / "reward.json")
         for key, here, what in (
@@ -76,7 +76,7 @@ class OpenLearned:
 
     def score(self, samples: Sequence[Sample]) -> list[float]:
         chat = self.backbone.chat
-        prompts = [Prompt(s.prompt, None if s.messages is None else tuple(s.messages)) for s in samples]
+        prompts = [Prompt.of(sample) for sample in samples]
         responses = [
             list(s.tokens) if s.tokens else chat.response_ids(s.text, s.finished, prompt)
             for s, prompt in zip(samples, prompts, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rlhf_lora.progress import track
 from rlhf_lora.records import Prompt, Sample
 from rlhf_lora.registry import rollout
 
@@ -36,7 +37,7 @@ class HfGenerate:
             backbone.role(role),
         ):
             torch.manual_seed(seed)
-            for start in range(0, len(ids), backbone.rollout_batch):
+            for start in track(range(0, len(ids), backbone.rollout_batch), "rollout", inner=True):
                 responses.extend(self._decode(backbone, ids[start : start + backbone.rollout_batch]))
         logprobs = backbone.sequence_logprobs(role, ids, responses, self.temperature)
         return [as_sample(backbone.chat, *row) for row in zip(repeated, responses, logprobs, strict=True)]

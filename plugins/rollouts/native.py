@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rlhf_lora.errors import ConfigError
+from rlhf_lora.progress import track
 from rlhf_lora.records import Prompt, Sample
 from rlhf_lora.registry import rollout
 
@@ -39,7 +40,7 @@ class Native:
         ids = [backbone.chat.prompt_ids(prompt) for prompt in repeated]
         drawn: list[tuple[list[int], list[float]]] = []
         with torch.no_grad(), backbone.role(role):
-            for start in range(0, len(ids), backbone.rollout_batch):
+            for start in track(range(0, len(ids), backbone.rollout_batch), "rollout", inner=True):
                 drawn.extend(self._decode(backbone, ids[start : start + backbone.rollout_batch], generator))
         return [as_sample(backbone.chat, prompt, *row) for prompt, row in zip(repeated, drawn, strict=True)]
 

@@ -42,8 +42,14 @@ class LoopState:
         """An update is done."""
         self.update = update
         self.episodes += episodes
-        self.abstained += sum(score.kind == "abstain" for score in missing)
-        self.errors += sum(score.kind != "abstain" for score in missing)
+        abstained, errors = self.kinds(missing)
+        self.abstained, self.errors = self.abstained + abstained, self.errors + errors
+
+    @staticmethod
+    def kinds(missing: Sequence[Score]) -> tuple[int, int]:
+        """How many of these abstained, and how many failed."""
+        abstained = sum(score.kind == "abstain" for score in missing)
+        return abstained, len(missing) - abstained
 
 
 def gather(

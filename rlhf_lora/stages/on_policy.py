@@ -60,6 +60,7 @@ class OnPolicy:
         self.updater = Updater(backbone, optimizer, temperature=engine.temperature, micro_batch=micro_batch, seed=seed)
         self.state = LoopState()
         self.last: Rollout | None = None
+        self.missing: list[Score] = []  # of the rollout in hand; those of finished updates are in `state`
         self.between_updates = True  # False while weights are being moved: no moment for a checkpoint
         self._orders: dict[int, list[int]] = {}
 
@@ -81,8 +82,8 @@ class OnPolicy:
         metrics |= rollout.metrics()
         metrics |= self.optimizer.after_update(metrics, len(samples))
         self._refuse_nonfinite(metrics)
-        self.state.count(update, len(samples), [score for _, score in rollout.unscored])
-        self.last, self.between_updates = rollout, True
+        self.state.count(update, len(samples), self.missing)
+        self.last, self.missing, self.between_updates = rollout, [], True
         return metrics | {"episode": float(self.state.episodes)}
 
     # --- 1, 2: roll out and score -------------------------------------------------------------------------------------
@@ -127,11 +128,12 @@ class OnPolicy:
         """Reference log-probs and values for the sampled tokens; samples without a score leave here."""
         kept = [i for i, score in enumerate(scores) if score.value is not None]
         unscored = [(samples[i], scores[i]) for i in range(len(samples)) if scores[i].value is None]
-        self._refuse_missing([score for _, score in unscored], len(samples))
+        self.missing = [score for _, score in unscored]
+        self._refuse_missing(self.missing, len(samples))
         per_prompt = self.optimizer.samples_per_prompt
         groups = [i // per_prompt for i in kept]
         samples, scores = [samples[i] for i in kept], [scores[i] for i in kept]
-        prompt_ids = [self.backbone.chat.prompt_ids(_prompt_of(sample)) for sample in samples]
+        prompt_ids = [self.backbone.chat.prompt_ids(Prompt.of(sample)) for sample in samples]
         responses = [list(sample.tokens or ()) for sample in samples]
         mask_BT = pad(prompt_ids, responses, self.backbone.chat.fill_id).response_mask_BT
         ref_logprobs = self.backbone.sequence_logprobs("reference", prompt_ids, responses, self.engine.temperature)
@@ -159,7 +161,7 @@ class OnPolicy:
             return None
         values_BT = torch.zeros(mask_BT.shape)
         with self.backbone.role("policy" if self.optimizer.shared_trunk else "value"):
-            for index, inputs in self.backbone.micro_batches(prompt_ids, responses):
+            for index, inputs in self.backbone.micro_batches(prompt_ids, responses, show="values"):
                 rows_BT = self.backbone.read_head("value", self.backbone.response_hidden(inputs)).cpu()
                 values_BT[index, : rows_BT.shape[1]] = rows_BT
         return values_BT * mask_BT
@@ -201,7 +203,3 @@ class OnPolicy:
             yield
         finally:
             self.state.seconds[name] += time.perf_counter() - started
-
-
-def _prompt_of(sample: Sample) -> Prompt:
-    return Prompt(sample.prompt, None if sample.messages is None else tuple(sample.messages))

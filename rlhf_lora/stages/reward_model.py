@@ -20,10 +20,11 @@ from trl import RewardConfig, RewardTrainer
 
 from rlhf_lora import adapters, trainers
 from rlhf_lora.atomic import write_text
-from rlhf_lora.backbone import ModelSpec, base_hash, load_base, load_chat, read_adapter
 from rlhf_lora.chat import Chat
 from rlhf_lora.contracts import FitContext
 from rlhf_lora.errors import DataError, ModelError
+from rlhf_lora.loading import load_base, load_chat, read_adapter
+from rlhf_lora.model_spec import ModelSpec, base_hash
 from rlhf_lora.objectives import preference
 from rlhf_lora.records import Pair, Prompt
 from rlhf_lora.stages.accuracy import accuracy, wilson

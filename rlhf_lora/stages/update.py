@@ -13,6 +13,7 @@ import torch
 
 from rlhf_lora.backbone import Backbone
 from rlhf_lora.contracts import Batch, Minibatch
+from rlhf_lora.progress import track
 from rlhf_lora.records import named_seed
 from rlhf_lora.stages.rollout_record import Rollout
 
@@ -35,16 +36,22 @@ class Updater:
         """`epochs` passes over the rollout in minibatches, each pass in a fresh order. Returns mean metrics."""
         rows, size, totals = len(rollout.samples), self.optimizer.minibatch_size, Means()
         self._set_learning_rates(update)
-        for epoch in range(self.optimizer.epochs):
-            stream = torch.Generator().manual_seed(named_seed(self.seed, f"minibatches/{update}/{epoch}"))
-            order = torch.randperm(rows, generator=stream).tolist()
-            for start in range(0, rows, size):
-                metrics = self._train_on(rollout, order[start : start + size])
-                totals.add(metrics)
-                if epoch == start == 0:
-                    # Whatever differs from 1 here is the rollout's arithmetic against training's.
-                    totals.add({"policy/first_ratio_error": abs(metrics["policy/ratio"] - 1.0)})
+        minibatches = [
+            order[start : start + size]
+            for order in (self._order(rows, update, epoch) for epoch in range(self.optimizer.epochs))
+            for start in range(0, rows, size)
+        ]
+        for number, minibatch in enumerate(track(minibatches, "update", inner=True)):
+            metrics = self._train_on(rollout, minibatch)
+            totals.add(metrics)
+            if number == 0:
+                # Whatever differs from 1 here is the rollout's arithmetic against training's.
+                totals.add({"policy/first_ratio_error": abs(metrics["policy/ratio"] - 1.0)})
         return totals.means() | {"lr": self.adamw.param_groups[0]["lr"]}
+
+    def _order(self, rows: int, update: int, epoch: int) -> list[int]:
+        stream = torch.Generator().manual_seed(named_seed(self.seed, f"minibatches/{update}/{epoch}"))
+        return torch.randperm(rows, generator=stream).tolist()
 
     def _train_on(self, rollout: Rollout, rows: list[int]) -> dict[str, float]:
         """One gradient step per trained role: its forward and its backward, then the next role."""

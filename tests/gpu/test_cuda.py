@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_lora.backbone import Backbone, ModelSpec
+from rlhf_lora.backbone import Backbone
 from rlhf_lora.contracts import Context
+from rlhf_lora.model_spec import ModelSpec
 from rlhf_lora.records import Prompt
 from rlhf_lora.registry import build
 from rlhf_lora.stages.on_policy import OnPolicy

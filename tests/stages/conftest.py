@@ -22,8 +22,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sft_adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Far from the bare base, so that mistaking one for the other shows."""
-    from rlhf_lora.backbone import ModelSpec
     from rlhf_lora.contracts import FitContext
+    from rlhf_lora.model_spec import ModelSpec
     from rlhf_lora.stages import sft
     from rlhf_lora.train_settings import TrainSettings
 

@@ -13,9 +13,10 @@ from tiny_models import make_base, make_pairs
 
 from rlhf_lora import registry
 from rlhf_lora.adamw import AdamW
-from rlhf_lora.backbone import ModelSpec, load_base, load_chat
 from rlhf_lora.contracts import FitContext, OffPolicyOptimizer
 from rlhf_lora.errors import ConfigError, DataError
+from rlhf_lora.loading import load_base, load_chat
+from rlhf_lora.model_spec import ModelSpec
 from rlhf_lora.records import Pair
 
 

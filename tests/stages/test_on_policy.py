@@ -256,6 +256,7 @@ def test_a_share_of_missing_scores_above_the_limit_stops_the_run_and_one_at_it_d
         made.step()
     assert all(torch.equal(weights(made)[name], value) for name, value in before.items())
     assert made.state.update == 0
+    assert (made.state.abstained, made.state.kinds(made.missing)) == (0, (4, 0))  # for the summary, not for the state
 
 
 def test_rewards_are_scaled_to_mean_zero_and_deviation_one_on_reference_samples(tiny_base):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,17 @@ def test_a_signal_finishes_the_step_saves_and_leaves_with_its_code(number, code,
     same(figures(tmp_path / "run"), whole)
 
 
+def test_a_signal_in_the_evaluation_leaves_it_to_the_next_start(whole, tiny_base, tmp_path):
+    from rlhf_lora import evaluate
+
+    arguments = command(tiny_base, tmp_path / "run")
+    prepare = partial(send, signal.SIGTERM, evaluate, "evaluate_policy", 1)
+    assert in_child(arguments, prepare, tmp_path / "log") == 143
+    assert RunFolder(tmp_path / "run").summary["status"] == "interrupted"
+    assert cli.run(arguments) == 0
+    same(figures(tmp_path / "run"), whole)
+
+
 @pytest.mark.slow
 def test_a_signal_in_sft_saves_its_state_and_the_run_goes_on_from_there(tiny_base, tmp_path):
     from rlhf_lora.stages import sft
@@ -277,6 +289,29 @@ def test_another_configuration_on_a_run_folder_is_refused_with_the_difference(mo
 @pytest.mark.parametrize("more", ["cache=false", "resume=auto"])
 def test_settings_that_change_no_result_do_not_make_another_run(more, finished, tiny_base):
     assert cli.run(command(tiny_base, finished, "optimizer.updates=1", more)) == 0
+
+
+def test_what_the_settings_point_at_may_not_change_under_a_run(tiny_base, tmp_path, capsys):
+    plugin, data = tmp_path / "mine.py", tmp_path / "data.jsonl"
+    text = "from rlhf_lora import reward\n@reward('mine')\ndef mine(samples):\n    return [{} for _ in samples]\n"
+    rows = [json.dumps({"prompt": f"please bring tea {i}", "completion": "tea"}) for i in range(80)]
+    plugin.write_text(text.format(1.0))
+    data.write_text("\n".join(rows))
+    arguments = [
+        "train", "dataset=jsonl", f"dataset.path={data}", f"model.path={tiny_base}", f"plugins=[{plugin}]", "reward=mine",
+        "optimizer.updates=1", "optimizer.prompts_per_update=4", "optimizer.minibatch_size=4", "rollout.max_new_tokens=4",
+        f"run_dir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    assert cli.run(arguments) == 0
+    plugin.write_text(text.format(2.0))
+    assert cli.run(arguments) == 2
+    assert "the plugin reward=mine changed since" in capsys.readouterr().err
+    plugin.write_text(text.format(1.0))
+    data.write_text("\n".join(rows[:-1]))
+    assert cli.run(arguments) == 2
+    assert "the data changed since" in capsys.readouterr().err
+    data.write_text("\n".join(rows))
+    assert cli.run(arguments) == 0
 
 
 def test_an_interrupted_run_survives_a_start_that_is_refused(tiny_base, tmp_path, monkeypatch, capsys):

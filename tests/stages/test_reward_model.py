@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from tiny_models import END, make_base, make_pairs
 
 from rlhf_lora import adapters, trainers
-from rlhf_lora.backbone import ModelSpec, base_hash, load_base, load_chat
 from rlhf_lora.contracts import FitContext
 from rlhf_lora.errors import DataError, ModelError
+from rlhf_lora.loading import load_base, load_chat
+from rlhf_lora.model_spec import ModelSpec, base_hash
 from rlhf_lora.records import Pair, Prompt
 from rlhf_lora.stages import reward_model
 from rlhf_lora.train_settings import TrainSettings

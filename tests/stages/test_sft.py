@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from tiny_models import END, make_base, make_demonstrations
 
 from rlhf_lora import adapters, trainers
-from rlhf_lora.backbone import ModelSpec, load_base, load_chat
 from rlhf_lora.contracts import FitContext
 from rlhf_lora.errors import DataError, ModelError, Stopped
+from rlhf_lora.loading import load_base, load_chat
+from rlhf_lora.model_spec import ModelSpec
 from rlhf_lora.records import Demonstration, Prompt
 from rlhf_lora.stages import sft
 from rlhf_lora.train_settings import TrainSettings

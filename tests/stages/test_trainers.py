@@ -11,9 +11,9 @@ import torch
 from tiny_models import make_demonstrations, make_pairs
 
 from rlhf_lora import dpo_trainer, trainer_checkpoints, trainers
-from rlhf_lora.backbone import ModelSpec
 from rlhf_lora.contracts import FitContext
 from rlhf_lora.errors import Interrupted
+from rlhf_lora.model_spec import ModelSpec
 from rlhf_lora.stages import reward_model, sft
 from rlhf_lora.train_settings import TrainSettings
 
@@ -104,7 +104,7 @@ def test_interrupted_stage_goes_on_to_the_same_bytes(
     assert steps == list(range(after + 1, STEPS + 1))
     assert metrics["steps"] == STEPS
     assert content(tmp_path / "halved") == content(tmp_path / "whole")
-    assert list((tmp_path / "work").iterdir()) == []
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.fixture
