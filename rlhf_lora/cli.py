@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rlhf_lora.errors import ConfigError, RlhfLoraError, did_you_mean
@@ -19,6 +20,7 @@ USAGE = """\
 rlhf-lora: the whole of RLHF on one consumer GPU, as 4-bit LoRA adapters, with any reward source
 
   rlhf-lora train [overrides]        SFT, reward model, policy, evaluation, report
+  rlhf-lora train [overrides] -m     a sweep: several values for an override, a job each
   rlhf-lora plan [overrides]         what train would do and need, loading nothing        --json
   rlhf-lora evaluate RUN [overrides] judge a finished run's policy again                  --json
   rlhf-lora report RUN…              write report.html of run folders again
@@ -46,11 +48,20 @@ reference on held-out prompts and writes report.html. The last line of stdout is
   reward=NAME  reward.path=RUN_OR_FOLDER (a trained reward model)   optimizer=ppo|dpo  optimizer.beta=0.05
   stages=[sft,reward_model]  seed=0  cache=false  plugins=[my_reward.py]
 
+  --config-dir DIR    presets of your own: DIR/experiment/mine.yaml, DIR/model/mine.yaml, …
+
+rlhf-lora train [overrides] -m     a sweep: one job for each combination, one after another, in run_dir/0, run_dir/1, …
+  optimizer=ppo,dpo  optimizer.beta=0.05,0.1  seed=range(0,3)  reward=glob(*)      Hydra's sweep syntax
+  sweep=beta          a preset of the group sweep; the command line wins over it
+  sweep.sampler=optuna sweep.trials=8 sweep.objective=gold.win_rate_vs_reference   and 'optimizer.beta=interval(0.01,0.3)'
+Every job is checked before the first begins. The same command again skips finished jobs and goes on with the others.
+Exit code 3 when a job failed. summary.json, sweep.html and the table on stdout have the jobs, best first.
+
 `rlhf-lora plan` with the same overrides shows every setting. Environment: RLHF_LORA_CACHE (finished stages, the
 embedded base), RLHF_LORA_QUIET=1 (no progress).
 """,
     "plan": """\
-rlhf-lora plan [overrides] [--json]
+rlhf-lora plan [overrides] [--json] [--config-dir DIR]
 
 Checks a configuration without loading a model: what each stage reads, reuses and writes, which rows are used and which
 are not and why, the memory it is expected to take, and every setting with what was derived.
@@ -104,6 +115,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    arguments = _joined(arguments, "--config-dir")
     flags = [a for a in arguments if a.startswith("-") and "=" not in a]
     words = [a for a in arguments if a not in flags]
     if not words:
@@ -121,11 +133,31 @@ def _dispatch(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(flags):
         print(HELP[verb], end="")
         return 0
-    known = ("--json",) if verb in ("plan", "evaluate", "plugins") else ()
+    known = FLAGS.get(verb, ())
     for flag in flags:
         if flag not in known:
             _refuse_flag(flag, (*known, "--help"))
+    if verb not in ("train", "plan") and any(word.startswith("--config-dir=") for word in rest):
+        _refuse_flag("--config-dir", (*known, "--help"))
+    if {"-m", "--multirun"} & set(flags):
+        return _sweep(rest)
     return VERBS[verb](rest, "--json" in flags)
+
+
+def _joined(arguments: list[str], option: str) -> list[str]:
+    """`--option VALUE` as `--option=VALUE`: flags and overrides may then stand in any order."""
+    if option not in arguments:
+        return arguments
+    at = arguments.index(option)
+    if at + 1 == len(arguments) or arguments[at + 1].startswith("-"):
+        raise ConfigError(f"{option} wants a folder", where=option, fix=f"{option} FOLDER")
+    return [*arguments[:at], f"{option}={arguments[at + 1]}", *_joined(arguments[at + 2 :], option)]
+
+
+def _config_dir(words: list[str]) -> tuple[list[str], Path | None]:
+    """Overrides, and the folder of `--config-dir=FOLDER`."""
+    given = [word for word in words if word.startswith("--config-dir=")]
+    return [word for word in words if word not in given], Path(given[-1].partition("=")[2]) if given else None
 
 
 def _refuse_flag(flag: str, known: Sequence[str]) -> int:
@@ -139,13 +171,23 @@ def _refuse_flag(flag: str, known: Sequence[str]) -> int:
 def _train(overrides: list[str], as_json: bool) -> int:
     from rlhf_lora import notebook
 
-    run = notebook.start(notebook.compose(*overrides))
+    overrides, own = _config_dir(overrides)
+    for override in overrides:
+        if override.partition("=")[0].split(".")[0] == "sweep":
+            raise ConfigError(f"{override} is for a sweep", where=override, fix="add -m")
+    run = notebook.start(notebook.compose(*overrides, config_dir=own))
     if run.was_finished:
         print("finished before, with this configuration", file=sys.stderr)
     run.finish()
     _headline(run.summary)
     print(run.folder)
     return 0
+
+
+def _sweep(words: list[str]) -> int:
+    from rlhf_lora.sweep import run_sweep
+
+    return run_sweep(*_config_dir(words))
 
 
 def _headline(summary: dict[str, Any]) -> None:
@@ -173,7 +215,8 @@ def _headline(summary: dict[str, Any]) -> None:
 def _plan(overrides: list[str], as_json: bool) -> int:
     from rlhf_lora import config, plan, plan_view
 
-    made = plan.make_plan(config.compose(*overrides))
+    overrides, own = _config_dir(overrides)
+    made = plan.make_plan(config.compose(*overrides, config_dir=own))
     if as_json:
         print(json.dumps(plan_view.as_json(made), indent=1))
         return 0
@@ -272,6 +315,8 @@ VERBS: dict[str, Callable[[list[str], bool], int]] = {
     "report": _report,
     "plugins": _plugins,
 }
+
+FLAGS = {"train": ("-m", "--multirun"), "plan": ("--json",), "evaluate": ("--json",), "plugins": ("--json",)}
 
 if __name__ == "__main__":
     main()

@@ -13,11 +13,12 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_lora import registry
+from rlhf_lora import registry, user_presets
 from rlhf_lora.adamw import AdamW
 from rlhf_lora.errors import ConfigError, PluginError, did_you_mean
 
@@ -111,8 +112,11 @@ class TrainConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
-def compose(*overrides: str) -> DictConfig:
+def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig:
     """The configuration that Hydra overrides describe. Plugin files named in `plugins=[…]` are loaded first.
+
+    Args:
+        config_dir: presets of the user's own: CONFIG_DIR/GROUP/NAME.yaml.
 
     Raises:
         ConfigError, PluginError: an unknown group, option or key, a wrong type, a plugin file that fails.
@@ -129,15 +133,20 @@ def compose(*overrides: str) -> DictConfig:
     given = list(overrides)
     for file in plugin_files(given):
         registry.load_file(file)
-    _check_plugin_names(given)
+    own = user_presets.checked(config_dir) if config_dir is not None else None
+    _check_plugin_names(given, own)
     _check_no_deletions(given)
+    search_path = [user_presets.search_path(own)] if own else []
     GlobalHydra.instance().clear()  # a notebook cell that was interrupted may have left one behind
     try:
         with initialize_config_module("rlhf_lora.conf", version_base="1.3"):
-            config = hydra_compose("train", overrides=_with_free_keys(given))
+            config = hydra_compose("train", overrides=_with_free_keys(given) + search_path)
             OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
-        raise _as_config_error(error, given) from error
+        raise _as_config_error(error, given, own) from error
+    if own:
+        user_presets.refuse_code(OmegaConf.to_container(config))
+        _check_no_plugins_in_yaml(config, given)
     check_keys(config)
     return config
 
@@ -229,12 +238,17 @@ def _with_free_keys(overrides: Sequence[str]) -> list[str]:
     return [f"++{override}" if key_of(override) in free else override for override in overrides]
 
 
-def _check_plugin_names(overrides: Sequence[str]) -> None:
+def _check_plugin_names(overrides: Sequence[str], own: Path | None = None) -> None:
     """Say which plugins there are before Hydra lists its groups: our message knows near names and failed packages."""
     for override in overrides:
         key, _, value = override.partition("=")
         kind = key.lstrip("+").partition("@")[0]
-        if kind in PLUGIN_GROUPS and value and not _is_preset(kind, value):
+        if (
+            kind in PLUGIN_GROUPS
+            and value
+            and not _is_preset(kind, value)
+            and value not in user_presets.names(own, kind)
+        ):
             for name in value.split(","):
                 registry.lookup(kind, name.strip().strip("'\""))
 
@@ -249,11 +263,22 @@ def _check_no_deletions(overrides: Sequence[str]) -> None:
             )
 
 
+def _check_no_plugins_in_yaml(config: DictConfig, overrides: Sequence[str]) -> None:
+    """A preset may come from a stranger, and a plugin file is code: only the command line names one."""
+    named = [file for file in config.plugins if file not in plugin_files(overrides)]
+    if named:
+        raise ConfigError(
+            f"a preset cannot load code: plugins={named}",
+            where="plugins",
+            fix=f"name it on the command line: plugins=[{','.join(named)}]",
+        )
+
+
 def _is_preset(kind: str, name: str) -> bool:
     return resources.files("rlhf_lora.conf").joinpath(kind, f"{name}.yaml").is_file()
 
 
-def _as_config_error(error: Exception, overrides: Sequence[str]) -> ConfigError | PluginError:
+def _as_config_error(error: Exception, overrides: Sequence[str], own: Path | None = None) -> ConfigError | PluginError:
     """Hydra's message as ours: what, where, what to do."""
     # Hydra wraps what OmegaConf said of the value in "Error merging override"; the value is the news.
     told = error.__cause__ if str(error).startswith("Error merging override") and error.__cause__ else error
@@ -284,7 +309,7 @@ def _as_config_error(error: Exception, overrides: Sequence[str]) -> ConfigError 
     option = re.search(r"Could not find '([^']+)'", message)
     if option:
         kind, _, name = option[1].rpartition("/")
-        known = _options(kind)
+        known = options(kind, own)
         return ConfigError(
             f"{kind} has no '{name}'{did_you_mean(name, known)}", where=where, fix=f"choices: {', '.join(known)}"
         )
@@ -298,6 +323,12 @@ def _as_config_error(error: Exception, overrides: Sequence[str]) -> ConfigError 
             f"this override cannot be read: {where}",
             where=where,
             fix="write key=value; quote what has commas: 'key=\"a, b\"'",
+        )
+    if "Ambiguous value for argument" in message:
+        return ConfigError(
+            f"several values for one run: {where}",
+            where=where,
+            fix="add -m for a sweep over them; or quote what has commas: 'key=\"a, b\"'",
         )
     value = next(
         (line for line in lines if "could not be converted" in line or "Invalid value" in line),
@@ -328,12 +359,15 @@ def _groups() -> list[str]:
     return sorted({*folders, *PLUGIN_GROUPS})
 
 
-def _options(group: str) -> list[str]:
+def options(group: str, own: Path | None = None) -> list[str]:
+    """What can be chosen in a group: presets, the user's own ones in `own`, plugins."""
     folder = resources.files("rlhf_lora.conf").joinpath(group)
     presets = (
         [f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")] if folder.is_dir() else []
     )
-    return sorted({*presets, *(registry.names(group) if group in registry.KINDS else [])})
+    return sorted(
+        {*presets, *user_presets.names(own, group), *(registry.names(group) if group in registry.KINDS else [])}
+    )
 
 
 def _all_keys(overrides: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
@@ -12,13 +13,16 @@ if TYPE_CHECKING:
     from rlhf_lora.pipeline import Run
 
 
-def compose(*overrides: str) -> DictConfig:
+def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig:
     """The configuration that overrides describe: `compose("optimizer=ppo", "reward=length", "reward.target=20")`.
+
+    Args:
+        config_dir: presets of your own: CONFIG_DIR/experiment/NAME.yaml.
 
     Raises:
         UserError: with what is wrong, where, and what to do.
     """
-    return configuration.compose(*overrides)
+    return configuration.compose(*overrides, config_dir=config_dir)
 
 
 def start(config: DictConfig) -> Run:

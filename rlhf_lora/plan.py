@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -89,8 +89,11 @@ class Plan:
         return plan_checks.train_settings(node, name, self.config.hardware.micro_batch)
 
 
-def make_plan(config: DictConfig) -> Plan:
+def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: dataset.load()) -> Plan:
     """Check a composed configuration and make it buildable.
+
+    Args:
+        load: reads a dataset; a sweep gives one that reads each dataset once for all of its jobs.
 
     Raises:
         ConfigError, PluginError, DataError, ModelError: whatever would fail later, with where and what to do.
@@ -103,7 +106,7 @@ def make_plan(config: DictConfig) -> Plan:
     mini = derive.mini_settings(config, dataset)
     shape = derive.shape_of(config, mini)
     derive.derive(config, shape.hidden, derive.max_positions(config, mini), dataset)
-    data = dataset.load()
+    data = load(dataset)
     splits = split(data, Shares(**config.splits))
     derive.derive_updates(config, len(splits.prompts))
     built = {kind: registry.build(kind, config[kind]) for kind in PLUGIN_GROUPS if kind != "dataset"}

@@ -27,9 +27,11 @@ FLOORS = {
     "contracts registry": 1,
     "model_spec loading backbone adapters chat splits memory adamw objectives rollout testing mini": 2,
     "train_settings trainers trainer_checkpoints dpo_trainer": 2,
+    "user_presets": 0,
     "config derive plan plan_checks plan_view run_folder checkpoints stage_cache checks plugins": 3,
     "stages": 4,
     "assembly pipeline taking_up evaluate report labels": 5,
+    "sweep sweep_axes sweep_jobs sweep_optuna sweep_table": 5,
     "cli notebook __main__": 6,
 }
 FLOOR = {name: floor for names, floor in FLOORS.items() for name in names.split()}

@@ -1,0 +1,367 @@
+"""Sweeps: what is a job, which are done, what is shown. Children are played here; `test_sweep_runs.py` has real ones."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import overrides
+
+from rlhf_lora import cli, sweep_jobs, sweep_table
+from rlhf_lora.config import compose
+from rlhf_lora.plan import make_plan
+from rlhf_lora.sweep import Sweep
+from rlhf_lora.sweep_axes import read
+from rlhf_lora.sweep_jobs import SweepFolder, quoted
+from rlhf_lora.taking_up import claim
+
+NO_OPTIONS = dict.fromkeys
+
+
+class Children:
+    """Plays the child processes: a run folder as `train` would claim it, and a summary. `fails` says how a job ends."""
+
+    def __init__(self, base: Path):
+        self.base = base
+        self.ran: list[str] = []
+        self.fails: dict[str, tuple[int, str]] = {}
+        self.stop_after: int | None = None
+
+    def __call__(self, command: list[str], log: Path, asked: Any) -> int:
+        words = command[command.index("train") + 1 :]
+        options = {}
+        if "--config-dir" in words:
+            options["config_dir"] = words[words.index("--config-dir") + 1]
+            words = [w for w in words if w not in ("--config-dir", options["config_dir"])]
+        config = compose(*words, **options)
+        self.ran.append(Path(config.run_dir).name)
+        log.touch()
+        for pattern, (code, said) in self.fails.items():
+            if pattern in words:
+                log.write_text(f"Traceback …\n{said}\n")
+                return code
+        folder, _ = claim(make_plan(config))
+        if self.stop_after is not None and len(self.ran) > self.stop_after:
+            asked.number = signal.SIGTERM
+            folder.release()
+            return 143
+        beta = float(config.optimizer.beta)
+        rate = round(0.9 - beta - 0.01 * config.seed, 3)
+        figures = {"score_mean": 2 - beta, "win_rate_vs_reference": rate, "win_rate_ci95": [rate - 0.1, rate + 0.1]}
+        folder.write_summary(
+            {
+                "status": "finished",
+                "optimizer": config.optimizer.name,
+                "reward": config.reward.name,
+                "seed": config.seed,
+                "policy": figures | {"kl_to_reference": 1 / beta},
+                "gold": figures,
+                "seconds": {"total": 61.0},
+            }
+        )
+        folder.release()
+        return 0
+
+
+@pytest.fixture
+def children(tiny_base, monkeypatch) -> Children:
+    played = Children(tiny_base)
+    monkeypatch.setattr(sweep_jobs, "launch", played)
+    return played
+
+
+def sweep(base: Path, folder: Path, *more: str) -> int:
+    return cli.run(["train", *overrides(base, folder, "reward=length", *more), "-m"])
+
+
+def jobs_of(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / "summary.json").read_text())["jobs"]
+
+
+# --- what is a job ----------------------------------------------------------------------------------------------------
+
+
+def test_hydras_sweep_syntax_makes_a_grid_whose_last_axis_moves_fastest():
+    words = ["optimizer=ppo,dpo", "seed=range(0,3)", "splits={sft: 20, final: 5}", "stages=[sft,policy]", "x='a,b'"]
+    request = read(words, NO_OPTIONS)
+    assert [" ".join(job) for job in request.grid()] == [
+        f"optimizer={o} seed={s}" for o in ("ppo", "dpo") for s in (0, 1, 2)
+    ]
+    assert request.fixed == tuple(words[2:])
+
+
+def test_a_glob_is_over_the_options_of_its_group():
+    request = read(["reward=glob(l*)"], {"reward": ["learned", "length", "mix"]}.get)
+    assert list(request.grid()) == [("reward=learned",), ("reward=length",)]
+
+
+def test_nothing_to_sweep_is_one_job():
+    assert list(read(["seed=1"], NO_OPTIONS).grid()) == [()]
+
+
+def test_the_command_line_wins_over_a_preset():
+    request = read(["sweep=beta", "optimizer.beta=0.3", "sweep.objective=policy.score_mean"], NO_OPTIONS)
+    assert request.fixed == ("optimizer.beta=0.3",)
+    assert [axis.key for axis in request.axes] == ["optimizer"]
+    assert request.settings.objective == "policy.score_mean"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run_dir=a,b"], "cannot be swept"),
+        (["optimizer.beta=interval(0,1)"], "sweep.sampler=optuna"),
+        (["sweep=bet"], "did you mean 'beta'"),
+        (["sweep.trails=3"], "did you mean 'trials'"),
+        (["sweep.trials=many"], "sweep.trials is 'many'"),
+        (["sweep.trials=0"], "0 trials"),
+        (["sweep.sampler=optun"], "did you mean 'optuna'"),
+        (["sweep.direction=up"], "no direction 'up'"),
+        (["seed=range(3,3)"], "nothing to sweep over"),
+        (["reward=glob(zzz*)"], "nothing to sweep over"),
+        (["seed=choice(1,"], "cannot be read"),
+        (["optimizer=ppo,dop"], "did you mean 'dpo'"),
+        (["optimizer.beta=0.1,-1"], "job optimizer.beta=-1"),
+        (["optimizer=ppo,dpo", "optimizer.clip=0.2"], "job optimizer=dpo"),
+        (["optimizer.beta=0.1,often"], "job optimizer.beta=often"),
+        (["nonsense=1,2"], "there is no group or setting 'nonsense'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_job_is_refused_before_the_first_begins(words, told, tiny_base, tmp_path, children, capsys):
+    given = overrides(tiny_base, tmp_path / "sweep", "reward=length")
+    given = [o for o in given if not (o.startswith("run_dir=") and words[0].startswith("run_dir="))]
+    given = [o for o in given if not (words[0] == "optimizer=ppo,dpo" and o.startswith("optimizer."))]
+    assert cli.run(["train", *given, *words, "-m"]) == 2
+    captured = capsys.readouterr()
+    assert told in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    assert children.ran == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_values_without_m_say_how(capsys):
+    assert cli.run(["train", "seed=0,1"]) == 2
+    assert "add -m" in capsys.readouterr().err
+    assert cli.run(["train", "sweep=beta"]) == 2
+    assert "add -m" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["beta.yaml", "runs"])
+def test_a_folder_of_other_things_is_refused(name, tiny_base, tmp_path, children, capsys):
+    (tmp_path / "sweep" / name).mkdir(parents=True)
+    assert sweep(tiny_base, tmp_path / "sweep", "seed=0,1") == 2
+    assert "holds other files" in capsys.readouterr().err
+    assert children.ran == []
+
+
+def test_a_single_run_is_no_sweep(tiny_base, tmp_path, children, capsys):
+    claim(make_plan(compose(*overrides(tiny_base, tmp_path / "run", "reward=length"))))[0].release()
+    assert sweep(tiny_base, tmp_path / "run", "seed=0,1") == 2
+    assert "is a single run" in capsys.readouterr().err
+
+
+# --- which are done ---------------------------------------------------------------------------------------------------
+
+
+def test_the_same_sweep_again_does_nothing_and_a_changed_one_adds(tiny_base, tmp_path, children):
+    folder = tmp_path / "a sweep's folder"
+    assert sweep(tiny_base, folder, "optimizer.beta=0.1,0.2", f"run_dir={quoted(str(folder))}") == 0
+    assert sweep(tiny_base, folder, "optimizer.beta=0.1,0.2", f"run_dir={quoted(str(folder))}") == 0
+    assert children.ran == ["0", "1"]
+    assert sweep(tiny_base, folder, "optimizer.beta=0.3,0.2,0.1", f"run_dir={quoted(str(folder))}") == 0
+    assert children.ran == ["0", "1", "2"]  # by configuration, not by number
+    assert [row["changes"]["optimizer.beta"] for row in jobs_of(folder)] == ["0.1", "0.2", "0.3"]
+
+
+def test_jobs_are_found_by_their_folders_when_the_list_is_lost(tiny_base, tmp_path, children):
+    sweep(tiny_base, tmp_path / "s", "seed=0,1")
+    (tmp_path / "s" / "sweep.json").unlink()
+    (tmp_path / "s" / "summary.json").unlink()
+    assert sweep(tiny_base, tmp_path / "s", "seed=1,0") == 0
+    assert children.ran == ["0", "1"]
+
+
+def test_a_stopped_sweep_goes_on_where_it_was(tiny_base, tmp_path, children, capsys):
+    children.stop_after = 1
+    assert sweep(tiny_base, tmp_path / "s", "seed=0,1,2") == 143
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1] == str(tmp_path / "s")
+    assert "the same command goes on" in captured.err
+    assert [row["status"] for row in jobs_of(tmp_path / "s")] == ["finished", "interrupted", "waiting"]
+    finished = (tmp_path / "s" / "0" / "summary.json").stat().st_mtime_ns
+    children.stop_after, children.ran = None, []
+    assert sweep(tiny_base, tmp_path / "s", "seed=0,1,2") == 0
+    assert children.ran == ["1", "2"]
+    assert (tmp_path / "s" / "0" / "summary.json").stat().st_mtime_ns == finished
+    assert {row["status"] for row in jobs_of(tmp_path / "s")} == {"finished"}
+
+
+def test_equal_jobs_are_one(tiny_base, tmp_path, children, capsys):
+    assert sweep(tiny_base, tmp_path / "s", "optimizer.beta=0.1,0.10") == 0
+    assert children.ran == ["0"]
+    assert "1 of 2 jobs are the same as another" in capsys.readouterr().err
+
+
+def test_changed_data_makes_another_job(tiny_base, tmp_path, children):
+    from tiny import jsonl
+
+    rows = [{"prompt": f"please bring {i}", "chosen": "certainly tea", "rejected": f"no {i}"} for i in range(80)]
+    small = ("dataset=jsonl", f"dataset.path={jsonl(tmp_path / 'p.jsonl', rows)}", "seed=0,1")
+    assert sweep(tiny_base, tmp_path / "s", *small) == 0
+    jsonl(tmp_path / "p.jsonl", rows[:-1])
+    assert sweep(tiny_base, tmp_path / "s", *small) == 0
+    assert children.ran == ["0", "1", "2", "3"]
+
+
+def test_two_sweeps_do_not_share_a_folder(tiny_base, tmp_path, children, capsys):
+    first = SweepFolder(tmp_path / "s")
+    first.claim()
+    assert sweep(tiny_base, tmp_path / "s", "seed=0,1") == 2
+    assert "another sweep works in" in capsys.readouterr().err
+    first.release()
+
+
+# --- a job that fails is a result -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "status", "error"),
+    [
+        (1, "torch.OutOfMemoryError: CUDA out of memory. Tried", "out of memory", "CUDA out of memory. Tried"),
+        (-9, "loading", "out of memory", "killed by SIGKILL"),
+        (2, "rlhf-lora: the file is gone\n  where: here", "failed", "the file is gone"),
+        (1, "ZeroDivisionError: division by zero", "failed", "ZeroDivisionError: division by zero"),
+        (0, "done", "failed", "without a summary"),
+    ],
+)
+def test_a_job_that_fails_is_noted_and_the_sweep_goes_on(
+    code, said, status, error, tiny_base, tmp_path, children, capsys
+):
+    children.fails["seed=1"] = (code, said)
+    assert sweep(tiny_base, tmp_path / "s", "seed=0,1,2") == 3
+    assert children.ran == ["0", "1", "2"]
+    failed = jobs_of(tmp_path / "s")[-1]
+    assert (failed["job"], failed["status"]) == (1, status)
+    assert error in failed["error"]
+    assert failed["exit_code"] == {-9: 137, 0: 1}.get(code, code)
+    assert error in capsys.readouterr().out
+    children.fails, children.ran = {}, []
+    assert sweep(tiny_base, tmp_path / "s", "seed=0,1,2") == 0
+    assert children.ran == ["1"]
+    assert "error" not in jobs_of(tmp_path / "s")[-1]
+
+
+# --- what is shown ----------------------------------------------------------------------------------------------------
+
+
+def test_the_table_is_sorted_shows_what_differs_and_its_folder_comes_last(tiny_base, tmp_path, children, capsys):
+    sweep(tiny_base, tmp_path / "s", "optimizer.beta=0.2,0.1", "evaluation.show=3")
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[-1] == str(tmp_path / "s")
+    assert lines[0].split() == "job optimizer.beta gold win rate win rate score KL time status".split()
+    assert lines[1].split() == ["1", "0.1", "0.800", "[0.700,", "0.900]", "0.800", "[0.700,", "0.900]", "1.9", "10", "1:01",
+                                "finished"]  # fmt: skip
+    assert lines[2].startswith("0    0.2")
+    assert captured.err.count("job  optimizer.beta") == 2  # after each job
+    assert "evaluation.show" not in captured.out
+
+
+def test_an_objective_sorts_and_minimize_turns_it_round(tiny_base, tmp_path, children):
+    more = ("sweep.objective=policy.kl_to_reference", "sweep.direction=minimize")
+    sweep(tiny_base, tmp_path / "s", "optimizer.beta=0.1,0.2", *more)
+    assert [row["objective"] for row in jobs_of(tmp_path / "s")] == [5.0, 10.0]
+
+
+def test_a_sweep_is_read_back_as_rows(tiny_base, tmp_path, children):
+    sweep(tiny_base, tmp_path / "s", "optimizer.beta=0.1,0.2")
+    best = sweep_table.read_sweep(tmp_path / "s")[0]
+    assert (best["job"], best["gold_win_rate"], best["kl"], best["seconds"]) == (0, 0.8, 10.0, 61.0)
+    assert best["changes"] == {"optimizer.beta": "0.1"}
+
+
+def test_what_was_not_measured_is_absent_and_shown_as_a_dash():
+    rows = [
+        {"job": 0, "status": "finished", "changes": {"a": "1"}, "win_rate": 0.5, "seconds": 3.0},
+        {"job": 1, "status": "failed", "changes": {"a": "2"}, "seconds": 0.0, "error": "no"},
+    ]
+    header, cells = sweep_table.cells(rows)
+    assert header == ["job", "a", "win rate", "time", "status"]
+    assert cells[1] == ["1", "2", "-", "-", "failed: no"]
+
+
+def test_the_page_stands_alone_and_escapes(tiny_base, tmp_path, children):
+    children.fails["seed=1"] = (1, "Error: <script>alert(1)</script>")
+    sweep(tiny_base, tmp_path / "s", "seed=0,1,2")
+    page = (tmp_path / "s" / "sweep.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "http://" not in page.replace("http-equiv", "")
+    assert 'href="0/report.html"' in page
+    assert 'href="1/report.html"' not in page
+    assert page.count("<circle") == 2
+
+
+def test_presets_of_ones_own(tiny_base, tmp_path, children):
+    own = tmp_path / "mine"
+    (own / "sweep").mkdir(parents=True)
+    (own / "experiment").mkdir()
+    (own / "sweep" / "two.yaml").write_text("overrides: {experiment: 'short', optimizer.beta: '0.1,0.2'}\n")
+    (own / "experiment" / "short.yaml").write_text("# @package _global_\nevaluation: {show: 1}\n")
+    given = [o for o in overrides(tiny_base, tmp_path / "s", "reward=length") if "optimizer.beta" not in o]
+    assert cli.run(["train", "--config-dir", str(own), "sweep=two", *given, "--multirun"]) == 0
+    assert SweepFolder(tmp_path / "s").path.joinpath("1", "config.yaml").read_text().count("show: 1\n") == 1
+
+
+# --- Optuna -----------------------------------------------------------------------------------------------------------
+
+
+def search(base: Path, folder: Path, trials: int, *more: str) -> int:
+    beta = more or ("optimizer.beta=tag(log,interval(0.01,0.5))",)
+    return sweep(base, folder, *beta, "sweep.sampler=optuna", f"sweep.trials={trials}")
+
+
+def test_optuna_chooses_and_goes_on_and_finishes_what_was_interrupted(tiny_base, tmp_path, children):
+    pytest.importorskip("optuna")
+    assert search(tiny_base, tmp_path / "straight", 6) == 0
+    children.ran, children.stop_after = [], 2
+    assert search(tiny_base, tmp_path / "s", 6) == 143
+    children.stop_after = None
+    assert search(tiny_base, tmp_path / "s", 6) == 0
+    assert children.ran == ["0", "1", "2", "2", "3", "4", "5"]
+    assert jobs_of(tmp_path / "s") == jobs_of(tmp_path / "straight")
+    assert search(tiny_base, tmp_path / "s", 6) == 0
+    assert search(tiny_base, tmp_path / "s", 7) == 0
+    assert children.ran[-1] == "6"
+    assert len(children.ran) == 8
+
+
+def test_optuna_counts_a_failed_job_as_a_trial(tiny_base, tmp_path, children):
+    pytest.importorskip("optuna")
+    children.fails["seed=1"] = (1, "CUDA out of memory")
+    assert search(tiny_base, tmp_path / "s", 5, "seed=choice(0,1)") == 3
+    assert {row["status"] for row in jobs_of(tmp_path / "s")} == {"finished", "out of memory"}
+
+
+def test_an_objective_that_no_summary_has_names_those_there_are(tiny_base, tmp_path, children, capsys):
+    pytest.importorskip("optuna")
+    assert search(tiny_base, tmp_path / "s", 3, "seed=choice(0,1)", "sweep.objective=gold.winrate") == 2
+    assert "gold.win_rate_vs_reference" in capsys.readouterr().err
+
+
+def test_without_optuna_the_message_says_what_to_install(tiny_base, tmp_path, children, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    assert search(tiny_base, tmp_path / "s", 3) == 2
+    assert 'pip install "rlhf-lora[optuna]"' in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_checked_sweep_has_written_nothing(tiny_base, tmp_path):
+    given = overrides(tiny_base, tmp_path / "s", "reward=length", "seed=0,1")
+    assert len(Sweep(given).wanted) == 2
+    assert list(tmp_path.iterdir()) == []
