@@ -134,6 +134,11 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
     for file in plugin_files(given):
         registry.load_file(file)
     own = user_presets.checked(config_dir) if config_dir is not None else None
+    for kind in PLUGIN_GROUPS:
+        for name in set(user_presets.names(own, kind)) & set(registry.names(kind)):
+            raise ConfigError(
+                f"{kind}={name} is a plugin", where=f"{own}/{kind}/{name}.yaml", fix="give the preset another name"
+            )
     _check_plugin_names(given, own)
     _check_no_deletions(given)
     search_path = [user_presets.search_path(own)] if own else []

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 OBJECTIVE = "gold.win_rate_vs_reference"
 JOURNAL = "optuna.journal"
+REFUSED = "refused-"
+"""Begins the key of a trial whose configuration cannot be composed: values that are fine one by one."""
 
 
 class Study:
@@ -40,7 +42,7 @@ class Study:
                 fix="optimizer.beta=interval(0.01,0.3)",
             )
         self.distributions = {axis.key: self._distribution(axis) for axis in sweep.request.axes}
-        self._check()
+        self._of = self._check()
 
     def run(self) -> None:
         """Trials until there are `sweep.trials`, those of earlier calls included, or a signal comes."""
@@ -58,16 +60,23 @@ class Study:
                 trial = study.ask(self.distributions)
                 number, params = trial.number, trial.params
             self._tell(study, number, self._run_trial(params))
-        for trial in study.get_trials(deepcopy=False):  # the exit code speaks for trials of earlier calls, too
-            self._want(self._job(trial.params))
+        self._want_failed(study)
+
+    def _want_failed(self, study: Any) -> None:
+        """The exit code speaks for the trials that failed in an earlier call, too: they are not tried again."""
+        state, jobs = self.optuna.trial.TrialState.FAIL, self.sweep.folder.jobs.values()
+        for trial in study.get_trials(deepcopy=False, states=(state,)):
+            changes = dict(change.split("=", 1) for change in self._changes(trial.params))
+            self.sweep.wanted += [job for job in jobs if job.changes == changes and job not in self.sweep.wanted]
 
     def _run_trial(self, params: dict[str, Any]) -> Job:
-        job = self._job(params)
-        self._want(job)
-        folder = self.sweep.folder
+        """The job of a trial, run unless it is finished or has failed in this call: small spaces repeat themselves."""
+        job, folder = self._job(params), self.sweep.folder
         folder.save()
-        if not folder.is_finished(job) and job.exit_code != 2:  # 2: the configuration itself is refused
-            self.sweep.run_job(job)
+        if job.key not in {tried.key for tried in self.sweep.wanted}:
+            self.sweep.wanted.append(job)
+            if not folder.is_finished(job) and not job.key.startswith(REFUSED):
+                self.sweep.run_job(job)
         return job
 
     def _job(self, params: dict[str, Any]) -> Job:
@@ -76,15 +85,11 @@ class Study:
         try:
             made = self.sweep.prepare(changes)
         except UserError as error:
-            key = "refused-" + hashlib.sha256(json.dumps(changes).encode()).hexdigest()[:12]
+            key = REFUSED + hashlib.sha256(json.dumps(changes).encode()).hexdigest()[:12]
             job = folder.job(key, [*self.sweep.fixed, *changes], dict(c.split("=", 1) for c in changes))
             job.exit_code, job.error = 2, error.what
             return job
         return folder.job(made.key, made.overrides, made.changes)
-
-    def _want(self, job: Job) -> None:
-        if job.key not in {wanted.key for wanted in self.sweep.wanted}:
-            self.sweep.wanted.append(job)
 
     def _tell(self, study: Any, number: int, job: Job) -> None:
         if self.sweep.asked.number and not self.sweep.folder.is_finished(job):
@@ -108,7 +113,7 @@ class Study:
         storages = self.optuna.storages
         journal = storages.journal.JournalFileBackend(str(self.sweep.folder.path / JOURNAL))
         axes = [f"{axis.key}={self.distributions[axis.key]}" for axis in self.sweep.request.axes]
-        name = json.dumps([self.objective, self.settings.direction, self.settings.seed, sorted(self.sweep.fixed), axes])
+        name = json.dumps([self.objective, self.settings.direction, self.settings.seed, self._of, axes])
         return self.optuna.create_study(
             study_name=name,
             storage=storages.JournalStorage(journal),
@@ -143,13 +148,15 @@ class Study:
     def _changes(self, params: dict[str, Any]) -> list[str]:
         return [f"{key}={value if isinstance(value, str) else repr(value)}" for key, value in params.items()]
 
-    def _check(self) -> None:
+    def _check(self) -> str:
+        """Returns the key of the first job: with the axes, it names everything that decides what a trial comes to."""
         ends = {
             key: list(d.choices) if hasattr(d, "choices") else [d.low, d.high] for key, d in self.distributions.items()
         }
         first = {key: values[0] for key, values in ends.items()}
-        for changed in [first, *({**first, key: value} for key, values in ends.items() for value in values[1:])]:
+        for changed in ({**first, key: value} for key, values in ends.items() for value in values[1:]):
             self.sweep.prepare(self._changes(changed))
+        return self.sweep.prepare(self._changes(first)).key
 
 
 def _optuna() -> Any:

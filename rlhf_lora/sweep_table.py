@@ -87,7 +87,7 @@ def figure_names(summary: Mapping[str, Any], where: str = "") -> list[str]:
 
 def _differing(changes: Sequence[Mapping[str, str]]) -> list[str]:
     keys = dict.fromkeys(key for one in changes for key in one)
-    return [key for key in keys if len({one.get(key) for one in changes}) > 1]
+    return [key for key in keys if len(changes) == 1 or len({one.get(key) for one in changes}) > 1]
 
 
 def cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

@@ -13,62 +13,60 @@ from tiny import overrides
 from rlhf_lora import cli, sweep_jobs, sweep_table
 from rlhf_lora.config import compose
 from rlhf_lora.plan import make_plan
+from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.sweep import Sweep
 from rlhf_lora.sweep_axes import read
 from rlhf_lora.sweep_jobs import SweepFolder, quoted
 from rlhf_lora.taking_up import claim
 
+ROOT = Path(__file__).resolve().parent.parent
 NO_OPTIONS = dict.fromkeys
 
 
 class Children:
-    """Plays the child processes: a run folder as `train` would claim it, and a summary. `fails` says how a job ends."""
+    """Plays the child processes: a run folder with a summary. `fails` says how a job ends instead.
 
-    def __init__(self, base: Path):
-        self.base = base
+    `whole`: the run folder is what `train` would make, configuration and inputs; that takes a second.
+    """
+
+    def __init__(self) -> None:
         self.ran: list[str] = []
         self.fails: dict[str, tuple[int, str]] = {}
         self.stop_after: int | None = None
+        self.whole = False
 
     def __call__(self, command: list[str], log: Path, asked: Any) -> int:
         words = command[command.index("train") + 1 :]
-        options = {}
-        if "--config-dir" in words:
-            options["config_dir"] = words[words.index("--config-dir") + 1]
-            words = [w for w in words if w not in ("--config-dir", options["config_dir"])]
-        config = compose(*words, **options)
-        self.ran.append(Path(config.run_dir).name)
+        given = dict(word.split("=", 1) for word in words if "=" in word)
+        folder = RunFolder(log.with_suffix(""))
+        assert given["run_dir"] == quoted(str(folder.path))
+        self.ran.append(folder.path.name)
         log.touch()
         for pattern, (code, said) in self.fails.items():
             if pattern in words:
                 log.write_text(f"Traceback …\n{said}\n")
                 return code
-        folder, _ = claim(make_plan(config))
+        if self.whole:
+            own = words[words.index("--config-dir") + 1] if "--config-dir" in words else None
+            claim(make_plan(compose(*(w for w in words if "=" in w), config_dir=own)))[0].release()
+        else:
+            folder.path.mkdir(exist_ok=True)
+            (folder.path / "config.yaml").write_text(json.dumps(given))
         if self.stop_after is not None and len(self.ran) > self.stop_after:
             asked.number = signal.SIGTERM
-            folder.release()
             return 143
-        beta = float(config.optimizer.beta)
-        rate = round(0.9 - beta - 0.01 * config.seed, 3)
+        beta, seed = float(given["optimizer.beta"]), int(given.get("seed", 0))
+        rate = round(0.9 - beta - 0.01 * seed, 3)
         figures = {"score_mean": 2 - beta, "win_rate_vs_reference": rate, "win_rate_ci95": [rate - 0.1, rate + 0.1]}
-        folder.write_summary(
-            {
-                "status": "finished",
-                "optimizer": config.optimizer.name,
-                "reward": config.reward.name,
-                "seed": config.seed,
-                "policy": figures | {"kl_to_reference": 1 / beta},
-                "gold": figures,
-                "seconds": {"total": 61.0},
-            }
-        )
-        folder.release()
+        policy = figures | {"kl_to_reference": 1 / beta}
+        summary = {"status": "finished", "optimizer": "ppo", "reward": "length", "seed": seed, "policy": policy}
+        folder.write_summary(summary | {"gold": figures, "seconds": {"total": 61.0}})
         return 0
 
 
 @pytest.fixture
-def children(tiny_base, monkeypatch) -> Children:
-    played = Children(tiny_base)
+def children(monkeypatch) -> Children:
+    played = Children()
     monkeypatch.setattr(sweep_jobs, "launch", played)
     return played
 
@@ -107,6 +105,14 @@ def test_the_command_line_wins_over_a_preset():
     assert request.fixed == ("optimizer.beta=0.3",)
     assert [axis.key for axis in request.axes] == ["optimizer"]
     assert request.settings.objective == "policy.score_mean"
+
+
+@pytest.mark.parametrize("name", [file.stem for file in sorted((ROOT / "conf" / "sweep").glob("*.yaml"))])
+def test_every_preset_of_the_kit_makes_jobs_that_compose(name):
+    request = read([f"sweep={name}"], NO_OPTIONS)
+    jobs = list(request.grid()) if request.settings.sampler == "grid" else [()]
+    for job in jobs:
+        compose(*request.fixed, *job)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +185,7 @@ def test_the_same_sweep_again_does_nothing_and_a_changed_one_adds(tiny_base, tmp
 
 
 def test_jobs_are_found_by_their_folders_when_the_list_is_lost(tiny_base, tmp_path, children):
+    children.whole = True
     sweep(tiny_base, tmp_path / "s", "seed=0,1")
     (tmp_path / "s" / "sweep.json").unlink()
     (tmp_path / "s" / "summary.json").unlink()
@@ -313,6 +320,7 @@ def test_presets_of_ones_own(tiny_base, tmp_path, children):
     (own / "experiment").mkdir()
     (own / "sweep" / "two.yaml").write_text("overrides: {experiment: 'short', optimizer.beta: '0.1,0.2'}\n")
     (own / "experiment" / "short.yaml").write_text("# @package _global_\nevaluation: {show: 1}\n")
+    children.whole = True
     given = [o for o in overrides(tiny_base, tmp_path / "s", "reward=length") if "optimizer.beta" not in o]
     assert cli.run(["train", "--config-dir", str(own), "sweep=two", *given, "--multirun"]) == 0
     assert SweepFolder(tmp_path / "s").path.joinpath("1", "config.yaml").read_text().count("show: 1\n") == 1
@@ -328,17 +336,25 @@ def search(base: Path, folder: Path, trials: int, *more: str) -> int:
 
 def test_optuna_chooses_and_goes_on_and_finishes_what_was_interrupted(tiny_base, tmp_path, children):
     pytest.importorskip("optuna")
-    assert search(tiny_base, tmp_path / "straight", 6) == 0
+    assert search(tiny_base, tmp_path / "straight", 5) == 0
     children.ran, children.stop_after = [], 2
-    assert search(tiny_base, tmp_path / "s", 6) == 143
+    assert search(tiny_base, tmp_path / "s", 5) == 143
     children.stop_after = None
-    assert search(tiny_base, tmp_path / "s", 6) == 0
-    assert children.ran == ["0", "1", "2", "2", "3", "4", "5"]
+    assert search(tiny_base, tmp_path / "s", 5) == 0
+    assert children.ran == ["0", "1", "2", "2", "3", "4"]
     assert jobs_of(tmp_path / "s") == jobs_of(tmp_path / "straight")
     assert search(tiny_base, tmp_path / "s", 6) == 0
-    assert search(tiny_base, tmp_path / "s", 7) == 0
-    assert children.ran[-1] == "6"
-    assert len(children.ran) == 8
+    assert children.ran == ["0", "1", "2", "2", "3", "4", "5"]
+
+
+def test_a_trial_that_cannot_be_composed_is_a_failed_job(tiny_base, tmp_path, children):
+    pytest.importorskip("optuna")
+    axes = (
+        "optimizer.prompts_per_update=choice(12,4)",
+        "optimizer.minibatch_size=choice(4,12)",
+    )  # 4 with 12 is refused
+    assert search(tiny_base, tmp_path / "s", 8, *axes) == 3
+    assert any("job " in row.get("error", "") and row["exit_code"] == 2 for row in jobs_of(tmp_path / "s"))
 
 
 def test_optuna_counts_a_failed_job_as_a_trial(tiny_base, tmp_path, children):
@@ -346,6 +362,9 @@ def test_optuna_counts_a_failed_job_as_a_trial(tiny_base, tmp_path, children):
     children.fails["seed=1"] = (1, "CUDA out of memory")
     assert search(tiny_base, tmp_path / "s", 5, "seed=choice(0,1)") == 3
     assert {row["status"] for row in jobs_of(tmp_path / "s")} == {"finished", "out of memory"}
+    assert sorted(children.ran) == ["0", "1"]  # five trials of two jobs
+    assert search(tiny_base, tmp_path / "s", 5, "seed=choice(0,1)") == 3
+    assert sorted(children.ran) == ["0", "1"]
 
 
 def test_an_objective_that_no_summary_has_names_those_there_are(tiny_base, tmp_path, children, capsys):
