@@ -347,6 +347,7 @@ def test_optuna_chooses_and_goes_on_and_finishes_what_was_interrupted(tiny_base,
     assert children.ran == ["0", "1", "2", "2", "3", "4", "5"]
 
 
+@pytest.mark.slow
 def test_a_trial_that_cannot_be_composed_is_a_failed_job(tiny_base, tmp_path, children):
     pytest.importorskip("optuna")
     axes = (
