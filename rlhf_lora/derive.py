@@ -30,7 +30,7 @@ SMALL_WIDTH = 512
 """Models up to this width are small: batches follow from the lengths alone."""
 MICRO_BATCH_TOKENS, ROLLOUT_TOKENS = 8_192, 65_536
 """For such models: tokens of one forward and backward, and of the sequences sampled at once."""
-PASSES, MOST_UPDATES = 6, 60
+PASSES, MOST_UPDATES = 8, 60
 DEFAULT_NEW_TOKENS = 128
 
 
@@ -71,7 +71,7 @@ def derive(config: DictConfig, width: int, positions: int | None, dataset: Any) 
 
 
 def derive_updates(config: DictConfig, prompts: int) -> None:
-    """How many rollouts: six passes over the prompts, `MOST_UPDATES` at most."""
+    """How many rollouts: eight passes over the prompts, `MOST_UPDATES` at most."""
     if "updates" in config.optimizer and config.optimizer.updates is None:
         passes = -(-PASSES * prompts // max(1, config.optimizer.prompts_per_update))
         config.optimizer.updates = max(1, min(MOST_UPDATES, passes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from tiny import overrides
 
 pytestmark = pytest.mark.slow
 
@@ -24,10 +26,10 @@ def elsewhere(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def run(python: Path, *arguments: str) -> str:
+def run(python: Path, *arguments: str, cwd: Path | None = None) -> str:
     environment = os.environ | {"PYTHONPATH": sysconfig.get_paths()["purelib"]}
     done = subprocess.run(
-        [str(python), *arguments], capture_output=True, text=True, env=environment, cwd=python.parent, timeout=240
+        [str(python), *arguments], capture_output=True, text=True, env=environment, cwd=cwd or python.parent, timeout=240
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -51,3 +53,25 @@ with initialize_config_module("rlhf_lora.conf", version_base="1.3"):
     print(compose("hardware/gpu_12gb").hardware.memory_gib)
 """
     assert float(run(elsewhere, "-c", code)) == 12
+
+
+def test_a_reward_of_ones_own_trains_from_another_folder(elsewhere, tiny_base, tmp_path):
+    (tmp_path / "my_reward.py").write_text(
+        """from rlhf_lora import reward
+
+
+@reward("my_reward")
+class Brevity:
+    \"\"\"As many words as asked for.\"\"\"
+
+    words: int = 5
+
+    def score(self, samples):
+        return [-abs(len(s.text.split()) - self.words) for s in samples]
+"""
+    )
+    said = overrides(tiny_base, Path("run"), "plugins=[my_reward.py]", "reward=my_reward", "reward.words=2")
+    out = run(elsewhere, "-m", "rlhf_lora", "train", *said, cwd=tmp_path)
+    assert out.splitlines()[-1] == "run"
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["status"], summary["reward"]) == ("finished", "my_reward")

@@ -25,7 +25,7 @@ class PPO:
     """PPO: clipped policy gradient, a value function, and a KL penalty per token.
 
     Attributes:
-        updates: rollouts, each followed by `epochs` passes over it; null = 6 passes over the prompts, 60 at most.
+        updates: rollouts, each followed by `epochs` passes over it; null = 8 passes over the prompts, 60 at most.
         prompts_per_update: prompts per rollout.
         minibatch_size: samples per gradient step. Smaller = more steps per rollout, further from the old policy.
         beta: KL strength, in (scaled) reward per nat. Lower = further from the reference, more reward, more to hack.

@@ -38,50 +38,60 @@ class Native:
         generator = torch.Generator(device=backbone.device).manual_seed(seed)
         repeated = [prompt for prompt in prompts for _ in range(n)]
         ids = [backbone.chat.prompt_ids(prompt) for prompt in repeated]
-        drawn: list[tuple[list[int], list[float]]] = []
+        # Alike in length, so that little is padding; the longest first, so that what does not fit fails at once.
+        order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
+        samples: list[Any] = [None] * len(ids)
         with torch.no_grad(), backbone.role(role):
-            for start in track(range(0, len(ids), backbone.rollout_batch), "rollout", inner=True):
-                drawn.extend(self._decode(backbone, ids[start : start + backbone.rollout_batch], generator))
-        return [as_sample(backbone.chat, prompt, *row) for prompt, row in zip(repeated, drawn, strict=True)]
+            for start in track(range(0, len(order), backbone.rollout_batch), "rollout", inner=True):
+                rows = order[start : start + backbone.rollout_batch]
+                for i, drawn in zip(rows, self._decode(backbone, [ids[i] for i in rows], generator), strict=True):
+                    samples[i] = as_sample(backbone.chat, repeated[i], *drawn)
+        return samples
 
     def _decode(
         self, backbone: Any, prompt_ids: list[list[int]], generator: Any
     ) -> Iterator[tuple[list[int], list[float]]]:
+        """Tokens and their log-probs, row by row. Rows that have ended leave the batch in groups."""
         import torch
         from transformers import DynamicCache
 
         from rlhf_lora.rollout import pad
 
+        assert self.max_new_tokens is not None
         padded = pad(prompt_ids, [[] for _ in prompt_ids], backbone.chat.fill_id, backbone.device)
         stop_N = torch.tensor(sorted(backbone.chat.stop_ids), device=backbone.device)
         input_ids, attention_BS, position_ids = padded.ids_BS, padded.attention_BS, padded.positions_BS
-        cache, alive_B, columns = (
-            DynamicCache(),
-            torch.ones(len(prompt_ids), dtype=torch.bool, device=backbone.device),
-            [],
-        )
-        assert self.max_new_tokens is not None
-        for _ in range(self.max_new_tokens):
+        rows_B = torch.arange(len(prompt_ids), device=backbone.device)  # which of the prompts each row answers
+        alive_B = torch.ones_like(rows_B, dtype=torch.bool)
+        tokens_BT = torch.zeros(len(rows_B), self.max_new_tokens, dtype=torch.long, device=backbone.device)
+        logprobs_BT, lengths_B = torch.zeros(tokens_BT.shape, device=backbone.device), torch.zeros_like(rows_B)
+        cache = DynamicCache()
+        for t in range(self.max_new_tokens):
             out = backbone.trunk(
-                input_ids=input_ids,
-                attention_mask=attention_BS,
-                position_ids=position_ids,
-                past_key_values=cache,
+                input_ids=input_ids, attention_mask=attention_BS, position_ids=position_ids, past_key_values=cache,
                 use_cache=True,
-            )
+            )  # fmt: skip
             last_BD = out.last_hidden_state[:, -1].to(backbone.head_weight_VD.dtype)
             logprobs_BV = torch.log_softmax((last_BD @ backbone.head_weight_VD.T).float() / self.temperature, dim=1)
             token_B1 = torch.multinomial(logprobs_BV.exp(), 1, generator=generator)
-            columns.append((token_B1[:, 0], logprobs_BV.gather(1, token_B1)[:, 0], alive_B))
+            tokens_BT[rows_B, t] = token_B1[:, 0]
+            logprobs_BT[rows_B, t] = logprobs_BV.gather(1, token_B1)[:, 0]
+            lengths_B[rows_B[alive_B]] = t + 1
             alive_B = alive_B & ~torch.isin(token_B1[:, 0], stop_N)
-            if not alive_B.any():
+            going_on = int(alive_B.sum())
+            if not going_on:
                 break
             input_ids, position_ids = token_B1, position_ids[:, -1:] + 1
             attention_BS = torch.cat([attention_BS, torch.ones_like(token_B1)], dim=1)
-        tokens_BT, logprobs_BT, alive_BT = (torch.stack(column, dim=1).cpu() for column in zip(*columns, strict=True))
-        for tokens_T, logprobs_T, alive_T in zip(tokens_BT, logprobs_BT, alive_BT, strict=True):
-            length = int(alive_T.sum())
-            yield tokens_T[:length].tolist(), logprobs_T[:length].tolist()
+            if going_on <= 0.8 * len(alive_B):  # leaving costs about what one more step does
+                cache.batch_select_indices(alive_B.nonzero()[:, 0])
+                input_ids, position_ids, attention_BS, rows_B, alive_B = (
+                    x[alive_B] for x in (input_ids, position_ids, attention_BS, rows_B, alive_B)
+                )
+        for tokens_T, logprobs_T, length in zip(
+            tokens_BT.tolist(), logprobs_BT.tolist(), lengths_B.tolist(), strict=True
+        ):
+            yield tokens_T[:length], logprobs_T[:length]
 
 
 def as_sample(chat: Any, prompt: Prompt, tokens: list[int], logprobs: list[float]) -> Sample:

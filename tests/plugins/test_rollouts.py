@@ -139,5 +139,5 @@ def test_settings_out_of_range_are_refused(name, setting, value):
 
 def test_at_the_same_temperature_both_engines_find_the_same_likely_answer(backbone):
     # Nearly greedy, nothing is left to chance: one engine checks the other's cache and positions.
-    cold = [texts(engine(name, 1e-3).generate(backbone, ASKED, 1, 3)) for name in ("native", "hf")]
+    cold = [texts(engine(name, 1e-5).generate(backbone, ASKED, 1, 3)) for name in ("native", "hf")]
     assert cold[0] == cold[1]
