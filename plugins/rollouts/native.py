@@ -8,12 +8,15 @@ first-minibatch ratio is 1.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import field
 from typing import Any
 
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.progress import track
 from rlhf_lora.records import Prompt, Sample
 from rlhf_lora.registry import rollout
+
+from .stops import RowsThatStopped, check_stops, text_before
 
 
 @rollout("native")
@@ -22,13 +25,16 @@ class Native:
 
     Attributes:
         max_new_tokens: where a completion is cut; null = what the dataset suggests, else 128.
+        stop: a completion ends when its text contains one of these; what is read and scored ends before it.
     """
 
     max_new_tokens: int | None = None
     temperature: float = 1.0
+    stop: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_sampling(self.max_new_tokens, self.temperature)
+        check_stops(self.stop)
 
     def generate(
         self, backbone: Any, prompts: Sequence[Prompt], n: int, seed: int, role: str = "policy"
@@ -42,7 +48,7 @@ class Native:
         with torch.no_grad(), backbone.role(role):
             for start in track(range(0, len(ids), backbone.rollout_batch), "rollout", inner=True):
                 drawn.extend(self._decode(backbone, ids[start : start + backbone.rollout_batch], generator))
-        return [as_sample(backbone.chat, prompt, *row) for prompt, row in zip(repeated, drawn, strict=True)]
+        return [as_sample(backbone.chat, prompt, *row, self.stop) for prompt, row in zip(repeated, drawn, strict=True)]
 
     def _decode(
         self, backbone: Any, prompt_ids: list[list[int]], generator: Any
@@ -60,6 +66,7 @@ class Native:
             torch.ones(len(prompt_ids), dtype=torch.bool, device=backbone.device),
             [],
         )
+        stopping = RowsThatStopped(backbone.chat, self.stop, len(prompt_ids)) if self.stop else None
         assert self.max_new_tokens is not None
         for _ in range(self.max_new_tokens):
             out = backbone.trunk(
@@ -74,6 +81,8 @@ class Native:
             token_B1 = torch.multinomial(logprobs_BV.exp(), 1, generator=generator)
             columns.append((token_B1[:, 0], logprobs_BV.gather(1, token_B1)[:, 0], alive_B))
             alive_B = alive_B & ~torch.isin(token_B1[:, 0], stop_N)
+            if stopping is not None:
+                alive_B = alive_B & ~torch.tensor(stopping.add(token_B1[:, 0].tolist()), device=backbone.device)
             if not alive_B.any():
                 break
             input_ids, position_ids = token_B1, position_ids[:, -1:] + 1
@@ -84,16 +93,20 @@ class Native:
             yield tokens_T[:length].tolist(), logprobs_T[:length].tolist()
 
 
-def as_sample(chat: Any, prompt: Prompt, tokens: list[int], logprobs: list[float]) -> Sample:
+def as_sample(
+    chat: Any, prompt: Prompt, tokens: list[int], logprobs: list[float], stop: Sequence[str] = ()
+) -> Sample:  # fmt: skip
     """A completion as the rest of the kit sees it."""
+    text = chat.decode(tokens)
+    before = text_before(text, stop)
     return Sample(
         prompt.text,
-        chat.decode(tokens),
+        text if before is None else before,
         messages=prompt.messages,
         columns=prompt.columns,
         tokens=tokens,
         logprobs=logprobs,
-        finished=bool(tokens) and tokens[-1] in chat.stop_ids,
+        finished=before is not None or (bool(tokens) and tokens[-1] in chat.stop_ids),
     )
 
 
