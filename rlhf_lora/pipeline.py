@@ -11,6 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class Run:
         self._records: dict[str, dict[str, Any]] = self._folder_json("stages.json")
         self._prepared = False
         self._loop: Any = None
+        self._midway: Any = None
         self._tracker: Any = None
 
     @property
@@ -260,7 +262,12 @@ class Run:
         if checkpoint is not None:
             self._loop.resume(checkpoint.tensors, checkpoint.state)
             progress.stage("policy", f"going on after update {checkpoint.step}")
-        self._folder.rewind("policy", self._loop.state.update)
+        for stage in ("policy", "evaluation"):
+            self._folder.rewind(stage, self._loop.state.update)
+        if plan.config.evaluation.every is not None:
+            from rlhf_lora.midway import Midway
+
+            self._midway = Midway(self.parts, self._loop)
 
     def _record_update(self, metrics: dict[str, float]) -> None:
         update, config = self._loop.state.update, self.plan.config
@@ -269,13 +276,22 @@ class Run:
         self._tracker.log(update, metrics)
         if last or update == 1 or update % config.samples_every == 0:
             self._folder.save_samples("policy", update, self._loop.last.rows())
+        if self._midway is not None and self._midway.is_due(update):
+            self._judge_midway(update)
         if last:
             from rlhf_lora.atomic import staging
 
-            with staging(self.parts.adapter_of("policy")) as temp:
+            with staging(self.parts.adapter_of("policy")) as temp, self._loop.best.in_place():
                 self._loop.backbone.save_adapter("policy", temp)
         if last or update % config.checkpoint_every == 0:
             self._checkpoint()
+
+    def _judge_midway(self, update: int) -> None:
+        """An update that could not be judged is not checkpointed: the run goes on from the one before, and tries again."""
+        with self._loop.apart(), self._loop.clock("midway"):
+            figures = self._midway.judge(update)
+        self._folder.log("evaluation", update, figures)
+        self._tracker.log(update, figures)
 
     def _checkpoint(self) -> None:
         if self._loop is not None and self._loop.between_updates and self._loop.state.update > 0:
@@ -296,15 +312,18 @@ class Run:
             self._loop.backbone if self._loop is not None else self.parts.backbone(self.parts.adapter_of("policy"))
         )
         ctx = self.parts.context(backbone)
-        judges = self.parts.judges(ctx) if self._loop is None else self.parts.judges(ctx) | {"score": self._loop.scorer}
-        result = evaluate_policy(
-            backbone,
-            opened(self.plan.rollout, ctx),
-            self.parts.short_enough(backbone, evaluation_prompts(self.plan)),
-            evaluation_seed(self.plan),
-            judges,
-            between=self._leave_if_asked,
-        )
+        with ExitStack() as stack:
+            if self._loop is not None:
+                stack.enter_context(self._loop.apart())
+                stack.enter_context(self._loop.best.in_place())
+            result = evaluate_policy(
+                backbone,
+                opened(self.plan.rollout, ctx),
+                self.parts.short_enough(backbone, evaluation_prompts(self.plan)),
+                evaluation_seed(self.plan),
+                self.parts.judges(ctx, self._loop and self._loop.scorer),
+                between=self._leave_if_asked,
+            )
         self._folder.save_samples("evaluation", None, result.rows)
         self._keep("evaluation", {"seconds": time.perf_counter() - started, "figures": result.summary})
 

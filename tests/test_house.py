@@ -29,7 +29,7 @@ FLOORS = {
     "train_settings trainers trainer_checkpoints dpo_trainer": 2,
     "config derive plan plan_checks plan_view run_folder checkpoints stage_cache checks plugins": 3,
     "stages": 4,
-    "assembly pipeline taking_up evaluate report labels": 5,
+    "assembly pipeline taking_up evaluate midway report labels": 5,
     "cli notebook __main__": 6,
 }
 FLOOR = {name: floor for names, floor in FLOORS.items() for name in names.split()}
