@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lora import progress, stage_cache
-from rlhf_lora.contracts import FitContext
+from rlhf_lora.contracts import Context, FitContext
 from rlhf_lora.errors import ConfigError, ContractError, Interrupted, Stopped, UserError
 from rlhf_lora.interrupts import Interrupts
 from rlhf_lora.plan import Plan, StagePlan
@@ -97,6 +97,7 @@ class Run:
             raise
         except UserError:
             if self._is_new and not self._records:  # nothing was made yet, so nothing is left behind
+                self._close_tracker()
                 self._folder.release()
                 shutil.rmtree(self.folder)
             raise
@@ -149,6 +150,7 @@ class Run:
             )
         if plan.config.hardware.threads:
             torch.set_num_threads(plan.config.hardware.threads)
+        self._open_tracker()
         if plan.mini is not None:
             self._build_mini()
         for stage in plan.stages:
@@ -252,7 +254,6 @@ class Run:
         loop_state.seed_streams(named_seed(plan.config.seed, "policy"))
         backbone = self.parts.training_backbone()
         ctx = self.parts.context(backbone)
-        self._tracker = opened(plan.tracker, ctx)
         self._loop = OnPolicy(
             backbone, opened(plan.rollout, ctx), self.parts.scorer(ctx), opened(plan.optimizer, ctx),
             self.parts.short_enough(backbone, plan.splits.prompts),
@@ -275,7 +276,10 @@ class Run:
         self._folder.log("policy", update, metrics)
         self._tracker.log(update, metrics)
         if last or update == 1 or update % config.samples_every == 0:
-            self._folder.save_samples("policy", update, self._loop.last.rows())
+            rows = self._loop.last.rows()
+            self._folder.save_samples("policy", update, rows)
+            if callable(shown := getattr(self._tracker, "samples", None)):
+                shown(update, rows)
         if self._midway is not None and self._midway.is_due(update):
             self._judge_midway(update)
         if last:
@@ -349,21 +353,37 @@ class Run:
                 self._folder.drop_metrics_after(stage, step - 1)
             last = step
             self._folder.log(stage, step, metrics)
+            named = metrics if stage == "policy" else {f"{stage}/{name}": value for name, value in metrics.items()}
+            self._tracker.log(step, named)
 
         return log
+
+    def _open_tracker(self) -> None:
+        """Before anything long begins: what it lacks is told at once, and every stage is tracked."""
+        from rlhf_lora.assembly import opened
+
+        plan = self.plan
+        ctx = Context(seed=plan.config.seed, cache_dir=plan.cache_dir, run_dir=self.folder, device=plan.spec.device)
+        self._tracker = opened(plan.tracker, ctx)
+
+    def _close_tracker(self) -> None:
+        tracker, self._tracker = self._tracker, None
+        if tracker is not None:
+            tracker.close()
 
     def _close(self, status: str) -> None:
         """Summary, report and model card; what the run held open is given back."""
         from rlhf_lora.report import write_model_card, write_report
 
-        if self._tracker is not None:
-            self._tracker.close()
-        if self._loop is not None:
-            self._loop.scorer.close()
-        self._folder.write_summary(self._summary(status))
-        write_report(self._folder)
-        write_model_card(self._folder)
-        self._folder.release()
+        try:
+            self._close_tracker()
+            if self._loop is not None:
+                self._loop.scorer.close()
+        finally:
+            self._folder.write_summary(self._summary(status))
+            write_report(self._folder)
+            write_model_card(self._folder)
+            self._folder.release()
 
     def _summary(self, status: str) -> dict[str, Any]:
         seconds = time.perf_counter() - self.started

@@ -35,7 +35,8 @@ def check_ranges(config: DictConfig) -> None:
                 f"{place} is '{value}'{did_you_mean(str(value), allowed)}", where=place, fix=" or ".join(allowed)
             )
     lowest = {
-        "adapter.r": 1, "adapter.alpha": 1, "checkpoint_every": 1, "samples_every": 1, "evaluation.prompts": 1, "evaluation.every": 1,
+        "adapter.r": 1, "adapter.alpha": 1, "checkpoint_every": 1, "samples_every": 1, "evaluation.prompts": 1,
+        "evaluation.every": 1,
         "evaluation.show": 0, "hardware.logprob_chunk": 1, "hardware.micro_batch": 1, "hardware.rollout_batch": 1,
         "hardware.threads": 1, "seed": 0, "max_prompt_tokens": 1,
     }  # fmt: skip
