@@ -97,12 +97,16 @@ class Assembly:
             reward = dataclasses.replace(reward, path=str(self.reward_adapter))
         return Scorer(opened(reward, ctx), self.plan.config.reward.name)
 
-    def judges(self, ctx: Context) -> dict[str, Scorer]:
-        """What an evaluation is scored with: `score`, the run's reward, and `gold`, the truth where it is known."""
+    def judges(self, ctx: Context, scorer: Scorer | None = None) -> dict[str, Scorer]:
+        """What an evaluation is scored with: `score`, the run's reward, and `gold`, the truth where it is known.
+
+        Args:
+            scorer: the run's reward, where it is open already.
+        """
         found = {}
         # A learned reward that this run did not train (DPO does not need it) has nothing to say.
-        if not getattr(self.plan.reward, "stages", ()) or self.reward_adapter is not None:
-            found["score"] = self.scorer(ctx)
+        if scorer is not None or not getattr(self.plan.reward, "stages", ()) or self.reward_adapter is not None:
+            found["score"] = scorer or self.scorer(ctx)
         if (gold := self.gold_scorer()) is not None:
             found["gold"] = gold
         return found

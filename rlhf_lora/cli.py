@@ -25,6 +25,7 @@ rlhf-lora: the whole of RLHF on one consumer GPU, as 4-bit LoRA adapters, with a
   rlhf-lora evaluate RUN [overrides] judge a finished run's policy again                  --json
   rlhf-lora report RUN…              write report.html of run folders again
   rlhf-lora plugins [KIND]           rewards, optimizers, datasets, … and their settings  --json
+  rlhf-lora env                      versions, cache, plugins: what a bug report needs    --json --gpu
   rlhf-lora VERB --help              more on one of them
 
 Overrides are Hydra's: group=choice, key.sub=value. Examples:
@@ -78,6 +79,12 @@ rlhf-lora plugins [KIND] [--json] [plugins=[FILE.py]]
 
 Lists plugins: kind, name, where each came from, what it does, and its settings with their defaults.
 Kinds: reward, judge, dataset, optimizer, rollout, tracker.
+""",
+    "env": """\
+rlhf-lora env [--json] [--gpu]
+
+What a bug report needs: versions, platform, threads, cache folder and its size, plugins and which failed to import.
+No secrets, no user name: paste it as it is. --gpu loads torch to say which cards it sees.
 """,
 }
 
@@ -133,6 +140,8 @@ def _dispatch(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(flags):
         print(HELP[verb], end="")
         return 0
+    if verb == "env":
+        return _env(rest, flags)
     known = FLAGS.get(verb, ())
     for flag in flags:
         if flag not in known:
@@ -282,6 +291,20 @@ def _plugins(words: list[str], as_json: bool) -> int:
     return 0
 
 
+def _env(words: list[str], flags: list[str]) -> int:
+    from rlhf_lora import environment
+
+    known = ("--json", "--gpu")
+    for flag in flags:
+        if flag not in known:
+            _refuse_flag(flag, (*known, "--help"))
+    if words:
+        raise ConfigError(f"env takes no '{words[0]}'", where="rlhf-lora env", fix="rlhf-lora env [--json] [--gpu]")
+    found = environment.environment(gpu="--gpu" in flags)
+    print(json.dumps(found, indent=1) if "--json" in flags else environment.as_text(found).rstrip())
+    return 0
+
+
 def _described(entry: Any) -> dict[str, Any]:
     import dataclasses
 
@@ -314,6 +337,7 @@ VERBS: dict[str, Callable[[list[str], bool], int]] = {
     "evaluate": _evaluate,
     "report": _report,
     "plugins": _plugins,
+    "env": lambda words, as_json: _env(words, ["--json"] if as_json else []),
 }
 
 FLAGS = {"train": ("-m", "--multirun"), "plan": ("--json",), "evaluate": ("--json",), "plugins": ("--json",)}

@@ -82,6 +82,9 @@ class EvaluationConfig:
     show: int = 10
     seed: int | None = None
     split: str = "final"
+    every: int | None = None
+    keep: str = "last"
+    metric: str = "policy.win_rate_vs_reference"
 
 
 @dataclass

@@ -99,7 +99,12 @@ class RolloutEngine(Protocol):
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Receives metrics. `close` may be called twice."""
+    """Receives metrics, of the policy under their own names, of other stages as `STAGE/NAME`. `close` is called however
+    the run ends, and may be called twice.
+
+    Optional: `samples(step, rows)` receives what `samples/*.parquet` does, every `samples_every` updates: one mapping
+    per completion, with `prompt`, `text`, `score` (None when there is none), `reason` and more.
+    """
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
 

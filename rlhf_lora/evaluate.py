@@ -36,19 +36,41 @@ class Evaluation:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Reference:
+    """The reference's answers and what each scorer says of them: they never change, so one look is enough.
+
+    Attributes:
+        scores: scorer → one score per answer; None while nobody was asked.
+    """
+
+    answers: Sequence[Sample]
+    scores: Mapping[str, Sequence[Score]] | None = None
+
+
+def answer_reference(
+    backbone: Any, engine: Any, prompts: Sequence[Prompt], seed: int, scorers: Mapping[str, Any]
+) -> Reference:  # fmt: skip
+    """Answer every prompt with the role reference, and have the answers scored."""
+    answers = engine.generate(backbone, prompts, 1, seed + 1, role="reference")
+    return Reference(answers, {name: scorer(answers) for name, scorer in scorers.items()})
+
+
 def evaluate_policy(
     backbone: Any, engine: Any, prompts: Sequence[Prompt], seed: int, scorers: Mapping[str, Any],
-    between: Callable[[], None] = lambda: None,
+    between: Callable[[], None] = lambda: None, reference: Reference | None = None,
 ) -> Evaluation:  # fmt: skip
     """Answer every prompt with the roles policy and reference, and compare.
 
     Args:
         scorers: `score` (the run's reward) and `gold` (the truth), whichever there are; opened `Scorer`s.
         between: called between the long parts; may raise to leave.
+        reference: what `answer_reference` gave for the same prompts and scorers; answered anew when not given.
     """
     policy = engine.generate(backbone, prompts, 1, seed)
     between()
-    reference = engine.generate(backbone, prompts, 1, seed + 1, role="reference")
+    if reference is None:
+        reference = Reference(engine.generate(backbone, prompts, 1, seed + 1, role="reference"))
     between()
     kl = sequence_kl(backbone, policy, engine.temperature)
     rows = [
@@ -59,12 +81,13 @@ def evaluate_policy(
             "policy_kl": k,
             "policy_finished": p.finished,
         }
-        for p, r, k in zip(policy, reference, kl, strict=True)
+        for p, r, k in zip(policy, reference.answers, kl, strict=True)
     ]
     summary: dict[str, Any] = {"policy": {"kl_to_reference": sum(kl) / len(kl), "mean_length": _mean_length(policy)}}
-    summary["policy"]["mean_length_reference"] = _mean_length(reference)
+    summary["policy"]["mean_length_reference"] = _mean_length(reference.answers)
     for name, scorer in scorers.items():
-        ours, theirs = scorer(policy), scorer(reference)
+        ours = scorer(policy)
+        theirs = scorer(reference.answers) if reference.scores is None else reference.scores[name]
         for row, a, b in zip(rows, ours, theirs, strict=True):
             row |= {f"policy_{name}": a.value, f"reference_{name}": b.value}
         summary.setdefault("policy" if name == "score" else "gold", {}).update(compare(ours, theirs, seed))

@@ -11,11 +11,12 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from rlhf_lora import progress, stage_cache
-from rlhf_lora.contracts import FitContext
+from rlhf_lora.contracts import Context, FitContext
 from rlhf_lora.errors import ConfigError, ContractError, Interrupted, Stopped, UserError
 from rlhf_lora.interrupts import Interrupts
 from rlhf_lora.plan import Plan, StagePlan
@@ -42,6 +43,7 @@ class Run:
         self._records: dict[str, dict[str, Any]] = self._folder_json("stages.json")
         self._prepared = False
         self._loop: Any = None
+        self._midway: Any = None
         self._tracker: Any = None
 
     @property
@@ -95,6 +97,7 @@ class Run:
             raise
         except UserError:
             if self._is_new and not self._records:  # nothing was made yet, so nothing is left behind
+                self._close_tracker()
                 self._folder.release()
                 shutil.rmtree(self.folder)
             raise
@@ -147,6 +150,7 @@ class Run:
             )
         if plan.config.hardware.threads:
             torch.set_num_threads(plan.config.hardware.threads)
+        self._open_tracker()
         if plan.mini is not None:
             self._build_mini()
         for stage in plan.stages:
@@ -250,7 +254,6 @@ class Run:
         loop_state.seed_streams(named_seed(plan.config.seed, "policy"))
         backbone = self.parts.training_backbone()
         ctx = self.parts.context(backbone)
-        self._tracker = opened(plan.tracker, ctx)
         self._loop = OnPolicy(
             backbone, opened(plan.rollout, ctx), self.parts.scorer(ctx), opened(plan.optimizer, ctx),
             self.parts.short_enough(backbone, plan.splits.prompts),
@@ -260,7 +263,12 @@ class Run:
         if checkpoint is not None:
             self._loop.resume(checkpoint.tensors, checkpoint.state)
             progress.stage("policy", f"going on after update {checkpoint.step}")
-        self._folder.rewind("policy", self._loop.state.update)
+        for stage in ("policy", "evaluation"):
+            self._folder.rewind(stage, self._loop.state.update)
+        if plan.config.evaluation.every is not None:
+            from rlhf_lora.midway import Midway
+
+            self._midway = Midway(self.parts, self._loop)
 
     def _record_update(self, metrics: dict[str, float]) -> None:
         update, config = self._loop.state.update, self.plan.config
@@ -268,14 +276,26 @@ class Run:
         self._folder.log("policy", update, metrics)
         self._tracker.log(update, metrics)
         if last or update == 1 or update % config.samples_every == 0:
-            self._folder.save_samples("policy", update, self._loop.last.rows())
+            rows = self._loop.last.rows()
+            self._folder.save_samples("policy", update, rows)
+            if callable(shown := getattr(self._tracker, "samples", None)):
+                shown(update, rows)
+        if self._midway is not None and self._midway.is_due(update):
+            self._judge_midway(update)
         if last:
             from rlhf_lora.atomic import staging
 
-            with staging(self.parts.adapter_of("policy")) as temp:
+            with staging(self.parts.adapter_of("policy")) as temp, self._loop.best.in_place():
                 self._loop.backbone.save_adapter("policy", temp)
         if last or update % config.checkpoint_every == 0:
             self._checkpoint()
+
+    def _judge_midway(self, update: int) -> None:
+        """An update that could not be judged is not checkpointed: the run goes on from the one before, and tries again."""
+        with self._loop.apart(), self._loop.clock("midway"):
+            figures = self._midway.judge(update)
+        self._folder.log("evaluation", update, figures)
+        self._tracker.log(update, figures)
 
     def _checkpoint(self) -> None:
         if self._loop is not None and self._loop.between_updates and self._loop.state.update > 0:
@@ -296,15 +316,18 @@ class Run:
             self._loop.backbone if self._loop is not None else self.parts.backbone(self.parts.adapter_of("policy"))
         )
         ctx = self.parts.context(backbone)
-        judges = self.parts.judges(ctx) if self._loop is None else self.parts.judges(ctx) | {"score": self._loop.scorer}
-        result = evaluate_policy(
-            backbone,
-            opened(self.plan.rollout, ctx),
-            self.parts.short_enough(backbone, evaluation_prompts(self.plan)),
-            evaluation_seed(self.plan),
-            judges,
-            between=self._leave_if_asked,
-        )
+        with ExitStack() as stack:
+            if self._loop is not None:
+                stack.enter_context(self._loop.apart())
+                stack.enter_context(self._loop.best.in_place())
+            result = evaluate_policy(
+                backbone,
+                opened(self.plan.rollout, ctx),
+                self.parts.short_enough(backbone, evaluation_prompts(self.plan)),
+                evaluation_seed(self.plan),
+                self.parts.judges(ctx, self._loop and self._loop.scorer),
+                between=self._leave_if_asked,
+            )
         self._folder.save_samples("evaluation", None, result.rows)
         self._keep("evaluation", {"seconds": time.perf_counter() - started, "figures": result.summary})
 
@@ -330,21 +353,37 @@ class Run:
                 self._folder.drop_metrics_after(stage, step - 1)
             last = step
             self._folder.log(stage, step, metrics)
+            named = metrics if stage == "policy" else {f"{stage}/{name}": value for name, value in metrics.items()}
+            self._tracker.log(step, named)
 
         return log
+
+    def _open_tracker(self) -> None:
+        """Before anything long begins: what it lacks is told at once, and every stage is tracked."""
+        from rlhf_lora.assembly import opened
+
+        plan = self.plan
+        ctx = Context(seed=plan.config.seed, cache_dir=plan.cache_dir, run_dir=self.folder, device=plan.spec.device)
+        self._tracker = opened(plan.tracker, ctx)
+
+    def _close_tracker(self) -> None:
+        tracker, self._tracker = self._tracker, None
+        if tracker is not None:
+            tracker.close()
 
     def _close(self, status: str) -> None:
         """Summary, report and model card; what the run held open is given back."""
         from rlhf_lora.report import write_model_card, write_report
 
-        if self._tracker is not None:
-            self._tracker.close()
-        if self._loop is not None:
-            self._loop.scorer.close()
-        self._folder.write_summary(self._summary(status))
-        write_report(self._folder)
-        write_model_card(self._folder)
-        self._folder.release()
+        try:
+            self._close_tracker()
+            if self._loop is not None:
+                self._loop.scorer.close()
+        finally:
+            self._folder.write_summary(self._summary(status))
+            write_report(self._folder)
+            write_model_card(self._folder)
+            self._folder.release()
 
     def _summary(self, status: str) -> dict[str, Any]:
         seconds = time.perf_counter() - self.started

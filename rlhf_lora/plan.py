@@ -121,6 +121,7 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     plan_checks.check_rows(names, splits, built["optimizer"])
     if "policy" in names:
         plan_checks.check_columns(built["reward"], splits)
+        plan_checks.check_midway(config, built["optimizer"], splits, data.gold)
     cache_dir = cache_folder()
     inputs = _inputs(config, spec, mini, splits, {"model.adapter": start_adapter, "reward.path": reward_adapter})
     stages = _stages(config, names, spec, shape, splits, built, inputs, cache_dir)
@@ -237,6 +238,8 @@ def _notes(config: DictConfig, splits: Splits, stages: Sequence[StagePlan]) -> l
         notes.append(
             f"{prompts} prompts for {config.optimizer.prompts_per_update} a rollout: prompts repeat within one"
         )
+    if config.evaluation.keep == "best" and config.evaluation.split == "tuning":
+        notes.append("the tuning prompts choose the update and judge it: the figure at the end will flatter it")
     if config.hardware.memory_gib:
         card = config.hardware.memory_gib
         notes += [

@@ -18,13 +18,15 @@ from rlhf_lora.splits import Splits
 from rlhf_lora.train_settings import TrainSettings, micro_batch_within
 
 STAGES = ("sft", "reward_model", "policy")
+KEPT_BY = tuple(f"{part}.{name}" for part in ("policy", "gold") for name in ("win_rate_vs_reference", "score_mean"))
+"""What the best update can be told by: higher is better in all of them."""
 
 
 def check_ranges(config: DictConfig) -> None:
     """Ranges of what no plugin checks for itself."""
     choices = {
         "resume": ("auto", "never"), "model.dtype": ("float32", "bfloat16"), "model.template": ("auto", "chat", "plain"),
-        "evaluation.split": ("final", "tuning"),
+        "evaluation.split": ("final", "tuning"), "evaluation.keep": ("last", "best"), "evaluation.metric": KEPT_BY,
     }  # fmt: skip
     for place, allowed in choices.items():
         value = OmegaConf.select(config, place)
@@ -34,6 +36,7 @@ def check_ranges(config: DictConfig) -> None:
             )
     lowest = {
         "adapter.r": 1, "adapter.alpha": 1, "checkpoint_every": 1, "samples_every": 1, "evaluation.prompts": 1,
+        "evaluation.every": 1,
         "evaluation.show": 0, "hardware.logprob_chunk": 1, "hardware.micro_batch": 1, "hardware.rollout_batch": 1,
         "hardware.threads": 1, "seed": 0, "max_prompt_tokens": 1,
     }  # fmt: skip
@@ -129,6 +132,33 @@ def stage_names(config: DictConfig, reward: Any, optimizer: Any, splits: Splits,
             fix="add it to stages, or give reward.path=RUN of a trained reward model",
         )  # fmt: skip
     return [name for name in STAGES if name in names]
+
+
+def check_midway(config: DictConfig, optimizer: Any, splits: Splits, gold: str | None) -> None:
+    """Evaluations within the run can be done, and the best update can be told by them."""
+    every, keep, metric = config.evaluation.every, config.evaluation.keep, config.evaluation.metric
+    if keep == "best" and every is None:
+        raise ConfigError(
+            "the best update cannot be told without evaluations within the run", where="evaluation.keep=best",
+            fix="evaluation.every=N, with N updates between them",
+        )  # fmt: skip
+    if every is None:
+        return
+    if hasattr(optimizer, "learns_from"):
+        raise ConfigError(
+            f"optimizer={config.optimizer.name} learns from data that exists and has no updates to evaluate between",
+            where=f"evaluation.every={every}", fix="evaluation.every=null, or an optimizer that rolls out, such as ppo",
+        )  # fmt: skip
+    if not splits.tuning_prompts:
+        raise DataError(
+            "no prompt is left for evaluations within the run: they use the tuning split", where="splits.tuning",
+            fix="give more rows or a larger splits.tuning, or leave evaluation.every out",
+        )  # fmt: skip
+    if keep == "best" and metric.startswith("gold.") and gold is None:
+        raise ConfigError(
+            "the truth is not known for this data, so there is no gold figure", where=f"evaluation.metric={metric}",
+            fix="a figure of the run's own reward: evaluation.metric=policy.win_rate_vs_reference",
+        )  # fmt: skip
 
 
 def check_columns(reward: Any, splits: Splits) -> None:

@@ -97,12 +97,12 @@ class Sample:
 
     Attributes:
         prompt: the prompt's text.
-        text: the completion's text, without special tokens.
+        text: the completion's text, without special tokens, up to a stop string (`rollout.stop`) if one came.
         messages: the conversation that led to it, when the prompt has one.
         columns: the prompt's further columns.
-        tokens: response token ids, the end token included when `finished`.
+        tokens: response token ids; when `finished`, with the end token or with what completed a stop string.
         logprobs: log π(token) at the sampling temperature, one per token, in nats.
-        finished: True when the end token was sampled; False when the length limit cut it.
+        finished: True when the end token or a stop string was sampled; False when the length limit cut it.
     """
 
     prompt: str

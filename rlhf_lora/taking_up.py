@@ -97,6 +97,7 @@ def summarise(
             "abstained": state.abstained + abstained,
             "errors": state.errors + errors,
             "updates": state.update,
+            "best_update": loop.best.update,
         }
     return summary | {"seconds": seconds | {"total": before + seconds_now}}
 

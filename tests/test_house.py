@@ -28,9 +28,9 @@ FLOORS = {
     "model_spec loading backbone adapters chat splits memory adamw objectives rollout testing mini": 2,
     "train_settings trainers trainer_checkpoints dpo_trainer": 2,
     "user_presets": 0,
-    "config derive plan plan_checks plan_view run_folder checkpoints stage_cache checks plugins": 3,
+    "config derive plan plan_checks plan_view environment run_folder checkpoints stage_cache checks plugins": 3,
     "stages": 4,
-    "assembly pipeline taking_up evaluate report labels": 5,
+    "assembly pipeline taking_up evaluate midway report labels": 5,
     "sweep sweep_axes sweep_jobs sweep_optuna sweep_table": 5,
     "cli notebook __main__": 6,
 }

@@ -77,8 +77,11 @@ class OpenLearned:
     def score(self, samples: Sequence[Sample]) -> list[float]:
         chat = self.backbone.chat
         prompts = [Prompt.of(sample) for sample in samples]
+        # An answer that ended at a stop string is read as it is shown: without that string, with the end token.
         responses = [
-            list(s.tokens) if s.tokens else chat.response_ids(s.text, s.finished, prompt)
+            list(s.tokens)
+            if s.tokens and (not s.finished or s.tokens[-1] in chat.stop_ids)
+            else chat.response_ids(s.text, s.finished, prompt)
             for s, prompt in zip(samples, prompts, strict=True)
         ]
         raw = self.backbone.sequence_scores("reward", [chat.prompt_ids(prompt) for prompt in prompts], responses)

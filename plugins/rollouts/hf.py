@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import field
 from typing import Any
 
 from rlhf_lora.progress import track
@@ -10,17 +11,24 @@ from rlhf_lora.records import Prompt, Sample
 from rlhf_lora.registry import rollout
 
 from .native import as_sample, check_sampling
+from .stops import RowsThatStopped, check_stops, until_stop_string
 
 
 @rollout("hf")
 class HfGenerate:
-    """Sample with Transformers' `generate()`; log-probs come from a second forward pass."""
+    """Sample with Transformers' `generate()`; log-probs come from a second forward pass.
+
+    Attributes:
+        stop: a completion ends when its text contains one of these; what is read and scored ends before it.
+    """
 
     max_new_tokens: int | None = None
     temperature: float = 1.0
+    stop: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_sampling(self.max_new_tokens, self.temperature)
+        check_stops(self.stop)
 
     def generate(
         self, backbone: Any, prompts: Sequence[Prompt], n: int, seed: int, role: str = "policy"
@@ -40,7 +48,8 @@ class HfGenerate:
             for start in track(range(0, len(ids), backbone.rollout_batch), "rollout", inner=True):
                 responses.extend(self._decode(backbone, ids[start : start + backbone.rollout_batch]))
         logprobs = backbone.sequence_logprobs(role, ids, responses, self.temperature)
-        return [as_sample(backbone.chat, *row) for row in zip(repeated, responses, logprobs, strict=True)]
+        rows = zip(repeated, responses, logprobs, strict=True)
+        return [as_sample(backbone.chat, *row, self.stop) for row in rows]
 
     def _decode(self, backbone: Any, prompt_ids: list[list[int]]) -> list[list[int]]:
         from transformers import GenerationConfig
@@ -52,8 +61,28 @@ class HfGenerate:
             max_new_tokens=self.max_new_tokens, do_sample=True, temperature=self.temperature, top_k=0, top_p=1.0,
             eos_token_id=sorted(backbone.chat.stop_ids), pad_token_id=backbone.chat.fill_id,
         )  # fmt: skip
-        out_BS = backbone.base.generate(padded.ids_BS, attention_mask=padded.attention_BS, generation_config=config)
-        return [_until_stop(row, backbone.chat.stop_ids) for row in out_BS[:, padded.prompt_width :].tolist()]
+        out_BS = backbone.base.generate(
+            padded.ids_BS, attention_mask=padded.attention_BS, generation_config=config,
+            stopping_criteria=self._criteria(backbone.chat, len(prompt_ids)),
+        )  # fmt: skip
+        ended = [_until_stop(row, backbone.chat.stop_ids) for row in out_BS[:, padded.prompt_width :].tolist()]
+        return [until_stop_string(backbone.chat, tokens, self.stop) for tokens in ended]
+
+    def _criteria(self, chat: Any, rows: int) -> Any:
+        """Our own rule for stop strings, so that both engines end a completion at the same token."""
+        if not self.stop:
+            return None
+        import torch
+        from transformers import StoppingCriteria, StoppingCriteriaList
+
+        stopping = RowsThatStopped(chat, self.stop, rows)
+
+        class Stops(StoppingCriteria):
+            def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+                stopped = stopping.add(range(rows), input_ids[:, -1].tolist())
+                return torch.tensor(stopped, device=input_ids.device)
+
+        return StoppingCriteriaList([Stops()])
 
 
 def _until_stop(tokens: list[int], stop_ids: frozenset[int]) -> list[int]:

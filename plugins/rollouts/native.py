@@ -8,12 +8,15 @@ first-minibatch ratio is 1.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import field
 from typing import Any
 
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.progress import track
 from rlhf_lora.records import Prompt, Sample
 from rlhf_lora.registry import rollout
+
+from .stops import RowsThatStopped, check_stops, text_before
 
 
 @rollout("native")
@@ -22,13 +25,16 @@ class Native:
 
     Attributes:
         max_new_tokens: where a completion is cut; null = what the dataset suggests, else 128.
+        stop: a completion ends when its text contains one of these; what is read and scored ends before it.
     """
 
     max_new_tokens: int | None = None
     temperature: float = 1.0
+    stop: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_sampling(self.max_new_tokens, self.temperature)
+        check_stops(self.stop)
 
     def generate(
         self, backbone: Any, prompts: Sequence[Prompt], n: int, seed: int, role: str = "policy"
@@ -45,7 +51,7 @@ class Native:
             for start in track(range(0, len(order), backbone.rollout_batch), "rollout", inner=True):
                 rows = order[start : start + backbone.rollout_batch]
                 for i, drawn in zip(rows, self._decode(backbone, [ids[i] for i in rows], generator), strict=True):
-                    samples[i] = as_sample(backbone.chat, repeated[i], *drawn)
+                    samples[i] = as_sample(backbone.chat, repeated[i], *drawn, self.stop)
         return samples
 
     def _decode(
@@ -65,6 +71,7 @@ class Native:
         alive_B = torch.ones_like(rows_B, dtype=torch.bool)
         tokens_BT = torch.zeros(len(rows_B), self.max_new_tokens, dtype=torch.long, device=backbone.device)
         logprobs_BT, lengths_B = torch.zeros(tokens_BT.shape, device=backbone.device), torch.zeros_like(rows_B)
+        stopping = RowsThatStopped(backbone.chat, self.stop, len(prompt_ids)) if self.stop else None
         cache = DynamicCache()
         for t in range(self.max_new_tokens):
             out = backbone.trunk(
@@ -78,6 +85,9 @@ class Native:
             logprobs_BT[rows_B, t] = logprobs_BV.gather(1, token_B1)[:, 0]
             lengths_B[rows_B[alive_B]] = t + 1
             alive_B = alive_B & ~torch.isin(token_B1[:, 0], stop_N)
+            if stopping is not None:
+                stopped = stopping.add(rows_B.tolist(), token_B1[:, 0].tolist())
+                alive_B = alive_B & ~torch.tensor(stopped, device=backbone.device)
             going_on = int(alive_B.sum())
             if not going_on:
                 break
@@ -94,16 +104,20 @@ class Native:
             yield tokens_T[:length], logprobs_T[:length]
 
 
-def as_sample(chat: Any, prompt: Prompt, tokens: list[int], logprobs: list[float]) -> Sample:
+def as_sample(
+    chat: Any, prompt: Prompt, tokens: list[int], logprobs: list[float], stop: Sequence[str] = ()
+) -> Sample:  # fmt: skip
     """A completion as the rest of the kit sees it."""
+    text = chat.decode(tokens)
+    before = text_before(text, stop)
     return Sample(
         prompt.text,
-        chat.decode(tokens),
+        text if before is None else before,
         messages=prompt.messages,
         columns=prompt.columns,
         tokens=tokens,
         logprobs=logprobs,
-        finished=bool(tokens) and tokens[-1] in chat.stop_ids,
+        finished=before is not None or (bool(tokens) and tokens[-1] in chat.stop_ids),
     )
 
 

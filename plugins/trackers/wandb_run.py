@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rlhf_lora.errors import ConfigError, PluginError
 from rlhf_lora.registry import tracker
 
 MODES = ("offline", "online", "disabled")
+COLUMNS = ("step", "prompt", "answer", "score", "reason")
 
 
 @tracker("wandb")
@@ -29,6 +31,7 @@ class Wandb:
         entity: the team or user; the account's default when not given.
         group: runs that belong together, such as the jobs of a sweep.
         tags: labels.
+        table_rows: completions that every saved rollout adds to the table `samples`; 0 = no table.
     """
 
     mode: str = "offline"
@@ -36,8 +39,11 @@ class Wandb:
     entity: str | None = None
     group: str | None = None
     tags: list[str] = field(default_factory=list)
+    table_rows: int = 16
 
     def __post_init__(self) -> None:
+        if self.table_rows < 0:
+            raise ConfigError(f"table_rows is {self.table_rows}", where="tracker.table_rows", fix="0 or more")
         if self.mode not in MODES:
             raise ConfigError(f"tracker.mode is '{self.mode}'", where="tracker.mode", fix=f"one of {', '.join(MODES)}")
 
@@ -57,16 +63,38 @@ class WandbRun:
 
     def __init__(self, settings: Wandb, run_dir: Path | None):
         self._run: Any = _start(settings, run_dir)
+        self._run_dir, self._table_rows = run_dir, settings.table_rows
+        self._table: Any = None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Steps start again with every stage, which W&B's own step may not: ours is a metric, and the x axis."""
         if self._run is not None:
             self._run.log({"step": step, **metrics})
 
+    def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add completions to the table `samples`, and log how the scores of all of them are spread."""
+        if self._run is None:
+            return
+        import wandb
+
+        logged: dict[str, Any] = {"step": step}
+        scores = [row["score"] for row in rows if row["score"] is not None]
+        if scores:
+            logged["objective/scores_histogram"] = wandb.Histogram(scores)
+        if self._table_rows:
+            # Incremental: each log writes the new rows only, and the dashboard shows them as one table.
+            self._table = self._table or wandb.Table(columns=list(COLUMNS), log_mode="INCREMENTAL")
+            for row in rows[: self._table_rows]:
+                self._table.add_data(step, row["prompt"], row["text"], row["score"], row["reason"])
+            logged["samples"] = self._table
+        with _staged_in(self._run_dir):
+            self._run.log(logged)
+
     def close(self) -> None:
-        if self._run is not None:
-            self._run.finish()
-            self._run = None
+        run, self._run = self._run, None
+        if run is not None:
+            with _staged_in(self._run_dir):
+                run.finish()
 
 
 def _start(settings: Wandb, run_dir: Path | None) -> Any:
@@ -77,7 +105,13 @@ def _start(settings: Wandb, run_dir: Path | None) -> Any:
         raise PluginError(f"no wandb here: {error}", where="tracker=wandb", fix="pip install wandb") from error
     # W&B would record the command line, the host and the code by itself; overrides can carry secrets.
     private = wandb.Settings(
-        silent=True, console="off", save_code=False, disable_git=True, x_disable_meta=True, x_disable_stats=True
+        silent=True,
+        console="off",
+        save_code=False,
+        disable_git=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        host="",
     )
     try:
         run = wandb.init(
@@ -102,6 +136,19 @@ def _start(settings: Wandb, run_dir: Path | None) -> Any:
     run.define_metric("step", hidden=True)
     run.define_metric("*", step_metric="step")
     return run
+
+
+@contextmanager
+def _staged_in(run_dir: Path | None) -> Iterator[None]:
+    """W&B puts tables that wait for their upload below the home folder; a run folder should have all of its run."""
+    before = os.environ.get("WANDB_DATA_DIR")
+    if run_dir is not None and before is None:
+        os.environ["WANDB_DATA_DIR"] = str(run_dir.resolve() / "wandb" / "data")
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("WANDB_DATA_DIR", None)
 
 
 def _run_id(run_dir: Path) -> str:

@@ -8,7 +8,8 @@ the same, because a reward or an engine may draw from them.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,6 +99,21 @@ def seed_streams(seed: int) -> None:
     torch.manual_seed(seed)
     random.seed(seed)
     numpy.random.seed(seed % 2**32)
+
+
+@contextmanager
+def streams_of(seed: int) -> Iterator[None]:
+    """The global streams as `seed` sets them, and put back: what is drawn inside changes nothing outside."""
+    before, python = torch.get_rng_state(), _python_streams()
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    seed_streams(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+        if cuda is not None:
+            torch.cuda.set_rng_state(cuda)
+        _set_python_streams(python)
 
 
 def _python_streams() -> dict[str, Any]:

@@ -26,6 +26,7 @@ from rlhf_lora.errors import Stopped
 from rlhf_lora.records import Prompt, Sample, Score, named_seed
 from rlhf_lora.rollout import pad
 from rlhf_lora.stages import loop_state
+from rlhf_lora.stages.best import Best
 from rlhf_lora.stages.loop_state import LoopState
 from rlhf_lora.stages.rollout_record import Rollout, padded
 from rlhf_lora.stages.scoring import Scorer
@@ -59,6 +60,7 @@ class OnPolicy:
         self.seed, self.missing_share = seed, missing_share
         self.updater = Updater(backbone, optimizer, temperature=engine.temperature, micro_batch=micro_batch, seed=seed)
         self.state = LoopState()
+        self.best = Best(backbone)  # by a figure that somebody outside gives; no part of training
         self.last: Rollout | None = None
         self.missing: list[Score] = []  # of the rollout in hand; those of finished updates are in `state`
         self.between_updates = True  # False while weights are being moved: no moment for a checkpoint
@@ -71,12 +73,12 @@ class OnPolicy:
         if self.state.update == 0 and self.optimizer.scale_scores:
             self._measure_score_scale()
         update = self.state.update + 1
-        with self._clock("rollout"):
+        with self.clock("rollout"):
             samples = self._roll_out(self._prompts_of(update), update)
-        with self._clock("score"):
+        with self.clock("score"):
             rollout = self._look_back(samples, self.scorer(samples))
         self.between_updates = False
-        with self._clock("update"):
+        with self.clock("update"):
             rollout.batch, metrics = self.optimizer.advantages(rollout.batch)
             metrics |= self.updater.update(rollout, update)
         metrics |= rollout.metrics()
@@ -169,12 +171,26 @@ class OnPolicy:
     # --- 5: record ----------------------------------------------------------------------------------------------------
 
     def checkpoint(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        return loop_state.gather(self.state, self.backbone, self.updater.adamw, self.optimizer, self.updater.trained)
+        tensors, saved = loop_state.gather(
+            self.state, self.backbone, self.updater.adamw, self.optimizer, self.updater.trained
+        )
+        best_tensors, best_saved = self.best.gather()
+        return tensors | best_tensors, saved | best_saved
 
     def resume(self, tensors: dict[str, torch.Tensor], saved: dict[str, Any]) -> None:
         self.state = loop_state.restore(
             tensors, saved, self.backbone, self.updater.adamw, self.optimizer, self.updater.trained
         )
+        self.best.restore(tensors, saved)
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Something that is no training is going on, perhaps with other weights: no moment for a checkpoint."""
+        self.between_updates, before = False, self.between_updates
+        try:
+            yield
+        finally:
+            self.between_updates = before
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -197,9 +213,10 @@ class OnPolicy:
         return named_seed(self.seed, stream)
 
     @contextmanager
-    def _clock(self, name: str) -> Iterator[None]:
+    def clock(self, name: str) -> Iterator[None]:
+        """Count the seconds inside as `seconds.NAME` of the summary."""
         started = time.perf_counter()
         try:
             yield
         finally:
-            self.state.seconds[name] += time.perf_counter() - started
+            self.state.seconds[name] = self.state.seconds.get(name, 0.0) + time.perf_counter() - started

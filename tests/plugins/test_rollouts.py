@@ -141,3 +141,76 @@ def test_at_the_same_temperature_both_engines_find_the_same_likely_answer(backbo
     # Nearly greedy, nothing is left to chance: one engine checks the other's cache and positions.
     cold = [texts(engine(name, 1e-5).generate(backbone, ASKED, 1, 3)) for name in ("native", "hf")]
     assert cold[0] == cold[1]
+
+
+# --- stop strings -----------------------------------------------------------------------------------------------------
+
+
+def stops_for(backbone: Any) -> list[str]:
+    """Two strings that answers of this model contain: one inside an answer, over a token's edge where there is one."""
+    free = engine("native", 2.0, max_new_tokens=20).generate(backbone, ASKED, 3, 3)
+    long = max(free, key=lambda sample: len(sample.text)).text
+    return [long[len(long) // 2 : len(long) // 2 + 3], "no such string anywhere"]
+
+
+@ENGINES
+def test_an_answer_ends_with_the_token_that_completes_a_stop_string_and_is_shown_without_it(backbone, name):
+    stop = stops_for(backbone)
+    samples = engine(name, 2.0, max_new_tokens=20, stop=stop).generate(backbone, ASKED, 6, 3)
+    decode = backbone.chat.decode
+    stopped = [s for s in samples if stop[0] in decode(s.tokens)]
+    assert stopped
+    assert len(stopped) < len(samples)
+    for sample in samples:
+        assert stop[0] not in decode(list(sample.tokens)[:-1])  # not one token more than the one that completed it
+        assert stop[0] not in sample.text
+        assert len(sample.logprobs) == len(sample.tokens)
+    for sample in stopped:
+        assert sample.finished
+        assert sample.text == decode(sample.tokens).partition(stop[0])[0]
+
+
+@ENGINES
+def test_logprobs_of_stopped_answers_are_those_of_a_fresh_pass(backbone, name):
+    samples = engine(name, stop=stops_for(backbone)).generate(backbone, ASKED, 3, 3)
+    ids = [backbone.chat.prompt_ids(Prompt(s.prompt)) for s in samples]
+    for sample, logprobs in zip(samples, backbone.sequence_logprobs("policy", ids, texts(samples)), strict=True):
+        assert sample.logprobs == pytest.approx(logprobs, abs=2e-5)
+
+
+def test_a_stop_string_only_shortens_what_would_have_been_drawn(backbone):
+    def drawn(stop: list[str], seed: int) -> list[int]:
+        (sample,) = engine("native", 2.0, max_new_tokens=20, stop=stop).generate(backbone, ASKED[:1], 1, seed)
+        return list(sample.tokens)
+
+    stop = stops_for(backbone)
+    both = [(drawn([], seed), drawn(stop, seed)) for seed in range(8)]
+    assert any(len(stopped) < len(free) for free, stopped in both)
+    assert all(free[: len(stopped)] == stopped for free, stopped in both)
+
+
+def test_without_stop_strings_nothing_is_decoded_while_sampling(backbone, monkeypatch):
+    from rlhf_lora.plugins.rollouts import stops
+
+    monkeypatch.setattr(stops, "completes", lambda *args: pytest.fail("decoded"))
+    assert engine("native").generate(backbone, ASKED, 1, 3)
+
+
+@ENGINES
+@pytest.mark.parametrize("stop", [[""], ["\\nHuman:"], ["end", "\\n"]])
+def test_stop_strings_that_cannot_be_meant_are_refused(name, stop):
+    with pytest.raises(ConfigError, match=r"rollout\.stop"):
+        engine(name, stop=stop)
+
+
+@ENGINES
+def test_line_breaks_and_words_that_begin_with_a_backslash_are_fine(name):
+    assert engine(name, stop=["\nHuman:", "\\nabla"]).stop == ["\nHuman:", "\\nabla"]
+
+
+def test_the_earliest_stop_string_cuts_the_text():
+    from rlhf_lora.plugins.rollouts.stops import text_before
+
+    assert text_before("a; b. c", [".", ";"]) == "a"
+    assert text_before("; b", [";"]) == ""
+    assert text_before("a b", [";"]) is None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import wandb_file
 
 from rlhf_lora.contracts import Context, Tracker
 from rlhf_lora.errors import ConfigError
@@ -49,11 +51,13 @@ run.close()
 """
 
 
-def run_offline(run_dir: Path, home: Path) -> subprocess.CompletedProcess[str]:
-    hidden = {"WANDB_MODE", "WANDB_DIR", "WANDB_API_KEY"}
-    env = {k: v for k, v in os.environ.items() if k not in hidden} | {"HOME": str(home)}
+def run_offline(
+    run_dir: Path, home: Path, code: str = CODE, word: str = "reward.key=hush-hush"
+) -> subprocess.CompletedProcess[str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "XDG_"))}
+    env |= {"HOME": str(home), "MY_JUDGE_KEY": "key-in-the-environment"}
     return subprocess.run(
-        [sys.executable, "-c", CODE, str(run_dir), "reward.key=hush-hush"],
+        [sys.executable, "-c", code, str(run_dir), word],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, env=env,
     )  # fmt: skip
 
@@ -71,6 +75,94 @@ def test_wandb_runs_offline_without_asking_and_without_the_command_line(tmp_path
     assert b"objective/kl" in record.read_bytes()
     assert b"0.05" in record.read_bytes(), "the configuration"
     assert b"hush-hush" not in written
+
+
+SAMPLES = """
+import sys
+from pathlib import Path
+from rlhf_lora.contracts import Context
+from rlhf_lora.registry import build
+run = build("tracker", {"name": "wandb", "table_rows": 2}).open(Context(run_dir=Path(sys.argv[1])))
+for step in (1, 10):
+    run.log(step, {"objective/kl": 0.5 * step})
+    run.samples(step, [
+        {"prompt": f"tea {step}", "text": "one", "score": 1.0, "reason": "", "tokens": [1]},
+        {"prompt": f"tea {step}", "text": "two", "score": None, "reason": "timed out"},
+        {"prompt": f"tea {step}", "text": "three", "score": 3.0, "reason": ""},
+    ])
+if sys.argv[2].startswith("fail"):
+    raise SystemExit("left without close")
+run.close()
+"""
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an offline run, made in a process of its own with secrets all around it."""
+    pytest.importorskip("wandb")
+    top = tmp_path_factory.mktemp("offline")
+    run_dir = top / "run"
+    run_dir.mkdir()
+    (top / "home").mkdir()
+    (run_dir / "config.yaml").write_text("optimizer: {name: ppo, beta: 0.0625}\n")
+    done = run_offline(run_dir, top / "home", SAMPLES)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    return run_dir
+
+
+def record_of(run_dir: Path) -> Path:
+    (record,) = (run_dir / "wandb").glob("offline-run-*/run-*.wandb")
+    return record
+
+
+def test_the_offline_file_holds_every_metric_under_its_name(offline: Path) -> None:
+    rows = wandb_file.history(record_of(offline))
+    assert [(row["step"], row["objective/kl"]) for row in rows if "objective/kl" in row] == [(1, 0.5), (10, 5.0)]
+    kinds = {record.WhichOneof("record_type") for record in wandb_file.records(record_of(offline))}
+    assert {"run", "exit"} <= kinds, "the run was finished, not just left"
+    (run,) = [r.run for r in wandb_file.records(record_of(offline)) if r.WhichOneof("record_type") == "run"][:1]
+    settings = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert settings["optimizer"] == {"name": "ppo", "beta": 0.0625}
+    assert run.project == "rlhf_lora"
+
+
+def test_the_table_of_samples_grows_and_scores_have_a_histogram(offline: Path) -> None:
+    rows = [row for row in wandb_file.history(record_of(offline)) if "samples" in row]
+    assert [row["step"] for row in rows] == [1, 10]
+    written: list[list[object]] = []
+    for row in rows:
+        table = json.loads((record_of(offline).parent / "files" / row["samples"]["path"]).read_text())
+        assert table["columns"] == ["step", "prompt", "answer", "score", "reason"]
+        written += table["data"]
+        assert sum(row["objective/scores_histogram"]["values"]) == 2  # of all completions that have a score
+    assert written == [
+        [1, "tea 1", "one", 1.0, ""], [1, "tea 1", "two", None, "timed out"],
+        [10, "tea 10", "one", 1.0, ""], [10, "tea 10", "two", None, "timed out"],
+    ]  # fmt: skip
+
+
+def test_no_secret_and_no_command_line_is_in_any_file_and_none_is_left_elsewhere(offline: Path) -> None:
+    files = {path: path.read_bytes() for path in offline.rglob("*") if path.is_file()}
+    for secret in (b"hush-hush", b"key-in-the-environment"):
+        assert not [str(path) for path, data in files.items() if secret in data]
+    for payload in wandb_file.records(record_of(offline)):
+        if payload.WhichOneof("record_type") == "run":
+            assert (payload.run.host, payload.run.git.commit) == ("", "")
+    assert not list((offline.parent / "home").rglob("*.json"))
+
+
+def test_a_run_that_was_left_without_close_is_finished_all_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    for folder in ("run", "home"):
+        (tmp_path / folder).mkdir()
+    assert run_offline(tmp_path / "run", tmp_path / "home", SAMPLES, "fail").returncode == 1
+    kinds = {record.WhichOneof("record_type") for record in wandb_file.records(record_of(tmp_path / "run"))}
+    assert "exit" in kinds
+
+
+def test_a_table_of_less_than_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="table_rows"):
+        build("tracker", {"name": "wandb", "table_rows": -1})
 
 
 def test_a_resumed_run_folder_goes_on_in_the_same_wandb_run(tmp_path: Path) -> None:

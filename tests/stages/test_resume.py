@@ -140,6 +140,64 @@ def test_killed_and_started_again_is_bit_equal(point, whole, tiny_base, tmp_path
     same(figures(tmp_path / "run"), whole)
 
 
+# --- judged midway, and the best update kept --------------------------------------------------------------------------
+
+BEST = ("evaluation.every=1", "evaluation.keep=best", "evaluation.metric=gold.score_mean", "checkpoint_every=2")
+
+
+@pytest.fixture(scope="module")
+def judged(tiny_base, tmp_path_factory) -> dict[str, Any]:
+    run = tmp_path_factory.mktemp("judged") / "run"
+    assert cli.run(command(tiny_base, run, *BEST)) == 0
+    found = figures(run)
+    assert [row["step"] for row in found["metrics"] if row["stage"] == "evaluation"] == [1, 2, 3]
+    assert found["summary"]["best_update"] in (1, 2, 3)
+    return found
+
+
+def midway_kills() -> dict[str, Callable[[], tuple[Any, str, int, bool]]]:
+    from rlhf_lora import checkpoints, evaluate, midway
+    from rlhf_lora.backbone import Backbone
+    from rlhf_lora.stages.best import Best
+
+    return {
+        "in the first evaluation": (evaluate, "sequence_kl", 1, False),
+        "when a best was found that no checkpoint knows": (Best, "offer", 1, True),
+        "in the last evaluation": (midway, "evaluate_policy", 3, True),
+        "after the checkpoint that knows the best": (checkpoints, "save", 1, True),
+        "while the best adapter is written": (Backbone, "save_adapter", 1, True),
+        "while the best is judged at the end": (evaluate, "sequence_kl", 4, False),
+    }
+
+
+MIDWAY = ["in the last evaluation", "while the best is judged at the end"]
+MORE_MIDWAY = ["in the first evaluation", "when a best was found that no checkpoint knows",
+               "after the checkpoint that knows the best", "while the best adapter is written"]  # fmt: skip
+
+
+@pytest.mark.parametrize("point", [*MIDWAY, *(pytest.param(p, marks=pytest.mark.slow) for p in MORE_MIDWAY)])
+def test_judged_midway_killed_and_started_again_is_bit_equal(point, judged, tiny_base, tmp_path):
+    arguments = command(tiny_base, tmp_path / "run", *BEST)
+    killed = in_child(arguments, lambda: send(signal.SIGKILL, *midway_kills()[point]), tmp_path / "log")
+    assert killed == -signal.SIGKILL
+    assert cli.run(arguments) == 0
+    same(figures(tmp_path / "run"), judged)
+
+
+def test_a_signal_while_the_best_is_judged_keeps_the_checkpoint_of_the_training(judged, tiny_base, tmp_path):
+    from rlhf_lora import evaluate
+
+    arguments = command(tiny_base, tmp_path / "run", *BEST)
+    prepare = partial(send, signal.SIGTERM, evaluate, "evaluate_policy", 1)  # midway has it by another name
+    assert in_child(arguments, prepare, tmp_path / "log") == 143
+    assert RunFolder(tmp_path / "run").summary["status"] == "interrupted"
+    assert cli.run(arguments) == 0
+    same(figures(tmp_path / "run"), judged)
+
+
+# --- stages before the policy -----------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     "every_s",
     [pytest.param(300.0, id="from its start", marks=pytest.mark.slow), pytest.param(0.0, id="from its checkpoint")],
