@@ -12,7 +12,7 @@ from rlhf_lora.errors import ConfigError, DataError, did_you_mean
 from rlhf_lora.records import Data
 from rlhf_lora.registry import dataset
 
-from . import formats, json_rows, row_reader
+from . import formats, json_rows, parts, row_reader, several
 
 
 @dataset("jsonl")
@@ -81,7 +81,7 @@ class Jsonl:
         """SHA-256 of what the files hold and how they are read; where they lie does not matter."""
         files = [(self.path, "dataset.path")] + ([(self.test_path, "dataset.test_path")] if self.test_path else [])
         contents = [hashlib.sha256(json_rows.read(path, setting)).hexdigest() for path, setting in files]
-        sources = (formats, row_reader, json_rows)
+        sources = (formats, parts, several, row_reader, json_rows)
         readers = [hashlib.sha256(Path(source.__file__ or "").read_bytes()).hexdigest() for source in sources]
         settings = [self._renamed, self.limit, self.format]
         return hashlib.sha256(json.dumps([contents, readers, settings], sort_keys=True).encode()).hexdigest()
@@ -94,6 +94,7 @@ class Jsonl:
         reader = row_reader.RowReader(self._renamed, formats.BY_NAME.get(self.format))
         for where, row in json_rows.numbered_rows(path, setting, self.limit):
             reader.take(where, row)
+        reader.finish()
         if not reader.records:
             reasons = Counter(unused.reason for unused in reader.unused).most_common()
             raise DataError(
