@@ -6,11 +6,11 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from rlhf_lora.errors import DataError, did_you_mean
+from rlhf_lora.errors import ConfigError, DataError, did_you_mean
 from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, Unused
 
 from . import formats
@@ -45,6 +45,67 @@ class _First:
             if kind not in wanted and not missing and not (kind == "list" and wanted == ("messages",)):
                 wrong.append(name)
         return wrong
+
+
+def read(
+    rows: Iterable[tuple[str, dict[str, Any]]],
+    columns: Mapping[str, str],
+    format: str,
+    *,
+    name: str,
+    limit: int | None = None,
+    cells: bool = False,
+) -> Data:
+    """All rows of one file, called `name` in messages.
+
+    Raises:
+        DataError: rows that fit no format or several, or none that can be used.
+    """
+    reader = RowReader(columns, formats.BY_NAME.get(format), cells)
+    for where, row in rows:
+        reader.take(where, row)
+    reader.finish()
+    if not reader.records:
+        reasons = Counter(unused.reason for unused in reader.unused).most_common()
+        was = reader.first.format.name if reader.first else ""
+        instead = "; or have its replies imitated whatever their rating: dataset.format=prompt_completion"
+        raise DataError(
+            f"none of the {len(reader.unused)} rows of {name} can be used",
+            where="; ".join(f"{reason}: {count}" for reason, count in reasons),
+            fix=f"correct the rows, {reader.unused[0].where} first{instead if was == 'rated' else ''}",
+        )
+    return reader.data(cut=f"; the first {limit} rows at most" if limit else "")
+
+
+def check_settings(
+    renamed: Mapping[str, str], columns: Mapping[str, str | None], format: str, limit: int | None
+) -> None:
+    """Refuse settings that no file could honour, before one is read.
+
+    Raises:
+        ConfigError: an unknown format, a column that is not ours or named twice, a limit below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit is {limit}", where="dataset.limit", fix="give 1 or more, or null for all")
+    known = ("auto", *formats.BY_NAME)
+    if format not in known:
+        raise ConfigError(
+            f"no format named '{format}'{did_you_mean(format, known)}",
+            where="dataset.format",
+            fix=f"one of: {', '.join(known)}",
+        )
+    for ours in columns:
+        if ours not in formats.OUR_COLUMNS:
+            raise ConfigError(
+                f"'{ours}' is not one of our columns{did_you_mean(ours, formats.OUR_COLUMNS)}",
+                where=f"dataset.columns.{ours}",
+                fix=f"ours are {', '.join(formats.OUR_COLUMNS)}; e.g. 'dataset.columns={{prompt: question}}'",
+            )
+    twice = [theirs for theirs, count in Counter(renamed.values()).items() if count > 1]
+    if twice:
+        raise ConfigError(
+            f"the column '{twice[0]}' is named twice", where="dataset.columns", fix="name each column of the file once"
+        )
 
 
 class RowReader:
@@ -206,7 +267,8 @@ class RowReader:
     def _another_format(self, where: str, core: dict[str, Any], first: _First) -> NoReturn:
         now = formats.recognise(core)
         fix = "correct the row, or take it out"
-        if now and now != (first.format, first.shape):
+        missing = [name for name in first.wrong(core) if name in self.aliases and name not in core]
+        if now and now != (first.format, first.shape) and not missing:
             was = f"{first.format.name} ({first.shape})"
             what = f"rows of different formats: {was} first, then {now[0].name} ({now[1]})"
             fix = "keep one format per file"

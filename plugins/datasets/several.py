@@ -174,7 +174,9 @@ def _gathered_of_one_prompt(group: list[tuple[str, Rated]]) -> Iterator[tuple[st
         if a.score is None or b.score is None:
             one.left_out[NO_SCORE] += 1
         else:
-            one.compare(a.prompt, a.completion, b.completion, 0 if a.score == b.score else 1 if a.score > b.score else 2)
+            one.compare(
+                a.prompt, a.completion, b.completion, 0 if a.score == b.score else 1 if a.score > b.score else 2
+            )
         in_a_pair |= {where_a, where_b} if one.records else set()
         for where in (where_a, where_b):
             reasons[where] |= set(one.left_out)
