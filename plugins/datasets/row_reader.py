@@ -22,7 +22,7 @@ from .several import Rated, Several, gathered
 MOST_PAIRS = 2_000_000
 """Beyond this, rows that compare everything with everything fill the memory before anyone sees why."""
 
-_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 BARE_COMPARISON = {"chosen": "text", "rejected": "text"}
 
 
@@ -248,7 +248,7 @@ class RowReader:
             text = json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8")
         except UnicodeEncodeError:
             raise NotUsable("text that is no Unicode (half of a surrogate pair)") from None
-        if _NUL.search(text.decode("utf-8")):
+        if b"\\u0000" in text and _NUL.search(text):
             raise NotUsable("text with a NUL character")
         first = self._seen.setdefault(hashlib.sha256(text).digest(), where)
         return first if first != where else None

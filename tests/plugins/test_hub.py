@@ -59,7 +59,9 @@ def test_a_folder_of_jsonl_is_read_and_its_unused_rows_are_named(tmp_path):
 
 
 def test_columns_and_slices_and_a_test_split(folder):
-    data = hub(folder, split="train[1:3]", test_split="test", columns={"prompt": "question"}, format="prompt_only").load()
+    data = hub(
+        folder, split="train[1:3]", test_split="test", columns={"prompt": "question"}, format="prompt_only"
+    ).load()
     assert [prompt.text for prompt in data.prompts] == ["1 + 1?", "2 + 1?"]
     assert data.test is not None
     assert [prompt.text for prompt in data.test.prompts] == ["0 + 1?"]

@@ -57,7 +57,10 @@ def test_parquet_holds_messages_lists_times_and_numbers_that_are_none(tmp_path):
     assert row.prompt.columns == {"when": "2026-11-21T06:00:00", "x": None}
     scored = {"prompt": "q", "completions": ["a", "b", "c"], "scores": [1.0, float("nan"), 0.0]}
     data = load(parquet(tmp_path / "b", [scored]))
-    assert ([(p.chosen, p.rejected) for p in data.pairs], data.left_out) == ([("a", "c")], {"a reply without a score": 2})
+    assert ([(p.chosen, p.rejected) for p in data.pairs], data.left_out) == (
+        [("a", "c")],
+        {"a reply without a score": 2},
+    )
 
 
 def test_parquet_rows_that_are_not_used_are_named_and_limits_hold(tmp_path):
@@ -98,11 +101,11 @@ def test_csv_cells_hold_lines_quotes_and_very_long_texts(tmp_path):
     long = "word " * 60_000
     file = tmp_path / "rows.csv"
     with file.open("w", newline="") as out:
-        csv.writer(out).writerows([["prompt", "completion"], ["Say\n\n“hi”, \"hi\"", long]])
+        csv.writer(out).writerows([["prompt", "completion"], ['Say\n\n“hi”, "hi"', long]])
     packed = written(tmp_path / "rows.csv.gz", gzip.compress(file.read_bytes()))
     for path in (file, packed):
         (row,) = load(path).demonstrations
-        assert (row.prompt.text, row.completion) == ("Say\n\n“hi”, \"hi\"", long)
+        assert (row.prompt.text, row.completion) == ('Say\n\n“hi”, "hi"', long)
     assert csv.field_size_limit() < len(long), "the limit of other people's readers is left alone"
 
 
