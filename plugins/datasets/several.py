@@ -74,7 +74,8 @@ def alpaca_eval(row: Columns, extra: Columns) -> Pair:
 
 def auto_j(row: Columns, extra: Columns) -> Pair:
     """auto-j: 0 the first is better, 1 the second, 2 a tie."""
-    better = {0: 1, 1: 2, 2: 0}.get(_verdict(row["label"]))
+    verdict = _verdict(row["label"])
+    better = {0.0: 1, 1.0: 2, 2.0: 0}.get(verdict)
     if better is None:
         raise NotUsable("a label that is not 0, 1 or 2")
     return _two(row, extra, better)

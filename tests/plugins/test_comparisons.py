@@ -151,7 +151,7 @@ def test_ratings_are_compared_within_a_prompt(tmp_path):
 
 def test_ratings_without_two_replies_to_a_prompt_name_the_way_out(tmp_path):
     rows = [{"prompt": f"q{i}", "response": "a", "rating": i} for i in range(3)]
-    with pytest.raises(DataError, match="dataset.format=prompt_completion"):
+    with pytest.raises(DataError, match=r"dataset\.format=prompt_completion"):
         load(tmp_path, *rows)
     assert len(load(tmp_path, *rows, format="prompt_completion").demonstrations) == 3
 
