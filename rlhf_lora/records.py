@@ -176,6 +176,8 @@ class Data:
         test: further data for the final evaluation alone; then nothing of the rest is kept back for it.
         gold: name of the reward that is the truth for this data, when there is one (synthetic tasks).
         unused: rows that were not used, each with its reason.
+        rows: how many rows were used; one row may give several records. None: as many as there are records.
+        left_out: comparisons inside used rows that gave no pair, by reason (a tie is no win).
         format: the format that was recognised, in words.
     """
 
@@ -186,6 +188,8 @@ class Data:
     test: Data | None = None
     gold: str | None = None
     unused: Sequence[Unused] = ()
+    rows: int | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
     format: str = ""
 
 

@@ -190,7 +190,8 @@ def _prompts_of(data: Data) -> list[Prompt]:
 
 
 def _prompts_of_rows(data: Data) -> list[Prompt]:
-    return [row.prompt for rows in (data.pairs, data.demonstrations, data.labels) for row in rows]
+    # Plain text to learn the language from has an empty prompt: nothing to ask a policy.
+    return [row.prompt for rows in (data.pairs, data.demonstrations, data.labels) for row in rows if row.prompt.text]
 
 
 def _repeated(data: Data) -> list[Unused]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import time
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +28,8 @@ def load(name: str, **settings: object) -> Data:
 
 
 def used(data: Data) -> int:
-    return len(data.pairs) + len(data.demonstrations) + len(data.labels) + len(data.prompts)
+    assert data.rows is not None
+    return data.rows
 
 
 @pytest.mark.parametrize(
@@ -42,20 +47,23 @@ def used(data: Data) -> int:
         ("helpful-ai-pairs/test.jsonl.gz", {}, 904, "preference", {"chosen and rejected are the same": 1}),
         ("ifbench/prompts.jsonl.gz", {}, 162, "prompt_only", {}),
         ("sharegpt/kto_en_demo.json.gz", {}, 300, "unpaired_conversation", {}),
+        ("gsm8k/train.jsonl.gz", {}, 7473, "prompt_completion", {}),
+        ("gsm8k/train.jsonl.gz", {"format": "prompt_only"}, 7473, "prompt_only", {}),
+        ("sft/alpaca_en_demo.json.gz", {}, 999, "alpaca", {"the same row stands before": 14}),
+        ("sft/gpteacher_roleplay.json.gz", {}, 1923, "alpaca", {}),
+        ("sharegpt/dpo_en_demo.json.gz", {}, 300, "preference_conversation", {"the same row stands before": 5}),
+        ("alpaca-eval/annotations_alpaca-7b.json.gz", {}, 565, "alpaca_eval", {"a tie": 10}),
+        ("alpaca-eval/annotations_llama-2-7b-chat-hf.json.gz", {}, 565, "alpaca_eval", {}),
         (
-            "gsm8k/train.jsonl.gz",
-            {"columns": {"prompt": "question", "completion": "answer"}},
-            7473,
-            "prompt_completion",
+            "human-pairs/autoj_pairwise.jsonl.gz",
             {},
+            972,
+            "auto_j",
+            {"a tie": 281, "the rejected reply is empty": 1},
         ),
-        (
-            "sft/gpteacher_roleplay.json.gz",
-            {"columns": {"prompt": "instruction", "completion": "response"}},
-            1923,
-            "prompt_completion",
-            {},
-        ),
+        ("ranked/alpaca_eval_k.jsonl.gz", {}, 565, "ranked", {}),
+        ("ranked/qa_feedback_human.json.gz", {}, 355, "qa_feedback", {"a tie": 9}),
+        ("judge/mt_bench_question.jsonl", {}, 80, "turns", {}),
     ],
 )
 def test_every_row_is_used_or_has_a_reason(name, settings, rows, format, reasons):
@@ -66,9 +74,6 @@ def test_every_row_is_used_or_has_a_reason(name, settings, rows, format, reasons
 
 
 def test_hh_replies_are_cut_at_the_last_mark_and_join_to_the_text_of_the_file():
-    import gzip
-    import json
-
     lines = gzip.decompress((FOLDER / "hh-harmless/train.jsonl.gz").read_bytes()).decode().splitlines()
     texts = {json.loads(line)["chosen"] for line in lines}
     pairs = load("hh-harmless/train.jsonl.gz").pairs
@@ -92,16 +97,50 @@ def test_hh_splits_are_all_of_a_useful_size_and_share_no_prompt():
     assert not trained & {prompt.split_key for prompt in (*splits.tuning_prompts, *splits.final_prompts)}
 
 
+def rows_of(name: str) -> list[dict[str, Any]]:
+    text = gzip.decompress((FOLDER / name).read_bytes()).decode()
+    return json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.split("\n") if line]
+
+
+def test_every_comparison_of_the_ranked_files_is_a_pair_or_a_tie():
+    """Worked out from the file: K (K - 1) / 2 comparisons of K replies, a tie where two scores are equal."""
+    data, rows = load("ranked/alpaca_eval_k.jsonl.gz"), rows_of("ranked/alpaca_eval_k.jsonl.gz")
+    ties = sum(a == b for row in rows for a, b in combinations(row["scores"], 2))
+    every = sum(len(row["scores"]) * (len(row["scores"]) - 1) // 2 for row in rows)
+    assert (len(data.pairs), data.left_out) == (every - ties, {"a tie": ties})
+    rank = {(r["prompt"], c): s for r in rows for c, s in zip(r["completions"], r["scores"], strict=True)}
+    assert all(rank[p.prompt.text, p.chosen] > rank[p.prompt.text, p.rejected] for p in data.pairs)
+
+    data, rows = load("ranked/qa_feedback_human.json.gz"), rows_of("ranked/qa_feedback_human.json.gz")
+    verdicts = Counter(bool(v) for row in rows for v in row["preference"])
+    assert len(data.pairs) == verdicts[True] == 1865
+    assert data.left_out == {"a tie": verdicts[False] - 6 * 9}, "nine rows are ties from end to end"
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict", "first", "second", "replies"),
+    [
+        ("alpaca-eval/annotations_alpaca-7b.json.gz", "preference", 1, 2, ("output_1", "output_2")),
+        ("human-pairs/autoj_pairwise.jsonl.gz", "label", 0, 1, ("response 1", "response 2")),
+    ],
+)
+def test_verdicts_on_two_replies_agree_with_the_file(name, verdict, first, second, replies):
+    wanted = [
+        tuple(row[reply] for reply in (replies if row[verdict] == first else reversed(replies)))
+        for row in rows_of(name)
+        if row[verdict] in (first, second) and all(row[reply].strip() for reply in replies)
+    ]
+    assert [(pair.chosen, pair.rejected) for pair in load(name).pairs] == wanted
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("gsm8k/train.jsonl.gz", "'dataset.columns={prompt: question, completion: answer}'"),
-        ("sharegpt/dpo_en_demo.json.gz", "chosen (object)"),
-        ("alpaca-eval/annotations_alpaca-7b.json.gz", "preference (number) 1"),
-        ("ranked/qa_feedback_human.json.gz", "prediction 1 (text)"),
+        ("judge/fastchat_judge_prompts.jsonl", "prompt_template (text)"),
+        ("judge/mt_bench_reference_gpt4.jsonl", "choices (list)"),
     ],
 )
-def test_files_of_other_shapes_are_refused_with_their_columns(name, says):
+def test_templates_and_references_without_prompts_are_refused_with_their_columns(name, says):
     with pytest.raises(DataError) as caught:
         load(name)
     assert "the columns fit no format" in str(caught.value)
@@ -109,6 +148,6 @@ def test_files_of_other_shapes_are_refused_with_their_columns(name, says):
 
 
 def test_hh_is_read_in_well_under_a_second():
-    started = time.perf_counter()
+    started = time.process_time()
     load("hh-harmless/train.jsonl.gz")
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0

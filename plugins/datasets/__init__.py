@@ -1,3 +1,3 @@
 """Built-in datasets."""
 
-from . import jsonl, orders  # noqa: F401
+from . import hub, jsonl, orders  # noqa: F401

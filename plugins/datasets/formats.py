@@ -1,32 +1,35 @@
 """The shapes a row can have, and how each becomes a record.
 
-The first row of a file decides; the most telling format that fits is taken. The prompt of a comparison is never guessed
-by looking for the longest beginning that two answers share: that cuts inside the reply wherever both replies begin with
-the same characters. It is given, or it ends at the last `Assistant:` (transcripts), or before the last message.
+The first row of a file decides; the most telling format that fits is taken. What each becomes is in `parts` (one reply,
+or two) and in `several` (rows that compare more).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf_lora.records import Demonstration, Label, Message, Pair, Prompt
+from rlhf_lora.records import Demonstration, Label, Pair, Prompt
+
+from . import several
+from .parts import (
+    Columns,
+    NotUsable,
+    demonstration_of,
+    is_transcript,
+    kind_of,
+    pair_of,
+    prompt_of,
+    reply_of,
+    split_conversation,
+    split_transcript,
+)
 
 Record = Demonstration | Label | Pair | Prompt
-Columns = Mapping[str, Any]
+Read = Callable[[Columns, Columns], "Record | several.Several | several.Rated"]
 
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
-_ROLES = {"Human": "user", "Assistant": "assistant"}
-
-
-class NotUsable(Exception):
-    """A row that is well formed and cannot be used. The message is the reason, the same for all rows of its kind."""
-
-
-# --- formats ----------------------------------------------------------------------------------------------------------
+TRUTH, NUMBER, LIST = ("true or false",), ("number",), ("list",)
 
 
 @dataclass(frozen=True)
@@ -35,32 +38,39 @@ class Format:
 
     Attributes:
         columns: the columns it needs, by our names.
-        kinds: what its text columns may hold: "text", "messages". All of a row hold the same.
+        kinds: what its reply and prompt columns may hold: "text", "messages". All of a row hold the same.
         gives: what a row becomes, for messages.
         read: columns and further columns of a row → record; raises `NotUsable`.
         not_with: columns that show the row to be something else.
-        example: a row, as a user would write it.
+        example: rows, as a user would write them.
+        others: columns that hold something else than text or messages → what.
+        only: what else must be true of a first row that is to decide for this format.
     """
 
     name: str
     columns: tuple[str, ...]
     kinds: tuple[str, ...]
     gives: str
-    read: Callable[[Columns, Columns], Record]
+    read: Read
     example: str
     not_with: tuple[str, ...] = ()
+    others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    only: Callable[[Columns], bool] = lambda row: True
 
     def shape(self, row: Columns) -> str | None:
         """What the row's text columns hold when it has the columns of this format, else None."""
-        kinds = {kind_of(row.get(name)) for name in self.columns if name != "label"}
-        labelled = "label" not in self.columns or kind_of(row.get("label")) == "true or false"
-        return kinds.pop() if labelled and len(kinds) == 1 and kinds <= set(self.kinds) else None
+        kinds = {kind_of(row.get(name)) for name in self.columns if name not in self.others}
+        others = all(name in row and kind_of(row[name]) in wanted for name, wanted in self.others.items())
+        if not kinds and others:
+            return "list"
+        return kinds.pop() if others and len(kinds) == 1 and kinds <= set(self.kinds) else None
 
     def described(self) -> str:
         """Name, columns and what they give, in one line."""
-        texts = ", ".join(name for name in self.columns if name != "label")
-        label = ", label (true or false)" if "label" in self.columns else ""
-        return f"{self.name}: {texts} ({' or '.join(self.kinds)}){label} → {self.gives}"
+        texts = ", ".join(name for name in self.columns if name not in self.others)
+        others = "".join(f", {name} ({wanted[0]})" for name, wanted in self.others.items())
+        columns = f"{texts} ({' or '.join(self.kinds)}){others}" if texts else others.removeprefix(", ")
+        return f"{self.name}: {columns} → {self.gives}"
 
     def hides(self, row: Columns) -> bool:
         """Whether the row says more than this format would read: answers with a verdict beside them are not all there
@@ -69,27 +79,11 @@ class Format:
         return judged or any(name in row for name in self.not_with)
 
 
-def kind_of(value: Any) -> str:
-    """A JSON value's kind, in the words of messages to users."""
-    if isinstance(value, list):
-        return "messages" if value and all(_is_message(item) for item in value) else "list"
-    names = {str: "text", bool: "true or false", int: "number", float: "number", dict: "object", type(None): "null"}
-    return names[type(value)]
-
-
-def is_transcript(text: str) -> bool:
-    return text.lstrip().startswith("Human:")
-
-
 def recognise(row: Columns) -> tuple[Format, str] | None:
     """The format of a row and whether it holds text or messages; None when no format fits."""
     for format in FORMATS:
         shape = format.shape(row)
-        if (
-            shape
-            and not format.hides(row)
-            and (format.name != "hh" or (is_transcript(row["chosen"]) and is_transcript(row["rejected"])))
-        ):
+        if shape and not format.hides(row) and format.only(row):
             return format, shape
     return None
 
@@ -98,24 +92,28 @@ def recognise(row: Columns) -> tuple[Format, str] | None:
 
 
 def _preference(row: Columns, extra: Columns) -> Pair:
-    return _pair(_prompt(row["prompt"], extra), _reply(row["chosen"]), _reply(row["rejected"]))
+    return pair_of(prompt_of(row["prompt"], extra), reply_of(row["chosen"]), reply_of(row["rejected"]))
 
 
 def _hh(row: Columns, extra: Columns) -> Pair:
     """The prompt keeps its last `Assistant:` and the reply its leading space: joined they are the file's text."""
-    (before, chosen), (also_before, rejected) = (_split_transcript(row[name]) for name in ("chosen", "rejected"))
+    (before, chosen), (also_before, rejected) = (split_transcript(row[name]) for name in ("chosen", "rejected"))
     if before != also_before:
         raise NotUsable("chosen and rejected have different prompts")
-    return _pair(_prompt(before, extra), chosen, rejected)
+    return pair_of(prompt_of(before, extra), chosen, rejected)
 
 
 def _preference_implicit(row: Columns, extra: Columns) -> Pair:
-    (before, chosen), (also_before, rejected) = (_split_conversation(row[name]) for name in ("chosen", "rejected"))
+    (before, chosen), (also_before, rejected) = (split_conversation(row[name]) for name in ("chosen", "rejected"))
     if before != also_before:
         raise NotUsable("chosen and rejected have different prompts")
     if not before and isinstance(extra.get("prompt"), str):
         before = [{"role": "user", "content": extra["prompt"]}]
-    return _pair(_prompt(before, extra), chosen, rejected)
+    return pair_of(prompt_of(before, extra), chosen, rejected)
+
+
+def _preference_conversation(row: Columns, extra: Columns) -> Pair:
+    return pair_of(prompt_of(row["messages"], extra), reply_of(row["chosen"]), reply_of(row["rejected"]))
 
 
 def _unpaired(row: Columns, extra: Columns) -> Label:
@@ -124,7 +122,13 @@ def _unpaired(row: Columns, extra: Columns) -> Label:
 
 
 def _prompt_completion(row: Columns, extra: Columns) -> Demonstration:
-    return _demonstration(_prompt(row["prompt"], extra), _reply(row["completion"]))
+    return demonstration_of(prompt_of(row["prompt"], extra), reply_of(row["completion"]))
+
+
+def _alpaca(row: Columns, extra: Columns) -> Demonstration:
+    """The instruction; below it, after an empty line, the input when there is one."""
+    parts = [part for part in (row["instruction"], row["input"] or "") if part.strip()]
+    return demonstration_of(prompt_of("\n\n".join(parts), extra), row["completion"])
 
 
 def _unpaired_conversation(row: Columns, extra: Columns) -> Label:
@@ -133,136 +137,137 @@ def _unpaired_conversation(row: Columns, extra: Columns) -> Label:
 
 
 def _conversation(row: Columns, extra: Columns) -> Demonstration:
-    before, reply = _split_conversation(row["messages"])
-    return _demonstration(_prompt(before, extra), reply)
+    before, reply = split_conversation(row["messages"])
+    return demonstration_of(prompt_of(before, extra), reply)
+
+
+def _language_modelling(row: Columns, extra: Columns) -> Demonstration:
+    """A text to be continued from nothing. Its own group: else all such rows, which share no prompt, would share one
+    split."""
+    return demonstration_of(Prompt("", columns=extra, group=row["text"].strip()), row["text"])
+
+
+def _turns(row: Columns, extra: Columns) -> Prompt:
+    """MT-bench: the first turn is the prompt; the later ones, asked after an answer, stay in the column."""
+    turns = row["turns"]
+    if not turns or not isinstance(turns[0], str):
+        raise NotUsable("turns that do not begin with a text")
+    return prompt_of(turns[0], {**extra, "turns": turns})
 
 
 def _prompt_only(row: Columns, extra: Columns) -> Prompt:
-    return _prompt(row["prompt"], extra)
+    return prompt_of(row["prompt"], extra)
 
 
-_ANSWERED = ("chosen", "rejected")
+def _ends_with_the_user(row: Columns) -> bool:
+    return row["messages"][-1]["role"] == "user"
+
+
+def _transcripts(row: Columns) -> bool:
+    return is_transcript(row["chosen"]) and is_transcript(row["rejected"])
+
+
+_ANSWERED = ("chosen", "rejected", "completions", "reply_1", "reply_2", "prediction_1")
+_EITHER, _TEXT, _MESSAGES = ("text", "messages"), ("text",), ("messages",)
+_REPLIES = tuple(f"prediction_{n}" for n in (1, 2, 3, 4))
 FORMATS: tuple[Format, ...] = (
-    Format("preference", ("prompt", "chosen", "rejected"), ("text", "messages"), "pairs", _preference,
+    Format("preference", ("prompt", "chosen", "rejected"), _EITHER, "pairs", _preference,
            '{"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven."}'),
-    Format("hh", ("chosen", "rejected"), ("text",), "pairs", _hh,
-           '{"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello!", "rejected": "\\n\\nHuman: Hi\\n\\nAssistant: What?"}'),
-    Format("preference_implicit", ("chosen", "rejected"), ("messages",), "pairs", _preference_implicit,
+    Format("hh", ("chosen", "rejected"), _TEXT, "pairs", _hh,
+           '{"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello!", "rejected": "\\n\\nHuman: Hi\\n\\nAssistant: What?"}',
+           only=_transcripts),
+    Format("preference_conversation", ("messages", "chosen", "rejected"), _MESSAGES, "pairs", _preference_conversation,
+           '{"conversations": [{"from": "human", "value": "Hi"}], "chosen": {"from": "gpt", "value": "Hello!"}, '
+           '"rejected": {"from": "gpt", "value": "What?"}}',
+           only=_ends_with_the_user),
+    Format("preference_implicit", ("chosen", "rejected"), _MESSAGES, "pairs", _preference_implicit,
            '{"chosen": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}], '
            '"rejected": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "What?"}]}'),
-    Format("unpaired_preference", ("prompt", "completion", "label"), ("text", "messages"), "labels", _unpaired,
-           '{"prompt": "Name a colour.", "completion": "Seven.", "label": false}', not_with=_ANSWERED),
-    Format("prompt_completion", ("prompt", "completion"), ("text", "messages"), "demonstrations", _prompt_completion,
+    Format("ranked", ("prompt", "completions", "scores"), _EITHER, "pairs", several.ranked,
+           '{"prompt": "Name a colour.", "completions": ["Blue.", "Seven."], "scores": [0.9, 0.1]}',
+           others={"completions": LIST, "scores": LIST}),
+    Format("best_of_n", ("prompt", "completions", "best"), _EITHER, "pairs", several.best_of_n,
+           '{"prompt": "Name a colour.", "completions": ["Seven.", "Blue."], "best": 1}',
+           others={"completions": LIST, "best": NUMBER}),
+    Format("alpaca_eval", ("prompt", "reply_1", "reply_2", "preference"), _EITHER, "pairs", several.alpaca_eval,
+           '{"instruction": "Name a colour.", "output_1": "Seven.", "output_2": "Blue.", "preference": 2}',
+           others={"preference": NUMBER}),
+    Format("auto_j", ("prompt", "reply_1", "reply_2", "label"), _EITHER, "pairs", several.auto_j,
+           '{"prompt": "Name a colour.", "response 1": "Seven.", "response 2": "Blue.", "label": 1}',
+           others={"label": NUMBER}),
+    Format("qa_feedback", ("prompt", *_REPLIES, "preference"), _TEXT, "pairs", several.qa_feedback,
+           '{"question": "Which?", "prediction 1": "A", "prediction 2": "B", "prediction 3": "C", "prediction 4": "D", '
+           '"preference": [1, 0, 0, 0, 0, 0]}',
+           others={"preference": LIST}),
+    Format("unpaired_preference", ("prompt", "completion", "label"), _EITHER, "labels", _unpaired,
+           '{"prompt": "Name a colour.", "completion": "Seven.", "label": false}', not_with=_ANSWERED,
+           others={"label": TRUTH}),
+    Format("rated", ("prompt", "completion", "rating"), _EITHER, "pairs", several.rated,
+           '{"prompt": "Name a colour.", "completion": "Blue.", "rating": 5}\n'
+           '{"prompt": "Name a colour.", "completion": "Seven.", "rating": 1}', not_with=_ANSWERED,
+           others={"rating": NUMBER}),
+    Format("alpaca", ("instruction", "input", "completion"), _TEXT, "demonstrations", _alpaca,
+           '{"instruction": "Name the colour of this.", "input": "the sky", "output": "Blue."}', not_with=_ANSWERED,
+           others={"input": ("text", "null")}),
+    Format("prompt_completion", ("prompt", "completion"), _EITHER, "demonstrations", _prompt_completion,
            '{"prompt": "Name a colour.", "completion": "Blue."}', not_with=_ANSWERED),
-    Format("unpaired_conversation", ("messages", "label"), ("messages",), "labels",
-           _unpaired_conversation,
+    Format("unpaired_conversation", ("messages", "label"), _MESSAGES, "labels", _unpaired_conversation,
            '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}], '
            '"label": true}',
-           not_with=_ANSWERED),
-    Format("conversation", ("messages",), ("messages",), "demonstrations", _conversation,
+           not_with=_ANSWERED, others={"label": TRUTH}),
+    Format("conversation", ("messages",), _MESSAGES, "demonstrations", _conversation,
            '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}',
            not_with=_ANSWERED),
-    Format("prompt_only", ("prompt",), ("text", "messages"), "prompts", _prompt_only,
+    Format("prompt_only", ("prompt",), _EITHER, "prompts", _prompt_only,
            '{"prompt": "Name a colour."}', not_with=(*_ANSWERED, "completion", "messages")),
+    Format("turns", ("turns",), _TEXT, "prompts", _turns,
+           '{"turns": ["Name a colour.", "And another."]}', not_with=(*_ANSWERED, "completion", "messages"),
+           others={"turns": LIST}),
+    Format("language_modelling", ("text",), _TEXT, "demonstrations", _language_modelling,
+           '{"text": "Blue is a colour."}', not_with=(*_ANSWERED, "completion", "messages", "prompt")),
 )  # fmt: skip
 """The most telling first. Where the kinds allow messages, a list of `{"role": …, "content": …}` may stand for text."""
 
 BY_NAME = {format.name: format for format in FORMATS}
-OUR_COLUMNS = ("prompt", "chosen", "rejected", "completion", "messages", "label")
+OUR_COLUMNS = tuple(dict.fromkeys(name for format in FORMATS for name in format.columns))
+NOT_TEXT = frozenset(name for format in FORMATS for name in format.others if name != "input")
+"""Columns that a CSV file, where every cell is text, must have read as JSON."""
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "prompt": ("instruction", "question", "query"),
+    "completion": ("output", "response", "answer"),
+    "chosen": ("chosen_response",),
+    "rejected": ("rejected_response",),
+    "messages": ("conversations", "conversation"),
+    "completions": ("responses", "outputs"),
+    "scores": ("ratings",),
+    "rating": ("score",),
+    "best": ("best_index",),
+    "reply_1": ("output_1", "response 1"),
+    "reply_2": ("output_2", "response 2"),
+} | {f"prediction_{n}": (f"prediction {n}",) for n in (1, 2, 3, 4)}
+"""Our column → what others call it. Names that say nothing of which reply is better in which numbers stay out."""
 
 
-# --- parts of a row ---------------------------------------------------------------------------------------------------
+def aliases_of(row: Columns, columns: Mapping[str, str]) -> dict[str, list[str]]:
+    """Our columns that the row has under other names → those names, the usual one first.
 
-
-def _prompt(value: str | Sequence[Any], columns: Columns) -> Prompt:
-    """A prompt from text, from a transcript that ends with `Assistant:`, or from messages that end with the user's.
-
-    Prompts of one conversation's beginning belong together: their first user turn is their group.
+    `answer` is a reply beside `question`, and mostly a solution to check against beside `prompt`: not taken there.
     """
-    if isinstance(value, str):
-        if not value.strip():
-            raise NotUsable("the prompt is empty")
-        if not (is_transcript(value) and value.endswith(ASSISTANT)):
-            return Prompt(value, columns=columns)
-        text, messages = value, _turns(value.removesuffix(ASSISTANT))
-    else:
-        messages = [{"role": turn["role"], "content": turn["content"]} for turn in _messages(value)]
-        text = transcript(messages)
-    if not messages or messages[-1]["role"] != "user":
-        raise NotUsable("no user turn right before the reply")
-    if not messages[-1]["content"].strip():
-        raise NotUsable("the prompt is empty")
-    first = next(turn["content"] for turn in messages if turn["role"] == "user")
-    return Prompt(text, tuple(messages), columns, group=first.strip())
+    found: dict[str, list[str]] = {}
+    for ours, theirs in ALIASES.items():
+        if ours in row or ours in columns:
+            continue
+        there = [name for name in theirs if name in row and name not in columns.values() and _may_be(ours, row[name])]
+        if ours == "completion" and "prompt" in row and "prompt" not in columns:
+            there = [name for name in there if name != "answer"]
+        if there:
+            found[ours] = there
+    return found
 
 
-def _reply(value: str | Sequence[Any]) -> str:
-    if isinstance(value, str):
-        return value
-    messages = _messages(value)
-    if len(messages) != 1 or messages[0]["role"] != "assistant":
-        raise NotUsable("the reply is not one message of the assistant")
-    return messages[0]["content"]
-
-
-def _pair(prompt: Prompt, chosen: str, rejected: str) -> Pair:
-    if not chosen.strip() or not rejected.strip():
-        raise NotUsable(f"the {'rejected' if chosen.strip() else 'chosen'} reply is empty")
-    if chosen.strip() == rejected.strip():
-        raise NotUsable("chosen and rejected are the same")
-    return Pair(prompt, chosen, rejected)
-
-
-def _demonstration(prompt: Prompt, completion: str) -> Demonstration:
-    if not completion.strip():
-        raise NotUsable("the completion is empty")
-    return Demonstration(prompt, completion)
-
-
-def _split_transcript(text: str) -> tuple[str, str]:
-    if not is_transcript(text) or ASSISTANT not in text:
-        raise NotUsable("no transcript of Human and Assistant turns")
-    before, mark, reply = text.rpartition(ASSISTANT)
-    if HUMAN in reply:
-        raise NotUsable("the transcript does not end with an Assistant turn")
-    return before + mark, reply
-
-
-def _split_conversation(value: Sequence[Any]) -> tuple[list[Message], str]:
-    messages = _messages(value)
-    if not messages or messages[-1]["role"] != "assistant":
-        raise NotUsable("the conversation does not end with an assistant's message")
-    return list(messages[:-1]), messages[-1]["content"]
-
-
-def _turns(text: str) -> list[Message]:
-    """The turns of a transcript. Two in a row of one speaker become one: chat templates want speakers to alternate."""
-    _, *parts = _TURN.split(text)
-    turns: list[Message] = []
-    for speaker, content in zip(parts[::2], parts[1::2], strict=True):
-        role, content = _ROLES[speaker], content.strip()
-        if turns and turns[-1]["role"] == role:
-            turns[-1] = {"role": role, "content": f"{turns[-1]['content']}\n\n{content}".strip()}
-        else:
-            turns.append({"role": role, "content": content})
-    return turns
-
-
-def transcript(messages: Sequence[Message]) -> str:
-    """A conversation as plain text, for models without a chat template: what follows is the assistant's reply."""
-    heads = {"user": f"{HUMAN} ", "assistant": f"{ASSISTANT} ", "system": ""}
-    system = [turn for turn in messages if turn["role"] == "system"]
-    others = [turn for turn in messages if turn["role"] != "system"]
-    return "".join(heads[turn["role"]] + turn["content"] for turn in (*system, *others)) + ASSISTANT
-
-
-def _messages(value: Sequence[Any]) -> Sequence[Message]:
-    if not all(_is_message(item) for item in value):
-        raise NotUsable("a message without role and content as text")
-    if any(item["role"] not in ("system", "user", "assistant") for item in value):
-        raise NotUsable("a message whose role is not system, user or assistant")
-    return value
-
-
-def _is_message(item: Any) -> bool:
-    return isinstance(item, dict) and isinstance(item.get("role"), str) and isinstance(item.get("content"), str)
+def _may_be(ours: str, value: Any) -> bool:
+    """Whether a value could stand in our column at all: an `output` that is an object is no reply."""
+    if ours in NOT_TEXT:
+        return kind_of(value) in ("list", "number", "messages", "text")
+    return kind_of(value) in ("text", "messages") or ours == "messages"

@@ -1,4 +1,4 @@
-"""From a file to rows: JSONL or one JSON array, plain or gzip, told apart by content and never by name.
+"""From a file's content to rows: JSONL or one JSON array; and the content, unpacked when it is gzip.
 
 Whatever is wrong with a file ends in one `DataError` that names the file, the line and what to do.
 """
@@ -17,7 +17,8 @@ from rlhf_lora.errors import DataError, did_you_mean
 
 GZIP = b"\x1f\x8b"
 OTHER_FILES = {
-    b"PAR1": "a Parquet file",
+    b"\xff\xfe": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
     b"PK\x03\x04": "a zip archive",
     b"BZh": "a bzip2 file",
     b"\xfd7zXZ": "an xz file",
@@ -27,21 +28,13 @@ OTHER_FILES = {
 """First bytes → what it is, for files that people hand over by mistake."""
 
 
-def numbered_rows(path: str, setting: str, limit: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows_of(content: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each row stands (`train.jsonl.gz, line 17`) and the row. Blank lines are no rows.
 
-    Args:
-        setting: the override that gave the path, for messages.
-        limit: stop after this many rows.
-
     Raises:
-        DataError: no such file, a folder, not readable, empty, cut or damaged gzip, not UTF-8, malformed JSON, a row
-            that is not an object.
+        DataError: not UTF-8, malformed JSON, a row that is not an object.
     """
-    name = Path(path).name
-    content = read(path, setting)
     found = _array(content, name) if content.lstrip()[:1] == b"[" else None
-    count = 0
     for where, row in found if found is not None else _lines(content, name):
         if not isinstance(row, dict):
             raise DataError(
@@ -49,14 +42,7 @@ def numbered_rows(path: str, setting: str, limit: int | None = None) -> Iterator
                 where=f"{where}: {shortened(json.dumps(row))}",
                 fix='write one object per line: {"prompt": "…", "chosen": "…", "rejected": "…"}',
             )
-        count += 1
         yield where, row
-        if count == limit:
-            return
-    if not count:
-        raise DataError(
-            f"{name} holds no rows", where=f"{setting}={path}", fix="give a file with one JSON object per line"
-        )
 
 
 def read(path: str, setting: str) -> bytes:
@@ -70,7 +56,11 @@ def read(path: str, setting: str) -> bytes:
     for start, what in OTHER_FILES.items():
         if content.startswith(start):
             raise DataError(
-                f"{file.name} is {what}", where=where, fix="give JSONL (one JSON object per line), plain or gzip"
+                f"{file.name} is {what}",
+                where=where,
+                fix="save it as UTF-8"
+                if "text" in what
+                else "give JSONL (one JSON object per line), a JSON array, CSV or Parquet; plain or gzip",
             )
     if content.startswith(GZIP):
         try:
@@ -110,12 +100,12 @@ def _lines(content: bytes, name: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(content.split(b"\n"), 1):
         if line.strip():
             where = f"{name}, line {number}"
-            yield where, _parsed(_decoded(line, where), where)
+            yield where, _parsed(decoded(line, where), where)
 
 
 def _array(content: bytes, name: str) -> list[tuple[str, Any]] | None:
     """The rows of a file that is one JSON array; None when it is lines that happen to begin with a bracket."""
-    text = _decoded(content, name)
+    text = decoded(content, name)
     try:
         rows = json.loads(text, parse_constant=_no_json)
     except json.JSONDecodeError as error:
@@ -127,7 +117,7 @@ def _array(content: bytes, name: str) -> list[tuple[str, Any]] | None:
     return [(f"{name}, row {number}", row) for number, row in enumerate(rows, 1)]
 
 
-def _decoded(raw: bytes, where: str) -> str:
+def decoded(raw: bytes, where: str) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -5,24 +5,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections import Counter
 from pathlib import Path
 
-from rlhf_lora.errors import ConfigError, DataError, did_you_mean
+from rlhf_lora.errors import ConfigError
 from rlhf_lora.records import Data
 from rlhf_lora.registry import dataset
 
-from . import formats, json_rows, row_reader
+from . import files, formats, json_rows, parts, row_reader, several, tabular
 
 
 @dataset("jsonl")
 class Jsonl:
-    """Rows of a JSONL file or JSON array, plain or gzip: TRL's formats and the raw HH transcripts.
+    """Rows of a file, in any of the shapes of `docs/data.md`: JSONL, JSON array, CSV, Parquet; plain or gzip.
 
     Attributes:
         path: the file.
         test_path: a second file, for the final evaluation alone; prompts that both have are taken out of the first.
-        columns: our names (prompt, chosen, rejected, completion, messages, label) → the file's; null = the same.
+        columns: our names (prompt, chosen, rejected, completion, …) → the file's; null = the same, or a common name for it.
         limit: read only this many rows of each file.
         format: `auto` lets the first row decide; else one of the names in `formats.FORMATS`.
     """
@@ -36,35 +35,13 @@ class Jsonl:
     def __post_init__(self) -> None:
         if not self.path:
             raise ConfigError("no data file is given", where="dataset.path", fix="dataset.path=FILE")
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"limit is {self.limit}", where="dataset.limit", fix="give 1 or more, or null for all")
         if self.test_path is not None and Path(self.test_path).resolve() == Path(self.path).resolve():
             raise ConfigError(
                 "the test file is the file itself",
                 where="dataset.test_path",
                 fix="leave test_path out: a share of the prompts is kept for the final evaluation anyway",
             )
-        known = ("auto", *formats.BY_NAME)
-        if self.format not in known:
-            raise ConfigError(
-                f"no format named '{self.format}'{did_you_mean(self.format, known)}",
-                where="dataset.format",
-                fix=f"one of: {', '.join(known)}",
-            )
-        for ours in self.columns:
-            if ours not in formats.OUR_COLUMNS:
-                raise ConfigError(
-                    f"'{ours}' is not one of our columns{did_you_mean(ours, formats.OUR_COLUMNS)}",
-                    where=f"dataset.columns.{ours}",
-                    fix=f"ours are {', '.join(formats.OUR_COLUMNS)}; e.g. 'dataset.columns={{prompt: question}}'",
-                )
-        twice = [theirs for theirs, count in Counter(self._renamed.values()).items() if count > 1]
-        if twice:
-            raise ConfigError(
-                f"the column '{twice[0]}' is named twice",
-                where="dataset.columns",
-                fix="name each column of the file once",
-            )
+        row_reader.check_settings(self._renamed, self.columns, self.format, self.limit)
 
     def load(self) -> Data:
         """Read the file, and the test file when there is one.
@@ -79,9 +56,9 @@ class Jsonl:
 
     def fingerprint(self) -> str:
         """SHA-256 of what the files hold and how they are read; where they lie does not matter."""
-        files = [(self.path, "dataset.path")] + ([(self.test_path, "dataset.test_path")] if self.test_path else [])
-        contents = [hashlib.sha256(json_rows.read(path, setting)).hexdigest() for path, setting in files]
-        sources = (formats, row_reader, json_rows)
+        paths = [(self.path, "dataset.path")] + ([(self.test_path, "dataset.test_path")] if self.test_path else [])
+        contents = [hashlib.sha256(json_rows.read(path, setting)).hexdigest() for path, setting in paths]
+        sources = (formats, parts, several, row_reader, json_rows, files, tabular)
         readers = [hashlib.sha256(Path(source.__file__ or "").read_bytes()).hexdigest() for source in sources]
         settings = [self._renamed, self.limit, self.format]
         return hashlib.sha256(json.dumps([contents, readers, settings], sort_keys=True).encode()).hexdigest()
@@ -91,14 +68,7 @@ class Jsonl:
         return {ours: theirs for ours, theirs in self.columns.items() if theirs is not None}
 
     def _read(self, path: str, setting: str) -> Data:
-        reader = row_reader.RowReader(self._renamed, formats.BY_NAME.get(self.format))
-        for where, row in json_rows.numbered_rows(path, setting, self.limit):
-            reader.take(where, row)
-        if not reader.records:
-            reasons = Counter(unused.reason for unused in reader.unused).most_common()
-            raise DataError(
-                f"none of the {len(reader.unused)} rows of {Path(path).name} can be used",
-                where="; ".join(f"{reason}: {count}" for reason, count in reasons),
-                fix=f"correct the rows, {reader.unused[0].where} first",
-            )
-        return reader.data(cut=f"; the first {self.limit} rows at most" if self.limit else "")
+        content = json_rows.read(path, setting)
+        cells = files.is_csv(path, content)
+        rows = files.numbered_rows(content, path, setting, self.limit)
+        return row_reader.read(rows, self._renamed, self.format, name=Path(path).name, limit=self.limit, cells=cells)

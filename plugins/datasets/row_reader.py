@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from rlhf_lora.errors import DataError, did_you_mean
+from rlhf_lora.errors import ConfigError, DataError, did_you_mean
 from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, Unused
 
 from . import formats
-from .formats import Format, NotUsable, Record
+from .formats import Format, Record
 from .json_rows import shortened
+from .parts import NotUsable, as_messages, kind_of
+from .several import Rated, Several, gathered
 
-SYNONYMS = {"prompt": ("instruction", "question", "query"), "completion": ("output", "response", "answer")}
-"""Our column → what others call it; proposed in a message, never assumed."""
+MOST_PAIRS = 2_000_000
+"""Beyond this, rows that compare everything with everything fill the memory before anyone sees why."""
 
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 BARE_COMPARISON = {"chosen": "text", "rejected": "text"}
 
 
@@ -34,21 +39,89 @@ class _First:
         not the file: any list will do here."""
         wrong = []
         for name in self.format.columns:
-            kind, wanted = formats.kind_of(core.get(name)), "true or false" if name == "label" else self.shape
-            if kind != wanted and not (kind == "list" and wanted == "messages"):
+            kind, wanted = kind_of(core.get(name)), self.format.others.get(name, (self.shape,))
+            # A verdict or score that is null is missing for this row alone; an absent column is another format.
+            missing = kind == "null" and name in self.format.others and name in core and "true or false" not in wanted
+            if kind not in wanted and not missing and not (kind == "list" and wanted == ("messages",)):
                 wrong.append(name)
         return wrong
+
+
+def read(
+    rows: Iterable[tuple[str, dict[str, Any]]],
+    columns: Mapping[str, str],
+    format: str,
+    *,
+    name: str,
+    limit: int | None = None,
+    cells: bool = False,
+) -> Data:
+    """All rows of one file, called `name` in messages.
+
+    Raises:
+        DataError: rows that fit no format or several, or none that can be used.
+    """
+    reader = RowReader(columns, formats.BY_NAME.get(format), cells)
+    for where, row in rows:
+        reader.take(where, row)
+    reader.finish()
+    if not reader.records:
+        reasons = Counter(unused.reason for unused in reader.unused).most_common()
+        was = reader.first.format.name if reader.first else ""
+        instead = "; or have its replies imitated whatever their rating: dataset.format=prompt_completion"
+        raise DataError(
+            f"none of the {len(reader.unused)} rows of {name} can be used",
+            where="; ".join(f"{reason}: {count}" for reason, count in reasons),
+            fix=f"correct the rows, {reader.unused[0].where} first{instead if was == 'rated' else ''}",
+        )
+    return reader.data(cut=f"; the first {limit} rows at most" if limit else "")
+
+
+def check_settings(
+    renamed: Mapping[str, str], columns: Mapping[str, str | None], format: str, limit: int | None
+) -> None:
+    """Refuse settings that no file could honour, before one is read.
+
+    Raises:
+        ConfigError: an unknown format, a column that is not ours or named twice, a limit below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit is {limit}", where="dataset.limit", fix="give 1 or more, or null for all")
+    known = ("auto", *formats.BY_NAME)
+    if format not in known:
+        raise ConfigError(
+            f"no format named '{format}'{did_you_mean(format, known)}",
+            where="dataset.format",
+            fix=f"one of: {', '.join(known)}",
+        )
+    for ours in columns:
+        if ours not in formats.OUR_COLUMNS:
+            raise ConfigError(
+                f"'{ours}' is not one of our columns{did_you_mean(ours, formats.OUR_COLUMNS)}",
+                where=f"dataset.columns.{ours}",
+                fix=f"ours are {', '.join(formats.OUR_COLUMNS)}; e.g. 'dataset.columns={{prompt: question}}'",
+            )
+    twice = [theirs for theirs, count in Counter(renamed.values()).items() if count > 1]
+    if twice:
+        raise ConfigError(
+            f"the column '{twice[0]}' is named twice", where="dataset.columns", fix="name each column of the file once"
+        )
 
 
 class RowReader:
     """Takes rows one by one and keeps what became of them: a record, or a reason why not."""
 
-    def __init__(self, columns: Mapping[str, str], format: Format | None):
-        self.columns, self.asked = columns, format
+    def __init__(self, columns: Mapping[str, str], format: Format | None, cells: bool = False):
+        """`cells`: every value is text, as in CSV; those of columns that hold something else are read as JSON."""
+        self.columns, self.asked, self.cells = columns, format, cells
         self.first: _First | None = None
+        self.aliases: dict[str, str] = {}
         self.records: list[Record] = []
         self.unused: list[Unused] = []
+        self.left_out: Counter[str] = Counter()
+        self.used = 0
         self.further: set[str] = set()
+        self._rated: dict[str, Rated] = {}
         self._seen: dict[bytes, str] = {}
 
     def take(self, where: str, row: dict[str, Any]) -> None:
@@ -57,41 +130,79 @@ class RowReader:
         Raises:
             DataError: it fits no format, another one than the first row, or lacks a column.
         """
-        core, extra = self._named(where, row)
+        core = self._named(where, row)
         if self.first is None:
+            core = self._first_core(where, row, core)
             self.first = self._recognise(where, row, core)
         elif self.first.wrong(core) or (self.asked is None and self.first.format.hides(core)):
             self._another_format(where, core, self.first)
-        extra |= {self.columns.get(name, name): core[name] for name in core if name not in self.first.format.columns}
+        source = {name: self._theirs(name) for name in self.first.format.columns}
+        kept = {"answer"} if source.get("completion") == "answer" else set()  # for rewards that check against it
+        extra = {name: value for name, value in row.items() if name not in set(source.values()) - kept}
         try:
             if earlier := self._earlier(where, row):
                 where = f"{where} (as {earlier})"
                 raise NotUsable("the same row stands before")
-            self.records.append(self.first.format.read(core, extra))
+            found = self.first.format.read(core, extra)
+            if isinstance(found, Rated):
+                self._rated[where] = found
+            else:
+                self._keep(where, found)
             self.further |= extra.keys()
         except NotUsable as reason:
             self.unused.append(Unused(where, str(reason)))
 
+    def finish(self) -> None:
+        """Bring together what several rows give only together. Call once, after the last row."""
+        for where, found in gathered(self._rated):
+            if isinstance(found, NotUsable):
+                self.unused.append(Unused(where, str(found)))
+            else:
+                self._keep(where, found)
+        self._rated = {}
+
     def data(self, cut: str) -> Data:
         """What was read. `cut` is added to the format's description."""
         assert self.first is not None
-        columns = ", ".join(self.columns.get(name, name) for name in self.first.format.columns)
+        columns = ", ".join(self._theirs(name) for name in self.first.format.columns)
         further = f"; further columns: {', '.join(sorted(self.further))}" if self.further else ""
 
         def of(kind: type) -> list[Any]:
             return [record for record in self.records if isinstance(record, kind)]
 
+        pairs, left_out = of(Pair), "".join(f", {count:,} none: {why}" for why, count in self.left_out.most_common())
+        gave = f"; {self.used:,} rows gave {len(pairs):,} pairs{left_out}" if pairs and len(pairs) != self.used else ""
         return Data(
             demonstrations=of(Demonstration),
-            pairs=of(Pair),
+            pairs=pairs,
             labels=of(Label),
             prompts=of(Prompt),
             unused=self.unused,
-            format=f"{self.first.format.name} ({columns}: {self.first.shape}){further}{cut}",
+            rows=self.used,
+            left_out=dict(self.left_out),
+            format=f"{self.first.format.name} ({columns}: {self.first.shape}){gave}{further}{cut}",
         )
 
-    def _named(self, where: str, row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The row's columns under our names, and the rest under the file's."""
+    def _keep(self, where: str, found: Record | Several) -> None:
+        self.used += 1
+        if not isinstance(found, Several):
+            self.records.append(found)
+            return
+        self.records += found.records
+        self.left_out += found.left_out
+        if len(self.records) > MOST_PAIRS:
+            raise DataError(
+                f"the rows give more than {MOST_PAIRS:,} pairs",
+                where=f"{where}, where the count passed it",
+                fix="read fewer rows: dataset.limit=…, or compare fewer replies to one prompt",
+            )
+
+    def _theirs(self, ours: str) -> str:
+        """What the file calls one of our columns."""
+        return self.columns.get(ours) or self.aliases.get(ours, ours)
+
+    def _named(self, where: str, row: dict[str, Any]) -> dict[str, Any]:
+        """The row's columns under our names, as far as it has them."""
         for ours, theirs in self.columns.items():
             if theirs not in row:
                 raise DataError(
@@ -99,15 +210,37 @@ class RowReader:
                     where=f"dataset.columns.{ours}={theirs}; {where}",
                     fix=f"columns of this row: {', '.join(row) or 'none'}",
                 )
-        source = {name: self.columns.get(name, name) for name in formats.OUR_COLUMNS}
         taken = set(self.columns.values())
-        core = {
-            ours: row[theirs]
+        source = {name: self._theirs(name) for name in formats.OUR_COLUMNS}
+        return {
+            ours: self._value(ours, row[theirs])
             for ours, theirs in source.items()
             if theirs in row and (ours in self.columns or theirs not in taken)
         }
-        used = {source[ours] for ours in core}
-        return core, {name: value for name, value in row.items() if name not in used}
+
+    def _value(self, ours: str, value: Any) -> Any:
+        if self.cells and isinstance(value, str):
+            value = _cell(value, ours in formats.NOT_TEXT)
+        return as_messages(value) if ours not in formats.NOT_TEXT else value
+
+    def _first_core(self, where: str, row: dict[str, Any], core: dict[str, Any]) -> dict[str, Any]:
+        """The first row's columns, other people's names for them included; the same names then hold for all rows.
+
+        Raises:
+            DataError: a column that the format needs could be either of two.
+        """
+        candidates = formats.aliases_of(row, self.columns)
+        self.aliases = {ours: theirs[0] for ours, theirs in candidates.items()}
+        named = self._named(where, row)
+        found = (self.asked, "") if self.asked else formats.recognise(named)
+        for ours in found[0].columns if found else ():
+            if len(several := candidates.get(ours, [])) > 1:
+                raise DataError(
+                    f"the {ours} could be the column {' or '.join(repr(name) for name in several)}",
+                    where=f"{where}: {_shown(row)}",
+                    fix=f"name it: dataset.columns.{ours}={several[0]}",
+                )
+        return named
 
     def _earlier(self, where: str, row: dict[str, Any]) -> str | None:
         """Where exactly this row stood before; None for a new one."""
@@ -115,6 +248,8 @@ class RowReader:
             text = json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8")
         except UnicodeEncodeError:
             raise NotUsable("text that is no Unicode (half of a surrogate pair)") from None
+        if b"\\u0000" in text and _NUL.search(text):
+            raise NotUsable("text with a NUL character")
         first = self._seen.setdefault(hashlib.sha256(text).digest(), where)
         return first if first != where else None
 
@@ -132,17 +267,18 @@ class RowReader:
     def _another_format(self, where: str, core: dict[str, Any], first: _First) -> NoReturn:
         now = formats.recognise(core)
         fix = "correct the row, or take it out"
-        if now and now != (first.format, first.shape):
+        missing = [name for name in first.wrong(core) if name in self.aliases and name not in core]
+        if now and now != (first.format, first.shape) and not missing:
             was = f"{first.format.name} ({first.shape})"
             what = f"rows of different formats: {was} first, then {now[0].name} ({now[1]})"
             fix = "keep one format per file"
         elif wrong := first.wrong(core):
-            name = self.columns.get(wrong[0], wrong[0])
-            found = formats.kind_of(core[wrong[0]]) if wrong[0] in core else ""
+            name = self._theirs(wrong[0])
+            found = kind_of(core[wrong[0]]) if wrong[0] in core else ""
             what = f"the column '{name}' is {found} here" if found else f"no column '{name}' in this row"
             what += f"; the file began as {first.format.described()}"
         else:
-            more = ", ".join(self.columns.get(name, name) for name in formats.OUR_COLUMNS if name in core)
+            more = ", ".join(self._theirs(name) for name in formats.OUR_COLUMNS if name in core)
             what = f"the file began as {first.format.described()}; this row has the columns {more}"
         raise DataError(what, where=f"{where}; the first row: {first.where}", fix=fix)
 
@@ -150,25 +286,33 @@ class RowReader:
 def _fits_no_format(where: str, row: Mapping[str, Any], core: Mapping[str, Any], asked: Format | None) -> NoReturn:
     """Show the row, and every format that it could have had."""
     where = f"{where}: {_shown(row)}"
-    if asked is None and {name: formats.kind_of(value) for name, value in core.items()} == BARE_COMPARISON:
+    if asked is None and {name: kind_of(value) for name, value in core.items()} == BARE_COMPARISON:
         raise DataError(
             "chosen and rejected are plain text, and nothing says where the prompt ends and the replies begin",
             where=where,
             fix=r"add a column prompt, or write transcripts: \n\nHuman: …\n\nAssistant: …",
         )
-    names = {ours: next((n for n in theirs if n in row), None) for ours, theirs in SYNONYMS.items() if ours not in core}
-    # Alpaca's `instruction` is half a prompt when there is an `input` beside it: no proposal then.
-    renamed = "" if "input" in row else ", ".join(f"{ours}: {theirs}" for ours, theirs in names.items() if theirs)
     raise DataError(
         "the columns fit no format" if asked is None else f"the row does not have the format {asked.name}",
         where=where,
-        fix="bring the rows into one of these, or name the columns"
-        + (f", perhaps 'dataset.columns={{{renamed}}}'" if renamed else " with dataset.columns")
+        fix="bring the rows into one of these, or name the columns with dataset.columns"
         + "".join(f"\n      {format.described()}" for format in ([asked] if asked else formats.FORMATS)),
     )
 
 
 def _shown(row: Mapping[str, Any]) -> str:
     """A row's columns, their kinds and how they begin."""
-    columns = [f"{n} ({formats.kind_of(v)}) {shortened(json.dumps(v, ensure_ascii=False), 40)}" for n, v in row.items()]
+    columns = [f"{n} ({kind_of(v)}) {shortened(json.dumps(v, ensure_ascii=False), 40)}" for n, v in row.items()]
     return "; ".join(columns[:12]) + ("; …" if len(columns) > 12 else "") if columns else "no columns"
+
+
+def _cell(text: str, not_text: bool) -> Any:
+    """What a CSV cell means: in columns of labels, scores and lists JSON, else text, or messages written as JSON."""
+    bare = text.strip()
+    if not (not_text or bare.startswith(("[{", "{"))):
+        return text
+    try:
+        value = json.loads(bare.lower() if bare.lower() in ("true", "false") else bare) if bare else None
+    except (ValueError, RecursionError):
+        return text
+    return value if not_text or kind_of(as_messages(value)) == "messages" else text

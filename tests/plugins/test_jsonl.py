@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rlhf_lora.plugins.datasets.formats import FORMATS
 
 from rlhf_lora.errors import ConfigError, DataError
 from rlhf_lora.records import Data, Demonstration, Label, Pair
@@ -324,12 +325,11 @@ def test_row_that_is_no_object_is_shown(tmp_path):
 
 
 def test_columns_that_fit_no_format_show_the_row_and_the_formats(tmp_path):
-    message = refusal(write(tmp_path, {"question": "2 + 2?", "answer": "4 " * 100, "n": 1}))
-    assert 'question (text) "2 + 2?"; answer (text) "4 4 4' in message
+    message = refusal(write(tmp_path, {"ask": "2 + 2?", "say": "4 " * 100, "n": 1}))
+    assert 'ask (text) "2 + 2?"; say (text) "4 4 4' in message
     assert "n (number) 1" in message
-    assert "'dataset.columns={prompt: question, completion: answer}'" in message
-    for name in ("preference", "hh", "preference_implicit", "unpaired_preference", "prompt_completion", "prompt_only"):
-        assert f"\n      {name}: " in message
+    for format in FORMATS:
+        assert f"\n      {format.described()}" in message
     assert max(len(line) for line in message.splitlines()) < 200
 
 
@@ -386,8 +386,8 @@ def test_cut_and_damaged_gzip_are_refused(tmp_path):
 
 
 def test_other_kinds_of_file_are_named(tmp_path):
-    (tmp_path / "rows.parquet").write_bytes(b"PAR1\x15\x04")
-    assert "rows.parquet is a Parquet file" in refusal(str(tmp_path / "rows.parquet"))
+    (tmp_path / "rows.zip").write_bytes(b"PK\x03\x04\x14")
+    assert "rows.zip is a zip archive" in refusal(str(tmp_path / "rows.zip"))
 
 
 def test_column_that_is_not_there_is_refused(tmp_path):

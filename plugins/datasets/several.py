@@ -1,0 +1,195 @@
+"""Rows that compare several replies: verdicts on two, verdicts on each pair of four, scores, the best of a list.
+
+A tie is no win: it gives no pair, and is counted. The better replies of a ranked row would all be imitated if the pairs
+were the only thing left of it, the second worst too; so the best reply goes along as a demonstration.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+from rlhf_lora.records import Demonstration, Pair, Prompt
+
+from .parts import Columns, NotUsable, demonstration_of, kind_of, pair_of, prompt_of, reply_of
+
+TIE = "a tie"
+NO_SCORE = "a reply without a score"
+
+
+@dataclass
+class Several:
+    """What one row gave: records, and why other comparisons in it gave none."""
+
+    records: list[Pair | Demonstration] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def compare(self, prompt: Prompt, first: str, second: str, better: int) -> None:
+        """Add one comparison. `better`: 1 the first, 2 the second, 0 a tie."""
+        if better not in (1, 2):
+            self.left_out[TIE] += 1
+            return
+        try:
+            self.records.append(pair_of(prompt, *((first, second) if better == 1 else (second, first))))
+        except NotUsable as reason:
+            self.left_out[str(reason)] += 1
+
+    def finished(self) -> Several:
+        """Itself.
+
+        Raises:
+            NotUsable: no pair came of the row; the reasons are its reason.
+        """
+        if not any(isinstance(record, Pair) for record in self.records):
+            raise NotUsable("; ".join(sorted(self.left_out)) or "fewer than two replies to compare")
+        return self
+
+    def imitate(self, prompt: Prompt, best: str) -> None:
+        if best.strip():
+            self.records.append(demonstration_of(prompt, best))
+
+
+@dataclass(frozen=True)
+class Rated:
+    """One reply with its score. It becomes pairs when the other replies to its prompt are known."""
+
+    prompt: Prompt
+    completion: str
+    score: float | None
+
+
+# --- one row, several replies -----------------------------------------------------------------------------------------
+
+
+def alpaca_eval(row: Columns, extra: Columns) -> Pair:
+    """AlpacaEval: 1 the first is better, 2 the second, 0 (or 1.5, the middle of its newer scale) a tie."""
+    verdict = _verdict(row["preference"])
+    if not (verdict == 0 or 1 <= verdict <= 2):
+        raise NotUsable("a preference that is not 1, 2 or 0")
+    return _two(row, extra, 0 if verdict in (0, 1.5) else 1 if verdict < 1.5 else 2)
+
+
+def auto_j(row: Columns, extra: Columns) -> Pair:
+    """auto-j: 0 the first is better, 1 the second, 2 a tie."""
+    verdict = _verdict(row["label"])
+    better = {0.0: 1, 1.0: 2, 2.0: 0}.get(verdict)
+    if better is None:
+        raise NotUsable("a label that is not 0, 1 or 2")
+    return _two(row, extra, better)
+
+
+def qa_feedback(row: Columns, extra: Columns) -> Several:
+    """Six verdicts on the pairs of four replies, (1,2) (1,3) (1,4) (2,3) (2,4) (3,4): 0 equal, 1 first, 2 second."""
+    prompt, found, wins = prompt_of(row["prompt"], extra), Several(), [0] * 4
+    replies, verdicts = [row[f"prediction_{n}"] for n in (1, 2, 3, 4)], row["preference"]
+    if verdicts is None or len(verdicts) != 6 or any(kind_of(v) != "number" or v not in (0, 1, 2) for v in verdicts):
+        raise NotUsable("no six verdicts that are each 0, 1 or 2")
+    for (a, b), verdict in zip(combinations(range(4), 2), verdicts, strict=True):
+        found.compare(prompt, replies[a], replies[b], verdict)
+        if verdict:
+            wins[(a, b)[verdict - 1]] += 1
+    found.finished().imitate(prompt, replies[wins.index(max(wins))])
+    return found
+
+
+def ranked(row: Columns, extra: Columns) -> Several:
+    """Every two replies whose scores differ are a pair: K (K - 1) / 2 of K different scores (InstructGPT §3.5)."""
+    prompt, replies, scores = prompt_of(row["prompt"], extra), _replies(row["completions"]), row["scores"]
+    if scores is None or len(scores) != len(replies):
+        raise NotUsable("not as many scores as completions")
+    return _by_score(prompt, [(reply, score if kind_of(score) == "number" else None)
+                              for reply, score in zip(replies, scores, strict=True)])  # fmt: skip
+
+
+def best_of_n(row: Columns, extra: Columns) -> Several:
+    """The best reply (`best`: its index, from 0) beats each of the others; those are not compared with each other."""
+    prompt, replies, best, found = prompt_of(row["prompt"], extra), _replies(row["completions"]), row["best"], Several()
+    if kind_of(best) != "number" or best not in range(len(replies)):
+        raise NotUsable("best is no index into completions (the first is 0)")
+    chosen = replies[int(best)]
+    for index, reply in enumerate(replies):
+        if index != best:
+            found.compare(prompt, chosen, reply, 1)
+    found.finished().imitate(prompt, chosen)
+    return found
+
+
+def rated(row: Columns, extra: Columns) -> Rated:
+    return Rated(prompt_of(row["prompt"], extra), reply_of(row["completion"]), row["rating"])
+
+
+def _two(row: Columns, extra: Columns, better: int) -> Pair:
+    first, second = reply_of(row["reply_1"]), reply_of(row["reply_2"])
+    if better == 0:
+        raise NotUsable(TIE)
+    return pair_of(prompt_of(row["prompt"], extra), *((first, second) if better == 1 else (second, first)))
+
+
+def _verdict(value: Any) -> float:
+    if kind_of(value) != "number":
+        raise NotUsable("no verdict")
+    return float(value)
+
+
+def _replies(value: Sequence[Any] | None) -> list[str]:
+    if not value or any(kind_of(reply) not in ("text", "messages") for reply in value):
+        raise NotUsable("completions that are not a list of texts")
+    return [reply_of(reply) for reply in value]
+
+
+def _by_score(prompt: Prompt, scored: Sequence[tuple[str, float | None]]) -> Several:
+    found = Several()
+    for (a, score_a), (b, score_b) in combinations(scored, 2):
+        if score_a is None or score_b is None:
+            found.left_out[NO_SCORE] += 1
+        else:
+            found.compare(prompt, a, b, 0 if score_a == score_b else 1 if score_a > score_b else 2)
+    known = [(score, reply) for reply, score in scored if score is not None]
+    if known:
+        found.finished().imitate(prompt, max(known, key=lambda item: item[0])[1])
+    return found.finished()
+
+
+# --- several rows, one prompt -----------------------------------------------------------------------------------------
+
+
+def gathered(rows: Mapping[str, Rated]) -> Iterator[tuple[str, Several | NotUsable]]:
+    """Rated replies by where they stand → for each row its pairs with the rows of its prompt that stand before it
+    (so no pair is counted twice), or why the row is in no pair at all."""
+    groups: dict[str, list[tuple[str, Rated]]] = defaultdict(list)
+    for where, reply in rows.items():
+        groups[reply.prompt.text].append((where, reply))
+    for group in groups.values():
+        yield from _gathered_of_one_prompt(group)
+
+
+def _gathered_of_one_prompt(group: list[tuple[str, Rated]]) -> Iterator[tuple[str, Several | NotUsable]]:
+    found = {where: Several() for where, _ in group}
+    reasons: dict[str, set[str]] = {where: set() for where, _ in group}
+    in_a_pair: set[str] = set()
+    for (where_a, a), (where_b, b) in combinations(group, 2):
+        one = Several()
+        if a.score is None or b.score is None:
+            one.left_out[NO_SCORE] += 1
+        else:
+            one.compare(
+                a.prompt, a.completion, b.completion, 0 if a.score == b.score else 1 if a.score > b.score else 2
+            )
+        in_a_pair |= {where_a, where_b} if one.records else set()
+        for where in (where_a, where_b):
+            reasons[where] |= set(one.left_out)
+        found[where_b].records += one.records
+        found[where_b].left_out += one.left_out
+    best = max((r for w, r in group if w in in_a_pair), key=lambda r: r.score or 0.0, default=None)
+    for where, reply in group:
+        if where in in_a_pair:
+            if reply is best:
+                found[where].imitate(reply.prompt, reply.completion)
+            yield where, found[where]
+        elif reply.score is None:
+            yield where, NotUsable(NO_SCORE)
+        else:
+            yield where, NotUsable("; ".join(sorted(reasons[where])) or "no other rated reply to its prompt")

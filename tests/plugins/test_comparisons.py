@@ -1,0 +1,162 @@
+"""Rows that compare several replies: which pairs they give, and that a tie never becomes a win."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rlhf_lora.plugins.datasets import row_reader
+
+from rlhf_lora.errors import DataError
+from rlhf_lora.records import Data
+from rlhf_lora.registry import build
+from rlhf_lora.splits import split
+
+
+def load(folder: Path, *rows: Any, **settings: Any) -> Data:
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return build("dataset", {"name": "jsonl", "path": str(file), **settings}).load()
+
+
+def wins(data: Data) -> list[tuple[str, str]]:
+    return [(pair.chosen, pair.rejected) for pair in data.pairs]
+
+
+def reasons(data: Data) -> dict[str, int]:
+    return dict(Counter(row.reason for row in data.unused))
+
+
+def alpaca_eval(preference: Any, instruction: str = "q") -> dict[str, Any]:
+    return {"instruction": instruction, "output_1": "one", "output_2": "two", "preference": preference}
+
+
+def auto_j(label: Any, prompt: str = "q") -> dict[str, Any]:
+    return {"prompt": prompt, "response 1": "one", "response 2": "two", "label": label}
+
+
+def test_alpaca_eval_verdicts_count_from_one_and_zero_is_a_tie(tmp_path):
+    data = load(tmp_path, *(alpaca_eval(v, f"q{i}") for i, v in enumerate([1, 2, 0, 1.5, 1.2, 1.9, 3, None])))
+    assert wins(data) == [("one", "two"), ("two", "one"), ("one", "two"), ("two", "one")]
+    assert reasons(data) == {"a tie": 2, "a preference that is not 1, 2 or 0": 1, "no verdict": 1}
+    assert (data.rows, len(data.unused)) == (4, 4)
+
+
+def test_auto_j_verdicts_count_from_zero_and_two_is_a_tie(tmp_path):
+    data = load(tmp_path, *(auto_j(v, f"q{i}") for i, v in enumerate([0, 1, 2, 5])))
+    assert wins(data) == [("one", "two"), ("two", "one")]
+    assert reasons(data) == {"a tie": 1, "a label that is not 0, 1 or 2": 1}
+
+
+def test_a_file_of_ties_alone_is_refused_and_says_so(tmp_path):
+    with pytest.raises(DataError, match="a tie: 2"):
+        load(tmp_path, auto_j(2, "a"), auto_j(2, "b"))
+
+
+def test_two_replies_and_a_number_under_other_names_are_not_guessed_at(tmp_path):
+    """`label: 1` means the second reply to auto-j and the first to others."""
+    data = load(tmp_path, {"prompt": "q", "response_a": "one", "response_b": "two", "label": 1})
+    assert (list(data.pairs), len(data.prompts)) == ([], 1)
+    assert "further columns: label, response_a, response_b" in data.format
+
+
+def test_column_names_can_be_mapped_to_a_verdict(tmp_path):
+    row = {"q": "q", "left": "one", "right": "two", "winner": 2}
+    columns = {"prompt": "q", "reply_1": "left", "reply_2": "right", "preference": "winner"}
+    assert wins(load(tmp_path, row, columns=columns)) == [("two", "one")]
+
+
+def qa(verdicts: Any, question: str = "q") -> dict[str, Any]:
+    replies = {f"prediction {n}": text for n, text in enumerate("ABCD", 1)}
+    return {"question": question, **replies, "preference": verdicts, "passages": [["title", "text"]]}
+
+
+def test_six_verdicts_on_four_replies(tmp_path):
+    """In the order (1,2) (1,3) (1,4) (2,3) (2,4) (3,4): A beats B, C beats A, A = D, B = C, D beats B, C beats D."""
+    data = load(tmp_path, qa([1, 2, 0, 0, 2, 1]), qa([0] * 6, "tied"), qa([1, 1], "short"), qa([1] * 5 + [7], "odd"))
+    assert wins(data) == [("A", "B"), ("C", "A"), ("D", "B"), ("C", "D")]
+    assert data.left_out == {"a tie": 2}
+    assert reasons(data) == {"a tie": 1, "no six verdicts that are each 0, 1 or 2": 2}
+    assert [row.completion for row in data.demonstrations] == ["C"]
+    assert data.pairs[0].prompt.columns == {"passages": [["title", "text"]]}
+    assert "1 rows gave 4 pairs, 2 none: a tie" in data.format
+
+
+def test_scores_give_every_pair_whose_scores_differ(tmp_path):
+    """Four replies have 4 · 3 / 2 = 6 pairs; one of them is a tie."""
+    data = load(tmp_path, {"prompt": "q", "completions": ["a", "b", "c", "d"], "scores": [0.5, 0, 0.5, 1e-6]})
+    assert set(wins(data)) == {("a", "b"), ("a", "d"), ("c", "b"), ("c", "d"), ("d", "b")}
+    assert (data.left_out, data.rows) == ({"a tie": 1}, 1)
+
+
+def test_rankings_that_cannot_be_used_say_why(tmp_path):
+    good = {"prompt": "q", "completions": ["a", "b"], "scores": [1, 0]}
+    data = load(
+        tmp_path,
+        good,
+        {**good, "scores": [1, 1]},
+        {**good, "scores": [1]},
+        {**good, "completions": ["a", 3]},
+        {**good, "scores": [1, None]},
+        {**good, "completions": ["a"], "scores": [1]},
+        {**good, "completions": ["a", " "]},
+        {**good, "scores": None},
+        {**good, "scores": [True, False]},
+    )
+    assert [row.reason for row in data.unused] == [
+        "a tie",
+        "not as many scores as completions",
+        "completions that are not a list of texts",
+        "a reply without a score",
+        "fewer than two replies to compare",
+        "the rejected reply is empty",
+        "not as many scores as completions",
+        "a reply without a score",
+    ]
+    assert data.rows + len(data.unused) == 9
+
+
+def test_the_second_worst_of_a_ranking_is_not_imitated(tmp_path):
+    """It is the better one of a pair; without a demonstration of the best, SFT would take it for an answer to learn."""
+    row = {"completions": ["bad", "good", "middling"], "scores": [0, 2, 1]}
+    data = load(tmp_path, *({"prompt": f"question {i}", **row} for i in range(60)))
+    assert {row.completion for row in split(data).demonstrations} == {"good"}
+
+
+def test_the_best_of_n_beats_the_others_which_are_not_compared(tmp_path):
+    rows = [{"prompt": f"q{i}", "completions": ["a", "b", "c"], "best": best} for i, best in enumerate([1, 3, 0.5, -1])]
+    data = load(tmp_path, *rows)
+    assert wins(data) == [("b", "a"), ("b", "c")]
+    assert reasons(data) == {"best is no index into completions (the first is 0)": 3}
+    assert [row.completion for row in data.demonstrations] == ["b"]
+
+
+def test_ratings_are_compared_within_a_prompt(tmp_path):
+    rows = [("p", "a", 5), ("q", "x", 3), ("p", "b", 1), ("p", "c", 5), ("r", "y", 2), ("r", "z", 2), ("p", "d", None)]
+    data = load(tmp_path, *({"prompt": p, "completion": c, "score": s} for p, c, s in rows))
+    assert set(wins(data)) == {("a", "b"), ("c", "b")}
+    assert {unused.where[-6:]: unused.reason for unused in data.unused} == {
+        "line 2": "no other rated reply to its prompt",
+        "line 5": "a tie",
+        "line 6": "a tie",
+        "line 7": "a reply without a score",
+    }
+    assert data.rows == 3
+    assert data.left_out["a tie"] == 1
+    assert [row.completion for row in data.demonstrations] == ["a"]
+
+
+def test_ratings_without_two_replies_to_a_prompt_name_the_way_out(tmp_path):
+    rows = [{"prompt": f"q{i}", "response": "a", "rating": i} for i in range(3)]
+    with pytest.raises(DataError, match=r"dataset\.format=prompt_completion"):
+        load(tmp_path, *rows)
+    assert len(load(tmp_path, *rows, format="prompt_completion").demonstrations) == 3
+
+
+def test_more_pairs_than_memory_are_refused_in_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_reader, "MOST_PAIRS", 5)
+    with pytest.raises(DataError, match="more than 5 pairs"):
+        load(tmp_path, {"prompt": "q", "completions": list("abcd"), "scores": [1, 2, 3, 4]})
