@@ -7,7 +7,7 @@ trained on, with their log-probs as they were captured. What a person reads and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rlhf_lora.errors import ConfigError
@@ -58,7 +58,7 @@ class RowsThatStopped:
         self.tokens: list[list[int]] = [[] for _ in range(rows)]
         self.stopped = [False] * rows
 
-    def add(self, rows: Iterable[int], tokens: Sequence[int]) -> list[bool]:
+    def add(self, rows: Sequence[int], tokens: Sequence[int]) -> list[bool]:
         """One more token for each of `rows`; returns which of them contain a stop string by now."""
         for row, token in zip(rows, tokens, strict=True):
             if not self.stopped[row]:
