@@ -335,7 +335,6 @@ def search(base: Path, folder: Path, trials: int, *more: str) -> int:
 
 
 def test_optuna_chooses_and_goes_on_and_finishes_what_was_interrupted(tiny_base, tmp_path, children):
-    pytest.importorskip("optuna")
     assert search(tiny_base, tmp_path / "straight", 5) == 0
     children.ran, children.stop_after = [], 2
     assert search(tiny_base, tmp_path / "s", 5) == 143
@@ -349,7 +348,6 @@ def test_optuna_chooses_and_goes_on_and_finishes_what_was_interrupted(tiny_base,
 
 @pytest.mark.slow
 def test_a_trial_that_cannot_be_composed_is_a_failed_job(tiny_base, tmp_path, children):
-    pytest.importorskip("optuna")
     axes = (
         "optimizer.prompts_per_update=choice(12,4)",
         "optimizer.minibatch_size=choice(4,12)",
@@ -359,7 +357,6 @@ def test_a_trial_that_cannot_be_composed_is_a_failed_job(tiny_base, tmp_path, ch
 
 
 def test_optuna_counts_a_failed_job_as_a_trial(tiny_base, tmp_path, children):
-    pytest.importorskip("optuna")
     children.fails["seed=1"] = (1, "CUDA out of memory")
     assert search(tiny_base, tmp_path / "s", 5, "seed=choice(0,1)") == 3
     assert {row["status"] for row in jobs_of(tmp_path / "s")} == {"finished", "out of memory"}
@@ -369,7 +366,6 @@ def test_optuna_counts_a_failed_job_as_a_trial(tiny_base, tmp_path, children):
 
 
 def test_an_objective_that_no_summary_has_names_those_there_are(tiny_base, tmp_path, children, capsys):
-    pytest.importorskip("optuna")
     assert search(tiny_base, tmp_path / "s", 3, "seed=choice(0,1)", "sweep.objective=gold.winrate") == 2
     assert "gold.win_rate_vs_reference" in capsys.readouterr().err
 
