@@ -71,6 +71,7 @@ def test_training_is_bit_for_bit_that_of_a_run_without_evaluations(plain, judged
     assert rows(plain, "evaluation") == []
 
 
+@pytest.mark.slow
 def test_a_reward_that_draws_from_the_global_streams_changes_nothing_either(tiny_base, tmp_path):
     (tmp_path / "noisy.py").write_text(NOISY)
     more = (f"plugins=[{tmp_path / 'noisy.py'}]", "reward=noisy")
@@ -80,6 +81,7 @@ def test_a_reward_that_draws_from_the_global_streams_changes_nothing_either(tiny
     assert rows(one, "policy") == rows(other, "policy")
 
 
+@pytest.mark.slow
 def test_the_final_prompts_are_never_shown_before_the_end(tiny_base, tmp_path, monkeypatch):
     from rlhf_lora import midway
 
@@ -143,6 +145,7 @@ def test_the_best_update_is_what_is_handed_over_and_judged(plain, tiny_base, tmp
     assert best.summary["policy"]["kl_to_reference"] != plain.summary["policy"]["kl_to_reference"]
 
 
+@pytest.mark.slow
 def test_without_a_figure_there_is_no_best_and_the_run_stops(tiny_base, tmp_path):
     (tmp_path / "silent.py").write_text(
         "from rlhf_lora import reward\n@reward('silent')\ndef silent(samples):\n"
@@ -226,6 +229,7 @@ def test_the_best_is_put_in_place_and_taken_out_again(tiny_base):
     assert mean(parameter) == 3.0
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_the_same_stream_every_time(tiny_base, tmp_path):
     # Two looks at the same policy see the same: the luck of the draw is not what tells updates apart.
     from rlhf_lora import notebook

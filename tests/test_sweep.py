@@ -184,6 +184,7 @@ def test_the_same_sweep_again_does_nothing_and_a_changed_one_adds(tiny_base, tmp
     assert [row["changes"]["optimizer.beta"] for row in jobs_of(folder)] == ["0.1", "0.2", "0.3"]
 
 
+@pytest.mark.slow
 def test_jobs_are_found_by_their_folders_when_the_list_is_lost(tiny_base, tmp_path, children):
     children.whole = True
     sweep(tiny_base, tmp_path / "s", "seed=0,1")
@@ -334,6 +335,7 @@ def search(base: Path, folder: Path, trials: int, *more: str) -> int:
     return sweep(base, folder, *beta, "sweep.sampler=optuna", f"sweep.trials={trials}")
 
 
+@pytest.mark.slow
 def test_optuna_chooses_and_goes_on_and_finishes_what_was_interrupted(tiny_base, tmp_path, children):
     assert search(tiny_base, tmp_path / "straight", 5) == 0
     children.ran, children.stop_after = [], 2

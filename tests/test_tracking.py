@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tiny import overrides
 
 from rlhf_lora import cli
@@ -59,10 +60,12 @@ def test_a_tracker_sees_every_stage_and_the_samples_and_the_end(tiny_base, tmp_p
     assert {"prompt", "text", "score", "reason"} <= set(shown[0]["keys"])
 
 
+@pytest.mark.slow
 def test_a_tracker_without_samples_is_fine(tiny_base, tmp_path):
     assert told(tiny_base, tmp_path, "without", 0, samples="")[-1] == {"closed": True}
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_closes_its_tracker_once(tiny_base, tmp_path):
     found = told(tiny_base, tmp_path, "failing", 3, "reward=failing_fails")
     assert [row for row in found if "closed" in row] == [{"closed": True}]
@@ -81,6 +84,7 @@ def test_a_run_that_leaves_nothing_behind_closes_its_tracker_first(tiny_base, tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_dpo_is_tracked_too(tiny_base, tmp_path):
     given = ("optimizer=dpo", "optimizer.epochs=1", "stages=[sft,policy]")
     (tmp_path / "dpo.py").write_text(TRACKER.format(name="dpo_run", samples=SAMPLES))

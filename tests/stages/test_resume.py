@@ -184,6 +184,7 @@ def test_judged_midway_killed_and_started_again_is_bit_equal(point, judged, tiny
     same(figures(tmp_path / "run"), judged)
 
 
+@pytest.mark.slow
 def test_a_signal_while_the_best_is_judged_keeps_the_checkpoint_of_the_training(judged, tiny_base, tmp_path):
     from rlhf_lora import evaluate
 
