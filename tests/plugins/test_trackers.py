@@ -58,6 +58,7 @@ def run_offline(run_dir: Path, home: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_wandb_runs_offline_without_asking_and_without_the_command_line(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     run_dir, home = tmp_path / "run", tmp_path / "home"
