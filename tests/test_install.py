@@ -29,7 +29,12 @@ def elsewhere(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(python: Path, *arguments: str, cwd: Path | None = None) -> str:
     environment = os.environ | {"PYTHONPATH": sysconfig.get_paths()["purelib"]}
     done = subprocess.run(
-        [str(python), *arguments], capture_output=True, text=True, env=environment, cwd=cwd or python.parent, timeout=240
+        [str(python), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=cwd or python.parent,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
