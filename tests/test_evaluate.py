@@ -59,6 +59,7 @@ def backbone(tiny_base) -> Backbone:
     return made
 
 
+@pytest.mark.slow
 def test_sequence_kl_estimates_the_kl_of_whole_answers(backbone):
     # Of one-token answers the KL is known: Σ π (log π − log ρ) over the vocabulary.
     engine, asked = build("rollout", {"name": "native", "max_new_tokens": 1, "temperature": 0.9}), prompts(1) * 3000

@@ -86,6 +86,7 @@ def test_a_build_that_fails_leaves_nothing_and_the_next_one_works(tmp_path):
     assert (base.ensure_base(tmp_path, QUICK) / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_two_processes_that_race_end_with_one_whole_folder(tmp_path):
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         first, second = pool.map(build_in, [tmp_path, tmp_path])

@@ -157,6 +157,7 @@ def test_pairs_mostly_agree_with_gold_and_a_surer_annotator_agrees_more():
     assert 0.72 < noisy < surer < sure == 1.0
 
 
+@pytest.mark.slow
 def test_the_default_loads_in_seconds():
     began = time.process_time()
     data = registry.build("dataset", {"name": "orders"}).load()

@@ -62,6 +62,7 @@ def run_offline(
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_wandb_runs_offline_without_asking_and_without_the_command_line(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     run_dir, home = tmp_path / "run", tmp_path / "home"

@@ -410,6 +410,7 @@ def test_an_update_that_is_not_finite_stops_the_run_and_leaves_no_state_to_save(
 
 
 @pytest.mark.parametrize("value_from_policy", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
 def test_ppo_learns_to_say_what_is_rewarded(tiny_base, value_from_policy):
     def share(sample: Sample) -> float:
         """Of the words that are from the second half of the vocabulary: 0.4 at first. The end token is no word."""
