@@ -439,9 +439,9 @@ def test_ppo_learns_to_say_what_is_rewarded(tiny_base, value_from_policy):
 def test_a_strong_penalty_keeps_the_policy_near_the_reference(tiny_base):
     def kl_after(beta: float) -> float:
         made = loop(
-            tiny_base, beta=beta, updates=4, prompts_per_update=24, minibatch_size=12, epochs=2, final_lr=1.0,
-            adamw={"lr": 2e-2}, value_adamw={"lr": 2e-2}, new_tokens=4,
+            tiny_base, beta=beta, updates=6, prompts_per_update=48, minibatch_size=24, epochs=2, final_lr=1.0,
+            adamw={"lr": 5e-3}, value_adamw={"lr": 5e-3}, new_tokens=4,
         )  # fmt: skip
-        return [made.step()["objective/kl"] for _ in range(4)][-1]
+        return [made.step()["objective/kl"] for _ in range(6)][-1]
 
-    assert kl_after(20.0) < 0.5 * kl_after(0.0)
+    assert kl_after(20.0) < 0.3 * kl_after(0.0)  # 0.16 beside 1.26; a larger rate overshoots whatever the penalty
