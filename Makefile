@@ -12,11 +12,13 @@ PYTHON ?= $(shell for p in python3.12 python3.13 python3.11 python3; do \
 TORCH_INDEX ?=
 TORCH := $(shell grep '^torch==' constraints.txt)
 BIN := $(VENV)/bin
+# Test processes, each of one thread and about 2 GB
+JOBS ?= 2
 INSTALLED := $(VENV)/.installed
 
 # Tiny models are up to ten times faster on one thread than on two that wait for each other; read before torch starts.
 THREADS := OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0
-PYTEST := $(THREADS) $(BIN)/python -m pytest
+PYTEST := $(THREADS) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow check format clean

@@ -44,7 +44,7 @@ def test_plan_takes_the_folder_anywhere(tmp_path, capsys):
     ("name", "text", "override", "told"),
     [
         ("model/mine.yaml", "path: null\n_target_: os.system\n", "model=mine", "_target_"),
-        ("reward/mine.yaml", "defaults: [length]\n_target_: os.system\n", "reward=mine", "_target_"),
+        ("reward/brief.yaml", "defaults: [length]\n_target_: os.system\n", "reward=brief", "_target_"),
         ("model/mine.yaml", "template_kwargs: {a: {_target_: os.system}}\n", "model=mine", "_target_ is refused"),
         ("experiment/mine.yaml", "# @package _global_\nplugins: [evil.py]\n", "experiment=mine", "cannot load code"),
         ("model/mini.yaml", "path: null\n", "seed=1", "the kit has a model/mini.yaml of its own"),
