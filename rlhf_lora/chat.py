@@ -3,17 +3,21 @@
 Every stage (SFT, reward model, DPO, rollout, evaluation) goes through `Chat`, so none of them can differ in template,
 double a begin token, or disagree about where a response ends. Padding ids never decide anything: masks come from
 lengths, so that a tokenizer whose pad token is its end token, or that has none, works.
+
+Text is text: a `<|im_end|>` that somebody wrote into a prompt or a reply is spelt out in ordinary tokens, so data and
+policies cannot end a turn, or forge one, in the eyes of the model that reads them. Only templates write markup.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from rlhf_lora.errors import ModelError
-from rlhf_lora.records import Prompt
+from rlhf_lora.errors import DataError, ModelError
+from rlhf_lora.records import ASSISTANT, Message, Prompt
 
 Mode = Literal["auto", "chat", "plain"]
 
@@ -26,12 +30,19 @@ class Chat:
         mode: `auto` applies the model's chat template to prompts that carry messages and leaves plain prompts as they
             are; `chat` wraps plain prompts into one user turn; `plain` never uses the template.
         template_kwargs: given to the chat template, e.g. `{"enable_thinking": False}`.
+        stop_ids: tokens that end a reply beside the end token; Llama 3's `generation_config.json` lists three.
 
     Raises:
         ModelError: no end token; `chat` for a tokenizer without template.
     """
 
-    def __init__(self, tokenizer: Any, mode: Mode = "auto", template_kwargs: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        tokenizer: Any,
+        mode: Mode = "auto",
+        template_kwargs: Mapping[str, Any] | None = None,
+        stop_ids: Sequence[int] = (),
+    ):
         if tokenizer.eos_token_id is None:
             raise ModelError(
                 "the tokenizer has no end token, so no response could ever end",
@@ -46,30 +57,33 @@ class Chat:
         self.mode = mode
         self.template_kwargs = dict(template_kwargs or {})
         self.end_id: int = tokenizer.eos_token_id
-        self.stop_ids = frozenset([self.end_id])
+        self.stop_ids = frozenset([self.end_id, *stop_ids])
+        self._markup = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
         self.fill_id = self._fill_id()
         self._begin = self._begin_ids()
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt, ready for the first response token. Never empty."""
+        """Token ids of a prompt, ready for the first response token. Never empty.
+
+        Raises:
+            DataError: the model's template refuses the conversation.
+        """
         messages = self._messages(prompt)
         if messages is None:
             ids = self._begin + self._encode(prompt.text)
         else:
-            # The template writes its own begin token; encoding its text must not add a second one.
-            text = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True, **self.template_kwargs
-            )
-            ids = self._encode(text)
+            ids = self._conversation_ids(messages)
         return ids or [self.end_id]
 
     def response_ids(self, text: str, finished: bool = True, prompt: Prompt | None = None) -> list[int]:
         """Token ids of a response to `prompt`; with the end token when it is finished.
 
-        Completions of plain transcripts begin with the space that follows "Assistant:"; a template brings its own.
+        In a plain transcript a space follows "Assistant:", as a part of the reply; a template brings its own.
         """
         if prompt is not None and self._messages(prompt) is not None:
             text = text.removeprefix(" ")
+        elif prompt is not None and prompt.text.endswith(ASSISTANT) and not text[:1].isspace():
+            text = f" {text}"
         return self._encode(text) + ([self.end_id] if finished else [])
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -83,18 +97,57 @@ class Chat:
     @property
     def template_hash(self) -> str:
         """12 hex digits over everything that decides how text becomes tokens, the vocabulary aside."""
-        parts = [self.mode, self.tokenizer.chat_template, self.template_kwargs, self.end_id, self._begin]
+        parts = [
+            self.mode, self.tokenizer.chat_template, self.template_kwargs, self.end_id, sorted(self.stop_ids), self._begin,
+        ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
-    def _messages(self, prompt: Prompt) -> Sequence[Mapping[str, str]] | None:
+    def _messages(self, prompt: Prompt) -> Sequence[Message] | None:
         if self.mode == "plain" or not self.tokenizer.chat_template:
             return None
         if prompt.messages is not None:
             return prompt.messages
         return [{"role": "user", "content": prompt.text}] if self.mode == "chat" else None
 
-    def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    def _conversation_ids(self, messages: Sequence[Message]) -> list[int]:
+        # The template writes its own begin token; encoding its text must not add a second one.
+        text = self._applied(messages)
+        if not any(mark in turn["content"] for turn in messages for mark in self._markup):
+            return self._encode(text, markup=True)
+        # What the template wrote is told from what people wrote by rendering once more with stand-ins for their words.
+        frame = self._applied([{**turn, "content": f"\ue000{i}\ue001"} for i, turn in enumerate(messages)])
+        pieces = re.split("\ue000([0-9]+)\ue001", frame)
+        for written in (str, str.strip):  # many templates trim
+            words = [written(messages[int(i)]["content"]) for i in pieces[1::2]]
+            if text == "".join(markup + said for markup, said in zip(pieces[::2], [*words, ""], strict=True)):
+                parts = [(piece, True) for piece in pieces]
+                parts[1::2] = [(said, False) for said in words]
+                return [token for part, markup in parts for token in self._encode(part, markup)]
+        raise DataError(
+            "a message holds one of the model's special tokens as text, in a place that its chat template rewrites",
+            where=f"a conversation that begins {messages[0]['content'][:60]!r}",
+            fix=f"take {', '.join(self._markup[:6])} out of the text of your data",
+        )
+
+    def _applied(self, messages: Sequence[Message]) -> str:
+        from jinja2.exceptions import TemplateError
+
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True, **self.template_kwargs
+            )
+        except TemplateError as error:  # "roles must alternate", "system role not supported"
+            raise DataError(
+                f"the model's chat template refuses a conversation: {error}",
+                where=f"{' → '.join(turn['role'] for turn in messages)}, beginning {messages[0]['content'][:60]!r}",
+                fix="model.template=plain, or bring the conversations into the roles and the order it takes",
+            ) from error
+        return str(rendered)
+
+    def _encode(self, text: str, markup: bool = False) -> list[int]:
+        """Token ids of a text; special tokens in it are tokens of their own only where it is `markup`."""
+        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not markup, verbose=False)
+        return list(encoded["input_ids"])
 
     def _begin_ids(self) -> list[int]:
         """What the tokenizer itself puts before plain text (a begin token, or nothing)."""

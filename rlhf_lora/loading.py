@@ -37,7 +37,18 @@ def load_tokenizer(spec: ModelSpec) -> Any:
 
 
 def load_chat(spec: ModelSpec) -> Chat:
-    return Chat(load_tokenizer(spec), spec.template, spec.template_kwargs)
+    return Chat(load_tokenizer(spec), spec.template, spec.template_kwargs, stop_ids(spec))
+
+
+def stop_ids(spec: ModelSpec) -> list[int]:
+    """What ends a reply according to `generation_config.json`: chat models often list more than their end token."""
+    from transformers import GenerationConfig
+
+    try:
+        given = GenerationConfig.from_pretrained(spec.path, revision=spec.revision).eos_token_id
+    except OSError:  # many models have none
+        return []
+    return [given] if isinstance(given, int) else list(given or [])
 
 
 def load_base(spec: ModelSpec, num_labels: int | None = None) -> Any:

@@ -23,6 +23,9 @@ from typing import Any, Literal
 Message = Mapping[str, str]
 """One turn of a conversation: `{"role": "user" | "assistant" | "system", "content": "…"}`."""
 
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+"""How a conversation is written as plain text, in Anthropic's HH files and here."""
+
 Missing = Literal["abstain", "error", "unreadable"]
 """Why a score has no value: the source declines, it failed, or its answer could not be read."""
 
@@ -60,10 +63,16 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A prompt and the answer to imitate."""
+    """A prompt and the answer to imitate.
+
+    Attributes:
+        every_turn: imitate the earlier replies of the prompt's conversation too. Right where a whole conversation is
+            an example; not where only the last reply was chosen by somebody.
+    """
 
     prompt: Prompt
     completion: str
+    every_turn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,3 +205,11 @@ class Data:
 def named_seed(seed: int, stream: str) -> int:
     """A 63-bit seed for a named stream: the same on every machine, unrelated between names."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:8], "big") >> 1
+
+
+def transcript(messages: Sequence[Message]) -> str:
+    """A conversation as plain text, for models without a chat template: what follows is the assistant's reply."""
+    heads = {"user": f"{HUMAN} ", "assistant": f"{ASSISTANT} ", "system": ""}
+    system = [turn for turn in messages if turn["role"] == "system"]
+    others = [turn for turn in messages if turn["role"] != "system"]
+    return "".join(heads[turn["role"]] + turn["content"] for turn in (*system, *others)) + ASSISTANT

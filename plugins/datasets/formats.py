@@ -7,7 +7,7 @@ or two) and in `several` (rows that compare more).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlhf_lora.records import Demonstration, Label, Pair, Prompt
@@ -138,7 +138,7 @@ def _unpaired_conversation(row: Columns, extra: Columns) -> Label:
 
 def _conversation(row: Columns, extra: Columns) -> Demonstration:
     before, reply = split_conversation(row["messages"])
-    return demonstration_of(prompt_of(before, extra), reply)
+    return replace(demonstration_of(prompt_of(before, extra), reply), every_turn=True)
 
 
 def _language_modelling(row: Columns, extra: Columns) -> Demonstration:

@@ -11,11 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlhf_lora.records import Demonstration, Message, Pair, Prompt
+from rlhf_lora.records import ASSISTANT, HUMAN, Demonstration, Message, Pair, Prompt, transcript
 
 Columns = Mapping[str, Any]
 
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 _TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 _SHAREGPT = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}
@@ -124,14 +123,6 @@ def _turns(text: str) -> list[Message]:
         else:
             turns.append({"role": role, "content": content})
     return turns
-
-
-def transcript(messages: Sequence[Message]) -> str:
-    """A conversation as plain text, for models without a chat template: what follows is the assistant's reply."""
-    heads = {"user": f"{HUMAN} ", "assistant": f"{ASSISTANT} ", "system": ""}
-    system = [turn for turn in messages if turn["role"] == "system"]
-    others = [turn for turn in messages if turn["role"] != "system"]
-    return "".join(heads[turn["role"]] + turn["content"] for turn in (*system, *others)) + ASSISTANT
 
 
 def messages_of(value: Sequence[Any]) -> Sequence[Message]:

@@ -16,7 +16,7 @@ from rlhf_lora.chat import Chat
 from rlhf_lora.contracts import FitContext
 from rlhf_lora.loading import load_base, load_chat
 from rlhf_lora.model_spec import ModelSpec, base_hash
-from rlhf_lora.records import Demonstration
+from rlhf_lora.records import Demonstration, Prompt, transcript
 from rlhf_lora.train_settings import TrainSettings
 
 NO_LOSS = -100
@@ -54,12 +54,34 @@ def fit(
 
 
 def tokenised(chat: Chat, demonstrations: Sequence[Demonstration]) -> Iterator[tuple[trainers.Row, int]]:
-    """(row, length) of each demonstration; labels are the response's tokens, and `NO_LOSS` on the prompt."""
+    """(row, length) of each demonstration; labels are the assistant's tokens, and `NO_LOSS` on everybody else's.
+
+    A conversation with several replies is one row as long as each prompt begins with the tokens before it. Where it does
+    not (plain transcripts have no end token inside, some templates drop old reasoning), the next reply begins a row of
+    its own, so that every reply is learnt behind exactly what a rollout would put before it.
+    """
     for demonstration in demonstrations:
-        prompt = chat.prompt_ids(demonstration.prompt)
-        response = chat.response_ids(demonstration.completion, prompt=demonstration.prompt)
-        row = {"input_ids": prompt + response, "labels": [NO_LOSS] * len(prompt) + response}
-        yield row, len(prompt) + len(response)
+        ids: list[int] = []
+        labels: list[int] = []
+        for prompt, reply in _replies(demonstration):
+            prompt_ids = chat.prompt_ids(prompt)
+            if ids and prompt_ids[: len(ids)] != ids:
+                yield {"input_ids": ids, "labels": labels}, len(ids)
+                ids, labels = [], []
+            response = chat.response_ids(reply, prompt=prompt)
+            labels = labels + [NO_LOSS] * (len(prompt_ids) - len(ids)) + response
+            ids = prompt_ids + response
+        yield {"input_ids": ids, "labels": labels}, len(ids)
+
+
+def _replies(demonstration: Demonstration) -> Iterator[tuple[Prompt, str]]:
+    """What is imitated: the completion, and before it, of a conversation that is an example as a whole, each reply."""
+    messages = demonstration.prompt.messages or ()
+    if demonstration.every_turn:
+        for i, turn in enumerate(messages):
+            if turn["role"] == "assistant" and any(before["role"] == "user" for before in messages[:i]):
+                yield Prompt(transcript(messages[:i]), messages[:i]), turn["content"]
+    yield demonstration.prompt, demonstration.completion
 
 
 class Collator:

@@ -231,3 +231,52 @@ def test_learning_rate_that_was_never_given_is_an_error(base: Path, tmp_path: Pa
         sft.fit(
             ModelSpec(str(base)), make_demonstrations(8), replace(QUICK, lr=None), FitContext(tmp_path / "o", 0, None)
         )
+
+
+# --- conversations ----------------------------------------------------------------------------------------------------
+
+TALK = (
+    {"role": "user", "content": "w0"},
+    {"role": "assistant", "content": "w1"},
+    {"role": "user", "content": "w2"},
+)
+TURNS = "{% for m in messages %}{{ m['content'] }} </s> {% endfor %}"
+
+
+def conversation(every_turn: bool = True) -> Demonstration:
+    return Demonstration(Prompt("\n\nHuman: w0\n\nAssistant: w1\n\nHuman: w2\n\nAssistant:", TALK), "w3", every_turn)
+
+
+def test_every_reply_of_a_conversation_has_loss_and_nobody_elses_words(base: Path):
+    chat = load_chat(ModelSpec(str(base)))
+    chat.tokenizer.chat_template = TURNS
+    [(row, length)] = sft.tokenised(chat, [conversation()])
+    assert row["input_ids"] == [3, END, 4, END, 5, END, 6, END]
+    assert row["labels"] == [-100, -100, 4, END, -100, -100, 6, END]
+    assert length == 8
+
+
+def test_only_the_last_reply_has_loss_where_only_it_was_chosen(base: Path):
+    chat = load_chat(ModelSpec(str(base)))
+    chat.tokenizer.chat_template = TURNS
+    [(row, _)] = sft.tokenised(chat, [conversation(every_turn=False)])
+    assert row["labels"] == [-100, -100, -100, -100, -100, -100, 6, END]
+
+
+@pytest.mark.parametrize("template", [None, "{% for m in messages[-1:] %}{{ m['content'] }} {% endfor %}"])
+def test_replies_whose_prompts_do_not_continue_each_other_are_rows_of_their_own(base: Path, template: str | None):
+    chat = load_chat(ModelSpec(str(base)))
+    chat.tokenizer.chat_template = template
+    rows = [row for row, _ in sft.tokenised(chat, [conversation()])]
+    assert [[token for token in row["labels"] if token != -100] for row in rows] == [[4, END], [6, END]]
+    last = chat.prompt_ids(conversation().prompt)
+    assert rows[1]["input_ids"] == [*last, 6, END]  # what a rollout would put before it
+    assert all(len(row["input_ids"]) == len(row["labels"]) for row in rows)
+
+
+def test_an_assistant_that_speaks_first_is_not_imitated(base: Path):
+    chat = load_chat(ModelSpec(str(base)))
+    chat.tokenizer.chat_template = TURNS
+    talk = ({"role": "assistant", "content": "w9"}, {"role": "user", "content": "w0"})
+    [(row, _)] = sft.tokenised(chat, [Demonstration(Prompt("-", talk), "w3", every_turn=True)])
+    assert row["labels"] == [-100, -100, -100, -100, 6, END]
