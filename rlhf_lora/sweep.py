@@ -147,7 +147,10 @@ class Sweep:
         rows = self.rows()
         sweep_table.write_summary(self.folder, status, rows)
         header, cells = sweep_table.cells(rows)
-        write_sweep_page(self.folder.path / "sweep.html", self.folder.path.resolve().name, status, header, cells, rows)
+        write_sweep_page(
+            self.folder.path / "sweep.html", self.folder.path.resolve().name, status, header, cells, rows,
+            sweep_table.over_seeds_cells(rows),
+        )  # fmt: skip
 
     def _path(self) -> Path:
         given = [word.partition("=")[2] for word in self.request.fixed if word.partition("=")[0] == "run_dir"]

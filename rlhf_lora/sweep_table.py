@@ -66,6 +66,44 @@ def rows(folder: SweepFolder, objective: str | None = None, direction: str = "ma
     return sorted(found, key=place)
 
 
+def over_seeds(table: Sequence[Row]) -> list[Row]:
+    """Jobs that differ in nothing but their seed as one row: mean, lowest and highest of each figure, best mean first.
+
+    Empty when no setting was tried with several seeds: then a difference between jobs may be the draw of the dice.
+    """
+    groups: dict[tuple[tuple[str, str], ...], list[Row]] = {}
+    for row in table:
+        if row["status"] == "finished":
+            setting = tuple((key, value) for key, value in row["changes"].items() if key != "seed")
+            groups.setdefault(setting, []).append(row)
+    if all(len(group) == 1 for group in groups.values()):
+        return []
+    found = []
+    for setting, group in groups.items():
+        row = {"changes": dict(setting), "seeds": len(group)}
+        for name in ("gold_win_rate", "win_rate", "kl"):
+            if all(name in one for one in group):
+                values = [float(one[name]) for one in group]
+                row[name] = {"mean": sum(values) / len(values), "lowest": min(values), "highest": max(values)}
+        found.append(row)
+    rank = "gold_win_rate" if all("gold_win_rate" in row for row in found) else "win_rate"
+    return sorted(found, key=lambda row: -row.get(rank, {"mean": float("-inf")})["mean"])
+
+
+def over_seeds_cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """`over_seeds` as text."""
+    found = over_seeds(table)
+    keys = list(dict.fromkeys(key for row in found for key in row["changes"]))
+    names = {"gold_win_rate": "gold win rate", "win_rate": "win rate", "kl": "KL"}
+    shown = [name for name in names if any(name in row for row in found)]
+    header = [*keys, "seeds", *(f"{names[name]}: mean, range" for name in shown)]
+    lines = [
+        [*(row["changes"].get(key, "-") for key in keys), str(row["seeds"]), *(_range(row.get(name)) for name in shown)]
+        for row in found
+    ]
+    return header, lines
+
+
 def look_up(summary: Mapping[str, Any], key: str) -> Any:
     """A dotted key; None when it is not there."""
     found: Any = summary
@@ -119,14 +157,20 @@ def text(table: Sequence[Row]) -> str:
 
 
 def write_summary(folder: SweepFolder, status: str, table: Sequence[Row]) -> None:
-    """X/summary.json: the status of the sweep and the rows of its table, best first."""
-    RunFolder(folder.path).write_summary({"status": status, "jobs": list(table)})
+    """X/summary.json: the status of the sweep, the rows of its table, best first, and its settings over seeds."""
+    settings = over_seeds(table)
+    more = {"over_seeds": settings} if settings else {}
+    RunFolder(folder.path).write_summary({"status": status, "jobs": list(table), **more})
 
 
 def _rate(value: float | None, interval: Sequence[float] | None) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+
+
+def _range(value: Mapping[str, float] | None) -> str:
+    return "-" if value is None else f"{value['mean']:.3f} ({value['lowest']:.3f} to {value['highest']:.3f})"
 
 
 def _number(value: float | None) -> str:

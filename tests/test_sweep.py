@@ -303,11 +303,27 @@ def test_what_was_not_measured_is_absent_and_shown_as_a_dash():
     assert cells[1] == ["1", "2", "-", "-", "failed: no"]
 
 
+def test_settings_are_compared_over_their_seeds():
+    def job(number, beta, seed, rate, status="finished"):
+        figures = {"win_rate": rate, "kl": 10 * rate} if status == "finished" else {}
+        return {"job": number, "status": status, "changes": {"beta": beta, "seed": seed}, "seconds": 1.0, **figures}
+
+    table = [job(0, "0.1", "0", 0.5), job(1, "0.1", "1", 0.7), job(2, "0.2", "0", 0.9), job(3, "0.2", "1", 0, "failed")]
+    best, other = sweep_table.over_seeds(table)
+    assert (best["changes"], best["seeds"]) == ({"beta": "0.2"}, 1)  # a failed job is no figure
+    assert other["win_rate"] == {"mean": pytest.approx(0.6), "lowest": 0.5, "highest": 0.7}
+    header, lines = sweep_table.over_seeds_cells(table)
+    assert header == ["beta", "seeds", "win rate: mean, range", "KL: mean, range"]
+    assert lines[1] == ["0.1", "2", "0.600 (0.500 to 0.700)", "6.000 (5.000 to 7.000)"]
+    assert sweep_table.over_seeds([table[0], table[2]]) == []  # nothing tried twice
+
+
 def test_the_page_stands_alone_and_escapes(tiny_base, tmp_path, children):
     children.fails["seed=1"] = (1, "Error: <script>alert(1)</script>")
     sweep(tiny_base, tmp_path / "s", "seed=0,1,2")
     page = (tmp_path / "s" / "sweep.html").read_text()
     assert "<script" not in page
+    assert "Settings over seeds" in page
     assert "&lt;script&gt;" in page
     assert "http://" not in page.replace("http-equiv", "")
     assert 'href="0/report.html"' in page

@@ -14,13 +14,15 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def write_sweep_page(
-    path: Path, title: str, status: str, header: Sequence[str], cells: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]]
+    path: Path, title: str, status: str, header: Sequence[str], cells: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]],
+    seeds: tuple[Sequence[str], Sequence[Sequence[str]]] = ((), ()),
 ) -> Path:  # fmt: skip
     """Write the page.
 
     Args:
         header, cells: the table as text, one line a row.
         rows: the same jobs with their figures (`job`, `kl`, `gold_score`, `score`, `win_rate`, `reward`).
+        seeds: header and lines of the settings over seeds; without lines there is no such table.
     """
     style = Path(__file__).with_name("style.css").read_text("utf-8")
     done = sum(row["status"] == "finished" for row in rows)
@@ -34,7 +36,8 @@ def write_sweep_page(
         f'<span class="{"status finished" if status == "finished" else "status"}">{escape(status)}</span></div>'
         f'<p class="lede">{done} of {len(rows)} jobs finished.</p></header>'
         f"<section><h2>Jobs, best first</h2>{_table(header, cells, rows)}</section>"
-        f"<section><h2>Reward against KL</h2>{_frontier(rows)}</section>"
+        + (f"<section><h2>Settings over seeds</h2>{_over_seeds(*seeds)}</section>" if seeds[1] else "")
+        + f"<section><h2>Reward against KL</h2>{_frontier(rows)}</section>"
         "<footer><p>Scores are raw rewards on held-out prompts. KL is the mean over samples of the sum over tokens of "
         "log π − log ρ, in nats. Intervals are 95 %.</p></footer></main></body></html>\n",
     )
@@ -52,6 +55,13 @@ def _table(header: Sequence[str], cells: Sequence[Sequence[str]], rows: Sequence
             f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in line[1:]) + "</tr>"
         )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def _over_seeds(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
+    note = "Settings that differ by less than a setting's own range over seeds may be the same."
+    return f'<p>{note}</p><div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def measure(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
