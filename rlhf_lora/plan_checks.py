@@ -75,6 +75,11 @@ def start_adapter_of(config: DictConfig) -> Path | None:
     for folder in (Path(given) / "adapters" / "sft", Path(given)):
         if (folder / "adapter_config.json").is_file() and (folder / "adapter_model.safetensors").is_file():
             return folder
+        if (folder / "adapter_model.bin").is_file():
+            raise ModelError(
+                "the adapter is a pickle, which can run code when it is read", where=str(folder / "adapter_model.bin"),
+                fix="save it as adapter_model.safetensors: model.save_pretrained(FOLDER) with a current peft does",
+            )  # fmt: skip
     raise ModelError(
         f"no adapter in {given}", where=f"model.adapter={given}",
         fix="give a run folder, or a folder with adapter_config.json and adapter_model.safetensors",
@@ -82,16 +87,21 @@ def start_adapter_of(config: DictConfig) -> Path | None:
 
 
 def check_adapter_fits(folder: Path, shape: Shape, where: str) -> None:
-    """Refuse an adapter whose sizes are another model's, from the header of its file alone.
+    """Refuse an adapter that is cut, no LoRA, or whose sizes are another model's; from its config and header alone.
 
     Raises:
         ModelError: it cannot be read, or was made for another base.
     """
+    _check_adapter_config(folder / "adapter_config.json")
     file = folder / "adapter_model.safetensors"
     try:
         with open(file, "rb") as data:
-            header = json.loads(data.read(int.from_bytes(data.read(8), "little")))
-    except (OSError, ValueError, OverflowError) as error:
+            size = int.from_bytes(data.read(8), "little")
+            header = json.loads(data.read(size))
+            end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+            if file.stat().st_size != 8 + size + end:
+                raise ValueError(f"the file has {file.stat().st_size} bytes and should have {8 + size + end}")
+    except (OSError, ValueError, OverflowError, MemoryError) as error:
         raise ModelError(
             f"the adapter's weights cannot be read: {error}", where=str(file), fix="copy or save it again"
         ) from error
@@ -104,6 +114,17 @@ def check_adapter_fits(folder: Path, shape: Shape, where: str) -> None:
             where=f"{where}={folder}",
             fix="give an adapter that was trained on this model",
         )
+
+
+def _check_adapter_config(file: Path) -> None:
+    try:
+        kind = json.loads(file.read_text("utf-8")).get("peft_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"the adapter's configuration cannot be read: {error}", where=str(file), fix="copy or save it again"
+        ) from error
+    if kind != "LORA":
+        raise ModelError(f"the adapter is {kind}, not LoRA", where=str(file), fix="give a LoRA adapter")
 
 
 def stage_names(config: DictConfig, reward: Any, optimizer: Any, splits: Splits, start: Path | None) -> list[str]:

@@ -57,12 +57,34 @@ def model(change: Callable[[Path], object]) -> Make:
     return make
 
 
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def without_end_token(folder: Path) -> None:
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    settings["eos_token"] = None
+    file.write_text(json.dumps(settings))
+
+
+def broken_adapter(change: Callable[[Path], object], key: str = "model.adapter") -> Make:
+    """An adapter in a folder where something is broken."""
+
+    def make(tmp: Path, base: Path) -> list[str]:
+        given = foreign_adapter(key, width=64)(tmp, base)
+        change(tmp / "adapter")
+        return given
+
+    return make
+
+
 def weights_as_pickle(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
-def foreign_adapter(key: str, *more: str) -> Make:
-    """An adapter whose weights are 32 wide."""
+def foreign_adapter(key: str, *more: str, width: int = 32) -> Make:
+    """An adapter whose weights are 32 wide; those of the model are 64."""
 
     def make(tmp: Path, base: Path) -> list[str]:
         import torch
@@ -72,7 +94,7 @@ def foreign_adapter(key: str, *more: str) -> Make:
         folder.mkdir()
         name = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
         save_file(
-            {f"{name}A.weight": torch.zeros(4, 32), f"{name}B.weight": torch.zeros(32, 4)},
+            {f"{name}A.weight": torch.zeros(4, width), f"{name}B.weight": torch.zeros(width, 4)},
             folder / "adapter_model.safetensors",
         )
         (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}')
@@ -154,6 +176,19 @@ BAD: dict[str, tuple[Make, str]] = {
     "start adapter of another base": (foreign_adapter("model.adapter"), "made for another base"),
     "no reward model": (said("reward=learned reward.path=./nowhere"), "no reward model in"),
     "reward model of another base": (foreign_adapter("reward.path", "reward=learned"), "another base"),
+    "cut weights": (model(lambda f: cut(f / "model.safetensors")), "could not be loaded"),
+    "tokenizer without end token": (model(without_end_token), "no end token"),
+    "cut adapter": (broken_adapter(lambda f: cut(f / "adapter_model.safetensors")), "adapter_model.safetensors"),
+    "adapter without weights": (broken_adapter(lambda f: (f / "adapter_model.safetensors").unlink()), "adapter"),
+    "adapter config that is no JSON": (broken_adapter(lambda f: cut(f / "adapter_config.json")), "adapter_config.json"),
+    "adapter that is no LoRA": (
+        broken_adapter(lambda f: (f / "adapter_config.json").write_text('{"peft_type": "IA3"}')), "IA3"
+    ),
+    "adapter as pickle": (
+        broken_adapter(lambda f: (f / "adapter_model.safetensors").rename(f / "adapter_model.bin")), "pickle"
+    ),
+    "best of no evaluations": (said("evaluation.keep=best"), "evaluation.every"),
+    "policy without rows for it": (said("splits={sft:40,reward_model:50,prompts:0,tuning:5,final:5}"), "prompts"),
     "lora on nothing": (said("adapter.target_modules=[nothing]"), "nothing"),
     "jsonl without model": (lambda tmp, base: ["model.path=null", *data(lines(pairs()))(tmp, base)], "give a model"),
     # data
@@ -165,6 +200,17 @@ BAD: dict[str, tuple[Make, str]] = {
     "chosen is rejected": (
         data(lines([PAIR | {"prompt": str(i), "rejected": "yes"} for i in range(20)])), "none of the 20 rows"
     ),
+    "nested messages": (
+        data(lines([{"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]}] * 9)), "content"
+    ),
+    "labels in place of pairs": (
+        data(lines([{"prompt": f"p{i}", "completion": "a", "label": True} for i in range(99)]), "stages=[reward_model]"), "pairs"
+    ),
+    "numbers for labels": (data(lines([{"prompt": "p", "completion": "a", "label": 1}] * 9)), "label"),
+    "conversations that end with the user": (
+        data(lines([{"messages": [{"role": "user", "content": "Hi"}]}] * 9)), "does not end with an assistant"
+    ),
+    "a limit of no rows": (data(lines(pairs()), "dataset.limit=0"), "limit"),
     "too few rows": (data(lines(pairs(2))), "needs"),
     "unknown format": (data(lines(pairs()), "dataset.format=prefrence"), "did you mean"),
     "column that a reward wants": (
@@ -244,7 +290,7 @@ def test_a_full_disk_is_one_message_and_not_our_fault(monkeypatch, capsys):
 
 
 def test_there_are_many_bad_inputs():
-    assert len(BAD) > 75
+    assert len(BAD) > 90
     assert set(FAST) <= set(BAD)
 
 
