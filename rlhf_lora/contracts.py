@@ -176,6 +176,7 @@ class OnPolicyOptimizer(Protocol):
         roles: which roles it trains: `("policy",)`, or with `"value"`.
         shared_trunk: the value head reads the policy's hidden states instead of having an adapter of its own.
         scale_scores: give it rewards of mean 0 and deviation 1 on reference samples, so that β keeps its meaning.
+        mean_over: what `loss` is a mean over, so that minibatches can be cut: `tokens` or `sequences`.
         updates, prompts_per_update, epochs, minibatch_size: the shape of the loop; sizes in samples but for prompts.
         beta: KL strength in reward per nat.
         adamw, value_adamw: the gradient optimizer of each trained role.
@@ -185,6 +186,7 @@ class OnPolicyOptimizer(Protocol):
     roles: tuple[str, ...]
     shared_trunk: bool
     scale_scores: bool
+    mean_over: str
     updates: int
     prompts_per_update: int
     epochs: int

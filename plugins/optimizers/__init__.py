@@ -1,3 +1,3 @@
 """Built-in optimizers."""
 
-from . import dpo, ppo  # noqa: F401
+from . import dpo, grpo, ppo, rloo  # noqa: F401

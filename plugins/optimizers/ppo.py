@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rlhf_lora.adamw import AdamW
 from rlhf_lora.registry import optimizer
+
+from .on_policy import OnPolicySettings, Running
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,73 +23,39 @@ if TYPE_CHECKING:
 
 
 @optimizer("ppo")
-class PPO:
+class PPO(OnPolicySettings):
     """PPO: clipped policy gradient, a value function, and a KL penalty per token.
 
     Attributes:
-        updates: rollouts, each followed by `epochs` passes over it; null = 8 passes over the prompts, 60 at most.
-        prompts_per_update: prompts per rollout.
-        minibatch_size: samples per gradient step. Smaller = more steps per rollout, further from the old policy.
-        beta: KL strength, in (scaled) reward per nat. Lower = further from the reference, more reward, more to hack.
-        kl_target: nats per sequence that β is steered towards (Ziegler et al. 2019 use 6); null = β stays as it is.
-        kl_horizon: completions over which β can change by a factor; short, because runs here are short.
         value: `adapter` = the value function has an adapter of its own (better at equal KL in Hydra-RLHF);
             `trunk` = a head on the policy's hidden states (half the update time); null = `trunk` for small models,
             where it was no worse, else `adapter`.
-        missing_end_reward: replaces the reward of a completion that was cut off; null = it keeps its score.
-        scale_scores: scale rewards to mean 0, deviation 1 on reference samples before the first update.
+        value_clip: how far a value may move from the old one within an update; null = as far as it likes.
     """
 
     learning_rates: ClassVar[Mapping[str, float]] = {"adamw": 3e-5, "value_adamw": 6e-5}  # at width 2048, for `derive`
 
-    updates: int | None = None
-    prompts_per_update: int = 256
-    samples_per_prompt: int = 1
-    epochs: int = 2
-    minibatch_size: int = 64
-    beta: float = 0.08
-    kl_target: float | None = 5.0
-    kl_horizon: float = 500.0
     gamma: float = 1.0
     lam: float = 0.95
-    clip: float = 0.2
     value: str | None = None
     value_clip: float | None = 0.2
     value_weight: float = 0.1
     whiten_advantages: bool = True
     whiten_rewards: bool = False
-    missing_end_reward: float | None = None
-    scale_scores: bool = True
-    adamw: AdamW = AdamW(lr=None, eps=1e-5)
     value_adamw: AdamW = AdamW(lr=None, eps=1e-5)
-    final_lr: float = 0.1
-    max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "adamw", AdamW.of(self.adamw))
+        super().__post_init__()
         object.__setattr__(self, "value_adamw", AdamW.of(self.value_adamw))
-        for name in ("updates", "prompts_per_update", "samples_per_prompt", "epochs", "minibatch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        for name in ("gamma", "lam", "final_lr"):
+        for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        for name in ("beta", "value_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be finite and ≥ 0, got {getattr(self, name)}")
-        for name in ("clip", "value_clip", "max_grad_norm", "kl_horizon"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.kl_target is not None and not self.kl_target > 0:
-            raise ValueError(f"kl_target must be above 0 nats, got {self.kl_target}; null keeps beta fixed")
-        if self.missing_end_reward is not None and not math.isfinite(self.missing_end_reward):
-            raise ValueError(f"missing_end_reward must be finite, got {self.missing_end_reward}")
+        if not 0 <= self.value_weight < math.inf:
+            raise ValueError(f"value_weight must be finite and ≥ 0, got {self.value_weight}")
+        if self.value_clip is not None and not self.value_clip > 0:
+            raise ValueError(f"value_clip must be above 0, got {self.value_clip}")
         if self.value not in ("adapter", "trunk", None):
             raise ValueError(f"value is 'adapter' or 'trunk', got '{self.value}'")
-        rows = self.prompts_per_update * self.samples_per_prompt
-        if rows % self.minibatch_size:
-            raise ValueError(f"minibatch_size {self.minibatch_size} does not divide the {rows} samples of an update")
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -101,20 +69,8 @@ class PPO:
         return RunningPPO(self)
 
 
-class RunningPPO:
-    """PPO at work: the settings, and β, which may move."""
-
-    def __init__(self, settings: PPO):
-        from rlhf_lora.objectives.kl import AdaptiveKL
-
-        self.settings = settings
-        self.beta = settings.beta
-        self.controller = None
-        if settings.kl_target is not None:
-            self.controller = AdaptiveKL(settings.beta, settings.kl_target, settings.kl_horizon)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.settings, name)
+class RunningPPO(Running):
+    """PPO at work."""
 
     def advantages(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
         """KL-shaped rewards, then GAE, then whitening.
@@ -129,7 +85,7 @@ class RunningPPO:
         assert batch.values_BT is not None
         kl_BT = k1(batch.logprobs_BT, batch.ref_logprobs_BT) * mask_BT
         rewards_BT = -self.beta * kl_BT
-        rewards_BT[_rows(batch), mask_BT.sum(1) - 1] += self._terminal_rewards(batch)
+        rewards_BT[_rows(batch), mask_BT.sum(1) - 1] += self.terminal_rewards(batch)
         if s.whiten_rewards:
             rewards_BT = whiten(rewards_BT, mask_BT, shift_mean=False)
         advantages_BT, returns_BT = gae(rewards_BT, batch.values_BT, mask_BT, s.gamma, s.lam)
@@ -165,24 +121,6 @@ class RunningPPO:
             losses.append(loss * (s.value_weight if s.shared_trunk else 1.0))
             metrics |= {"loss/value": loss.item()} | {f"val/{k}": float(v) for k, v in stats.items()}
         return sum(losses[1:], losses[0]), metrics
-
-    def after_update(self, metrics: Mapping[str, float], samples: int) -> dict[str, float]:
-        if self.controller is not None:
-            self.beta = self.controller.update(metrics["objective/kl"], samples)
-        return {}
-
-    def state(self) -> dict[str, float]:
-        return {"beta": self.beta}
-
-    def restore(self, state: Mapping[str, float]) -> None:
-        self.beta = state["beta"]
-        if self.controller is not None:
-            self.controller.value = self.beta
-
-    def _terminal_rewards(self, batch: Batch) -> Tensor:
-        if self.settings.missing_end_reward is None:
-            return batch.rewards_B
-        return batch.rewards_B.where(batch.finished_B, batch.rewards_B.new_tensor(self.settings.missing_end_reward))
 
 
 def _rows(batch: Batch) -> Tensor:

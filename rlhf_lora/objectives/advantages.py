@@ -11,6 +11,37 @@ def masked_mean(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
     return (x_BT * mask_BT).sum() / mask_BT.sum()
 
 
+def sequence_mean(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Mean over sequences of each one's mean over its tokens: a long answer counts no more than a short one."""
+    return ((x_BT * mask_BT).sum(1) / mask_BT.sum(1)).mean()
+
+
+def group_sums(x_B: Tensor, group_B: Tensor) -> Tensor:
+    """Sum of x over the group of each row, shape (B,). Groups are the completions of one prompt."""
+    return x_B.new_zeros(int(group_B.max()) + 1).index_add(0, group_B, x_B)[group_B]
+
+
+def leave_one_out(rewards_B: Tensor, group_B: Tensor) -> Tensor:
+    """r_i minus the mean of the others of its group (RLOO: Ahmadian et al. 2024, eq. 8); 0 where there are no others."""
+    others_B = group_sums(torch.ones_like(rewards_B), group_B) - 1
+    baseline_B = (group_sums(rewards_B, group_B) - rewards_B) / others_B.clamp(min=1)
+    return torch.where(others_B > 0, rewards_B - baseline_B, 0.0)
+
+
+def group_relative(rewards_B: Tensor, group_B: Tensor, scale: bool = True) -> Tensor:
+    """(r_i − mean) / deviation within its group (GRPO: Shao et al. 2024, §4.1.2); sample deviation, n − 1.
+
+    Args:
+        scale: False leaves out the division, which weighs prompts by how equal their rewards are (Liu et al. 2025).
+    """
+    count_B = group_sums(torch.ones_like(rewards_B), group_B)
+    centred_B = rewards_B - group_sums(rewards_B, group_B) / count_B
+    if not scale:
+        return centred_B
+    deviation_B = (group_sums(centred_B**2, group_B) / (count_B - 1).clamp(min=1)).sqrt()
+    return centred_B / (deviation_B + 1e-6)
+
+
 def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16).
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -9,9 +11,13 @@ from rlhf_lora.objectives.advantages import masked_mean
 
 
 def policy_loss(
-    logprobs_BT: Tensor, old_logprobs_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, clip: float
-) -> tuple[Tensor, dict[str, Tensor]]:
+    logprobs_BT: Tensor, old_logprobs_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, clip: float,
+    mean: Callable[[Tensor, Tensor], Tensor] = masked_mean,
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
     """mean max(−A ρ, −A clip(ρ, 1 − clip, 1 + clip)), ρ = π / π_old (eq. 7, as a loss).
+
+    Args:
+        mean: over tokens, or over sequences (`advantages.sequence_mean`).
 
     Returns:
         The loss, and `approxkl` = ½ mean (log ρ)², `clipfrac`, `ratio` (mean ρ).
@@ -22,7 +28,7 @@ def policy_loss(
     ratio_BT = log_ratio_BT.exp()
     unclipped_BT = -advantages_BT * ratio_BT
     clipped_BT = -advantages_BT * ratio_BT.clamp(1.0 - clip, 1.0 + clip)
-    loss = masked_mean(torch.maximum(unclipped_BT, clipped_BT), mask_BT)
+    loss = mean(torch.maximum(unclipped_BT, clipped_BT), mask_BT)
     with torch.no_grad():
         stats = {
             "approxkl": 0.5 * masked_mean(log_ratio_BT**2, mask_BT),

@@ -1,7 +1,7 @@
 """Step 4 of the loop: a few epochs of minibatches over a rollout, one role at a time on the shared base.
 
 What must hold, and is tested: on the first minibatch π = π_old, so its ratio is 1; cutting a minibatch into other
-micro-batches changes nothing, because every token weighs the same; a role's backward is done before the next switch.
+micro-batches changes nothing, because every token (or sequence) weighs the same; a role's backward is done before the next switch.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ class Updater:
         """One gradient step per trained role: its forward and its backward, then the next role."""
         totals = Means()
         self.adamw.zero_grad(set_to_none=True)
-        tokens = int(rollout.batch.mask_BT[rows].sum())
+        total = self._weight(rollout.batch.mask_BT[rows])
         prompts, responses = [rollout.prompt_ids[i] for i in rows], [rollout.response_ids[i] for i in rows]
         for role in self.optimizer.roles:
             with self.backbone.role(role):
                 for index, padded in self.backbone.micro_batches(prompts, responses, self.micro_batch):
                     minibatch = self._minibatch(role, rollout.batch, [rows[i] for i in index], padded)
                     loss, metrics = self.optimizer.loss(minibatch)
-                    share = int(padded.response_mask_BT.sum()) / tokens
+                    share = self._weight(padded.response_mask_BT) / total
                     (loss * share).backward()
                     totals.add(metrics, share)
         for name in self.trained:
@@ -73,6 +73,10 @@ class Updater:
             totals.add({f"grad_norm/{name}": float(norm)})
         self.adamw.step()
         return totals.means()
+
+    def _weight(self, mask_BT: torch.Tensor) -> int:
+        """What a part of a minibatch counts: its tokens, or its sequences where the loss is a mean over those."""
+        return len(mask_BT) if self.optimizer.mean_over == "sequences" else int(mask_BT.sum())
 
     def _minibatch(self, role: str, batch: Batch, rows: list[int], padded: Any) -> Minibatch:
         hidden_BTD = self.backbone.response_hidden(padded)

@@ -1,0 +1,119 @@
+"""What optimizers on the on-policy loop share: the shape of the loop, β, and the reward of a completion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rlhf_lora.adamw import AdamW
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlhf_lora.contracts import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPolicySettings:
+    """Settings of an optimizer that learns from its own rollouts.
+
+    Attributes:
+        updates: rollouts, each followed by `epochs` passes over it; null = 8 passes over the prompts, 60 at most.
+        prompts_per_update: prompts per rollout.
+        samples_per_prompt: completions per prompt.
+        minibatch_size: samples per gradient step. Smaller = more steps per rollout, further from the old policy.
+        beta: KL strength, in (scaled) reward per nat. Lower = further from the reference, more reward, more to hack.
+        kl_target: nats per sequence that β is steered towards (Ziegler et al. 2019 use 6); null = β stays as it is.
+        kl_horizon: completions over which β can change by a factor; short, because runs here are short.
+        missing_end_reward: replaces the reward of a completion that was cut off; null = it keeps its score.
+        scale_scores: scale rewards to mean 0, deviation 1 on reference samples before the first update.
+    """
+
+    learning_rates: ClassVar[Mapping[str, float]] = {"adamw": 3e-5}  # at width 2048, for `derive`
+    mean_over: ClassVar[str] = "tokens"
+
+    updates: int | None = None
+    prompts_per_update: int = 256
+    samples_per_prompt: int = 1
+    epochs: int = 2
+    minibatch_size: int = 64
+    beta: float = 0.08
+    kl_target: float | None = 5.0
+    kl_horizon: float = 500.0
+    clip: float = 0.2
+    missing_end_reward: float | None = None
+    scale_scores: bool = True
+    adamw: AdamW = AdamW(lr=None, eps=1e-5)  # noqa: RUF009 frozen
+    final_lr: float = 0.1
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "adamw", AdamW.of(self.adamw))
+        for name in ("updates", "prompts_per_update", "samples_per_prompt", "epochs", "minibatch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 <= self.final_lr <= 1:
+            raise ValueError(f"final_lr must be in [0, 1], got {self.final_lr}")
+        if not 0 <= self.beta < math.inf:
+            raise ValueError(f"beta must be finite and ≥ 0, got {self.beta}")
+        for name in ("clip", "max_grad_norm", "kl_horizon"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.kl_target is not None and not self.kl_target > 0:
+            raise ValueError(f"kl_target must be above 0 nats, got {self.kl_target}; null keeps beta fixed")
+        if self.missing_end_reward is not None and not math.isfinite(self.missing_end_reward):
+            raise ValueError(f"missing_end_reward must be finite, got {self.missing_end_reward}")
+        rows = self.prompts_per_update * self.samples_per_prompt
+        if rows % self.minibatch_size:
+            raise ValueError(f"minibatch_size {self.minibatch_size} does not divide the {rows} samples of an update")
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("policy",)
+
+    @property
+    def shared_trunk(self) -> bool:
+        return False
+
+    @property
+    def value_adamw(self) -> AdamW:
+        """Of a value role; those that have one say so."""
+        return self.adamw
+
+
+class Running:
+    """An optimizer at work: its settings, and β, which may move."""
+
+    def __init__(self, settings: Any):
+        from rlhf_lora.objectives.kl import AdaptiveKL
+
+        self.settings = settings
+        self.beta: float = settings.beta
+        self.controller = None
+        if settings.kl_target is not None:
+            self.controller = AdaptiveKL(settings.beta, settings.kl_target, settings.kl_horizon)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.settings, name)
+
+    def terminal_rewards(self, batch: Batch) -> Tensor:
+        """The (scaled) reward of each completion, shape (B,); cut ones have `missing_end_reward` when it is set."""
+        if self.settings.missing_end_reward is None:
+            return batch.rewards_B
+        return batch.rewards_B.where(batch.finished_B, batch.rewards_B.new_tensor(self.settings.missing_end_reward))
+
+    def after_update(self, metrics: Mapping[str, float], samples: int) -> dict[str, float]:
+        if self.controller is not None:
+            self.beta = self.controller.update(metrics["objective/kl"], samples)
+        return {}
+
+    def state(self) -> dict[str, float]:
+        return {"beta": self.beta}
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        self.beta = state["beta"]
+        if self.controller is not None:
+            self.controller.value = self.beta
