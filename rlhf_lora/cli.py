@@ -7,6 +7,7 @@ Results go to stdout, progress to stderr. Exit code 0 done; 2 what the user gave
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -24,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "GOMP_SPINCOUNT", "0"
     )  # read once, when torch is imported: spinning halves 4-bit speed on CPUs
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows knows no "→": a "?" there, not a traceback
+            stream.reconfigure(errors="replace")
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 

@@ -64,9 +64,9 @@ def _overrides(words: Sequence[str], current: str) -> Iterator[str]:
     groups = {group: list(names) for group, names in index["groups"].items()}
     plugins = {kind: dict(names) for kind, names in index["plugins"].items()}
     for file in _plugin_files(words):
-        for kind, names in completion_index.in_plugin_file(file).items():
-            plugins.setdefault(kind, {}).update(names)
-            groups.setdefault(kind, []).extend(names)
+        for kind, entries in completion_index.in_plugin_file(file).items():
+            plugins.setdefault(kind, {}).update(entries)
+            groups.setdefault(kind, []).extend(entries)
     for group, names in _own_presets(words).items():
         groups.setdefault(group, []).extend(names)
     key, equals, value = current.partition("=")

@@ -84,7 +84,7 @@ def make() -> tuple[dict[str, Any], list[str]]:
         "kinds": list(registry.KINDS),
     }
     files = {sys.modules[entry.cls.__module__].__file__ for entry in registry.entries()}
-    folders = [str(conf), *(str(conf / group) for group in groups if (conf / group).is_dir())]  # type: ignore[operator]
+    folders = [str(conf), *(str(conf / group) for group in groups if (conf / group).is_dir())]
     beside = {str(Path(file).parent) for file in files if file}
     own = [str(Path(config.__file__)), str(Path(__file__))]
     return made, sorted({*folders, *beside, *own, *(file for file in files if file)})
