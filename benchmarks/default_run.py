@@ -38,7 +38,7 @@ def measure(seed: int, arm: str, home: Path, extra: list[str]) -> dict[str, Any]
     environment = {**os.environ, "RLHF_LORA_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    summary = json.loads((run_dir / "summary.json").read_text())
+    summary = json.loads((run_dir / "summary.json").read_text("utf-8"))
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"seed": seed, "arm": arm, "cpu_seconds": round(spent, 1), "summary": summary}
 
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=RESULT)
     given, extra = parser.parse_known_args()
     if given.table:
-        print(table(json.loads(given.to.read_text())["runs"]))
+        print(table(json.loads(given.to.read_text("utf-8"))["runs"]))
         return
     rows = []
     for seed in given.seeds:
@@ -86,7 +86,7 @@ def main() -> None:
             "runs": rows,
         }
         given.to.parent.mkdir(parents=True, exist_ok=True)
-        given.to.write_text(json.dumps(found, indent=1) + "\n")
+        given.to.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
         print(table(rows), flush=True)
 
 

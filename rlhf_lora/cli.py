@@ -7,6 +7,7 @@ Results go to stdout, progress to stderr. Exit code 0 done; 2 what the user gave
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -15,78 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lora.errors import ConfigError, RlhfLoraError, did_you_mean
-
-USAGE = """\
-rlhf-lora: the whole of RLHF on one consumer GPU, as 4-bit LoRA adapters, with any reward source
-
-  rlhf-lora train [overrides]        SFT, reward model, policy, evaluation, report
-  rlhf-lora train [overrides] -m     a sweep: several values for an override, a job each
-  rlhf-lora plan [overrides]         what train would do and need, loading nothing        --json
-  rlhf-lora evaluate RUN [overrides] judge a finished run's policy again                  --json
-  rlhf-lora report RUN…              write report.html of run folders again
-  rlhf-lora plugins [KIND]           rewards, optimizers, datasets, … and their settings  --json
-  rlhf-lora env                      versions, cache, plugins: what a bug report needs    --json --gpu
-  rlhf-lora VERB --help              more on one of them
-
-Overrides are Hydra's: group=choice, key.sub=value. Examples:
-  rlhf-lora train                                                    the embedded default: no network, no GPU
-  rlhf-lora train optimizer=dpo seed=1
-  rlhf-lora train reward=length reward.target=6 optimizer.beta=0.1
-  rlhf-lora train plugins=[my_reward.py] reward=my_reward
-  rlhf-lora train model=qwen3_4b hardware=gpu_12gb dataset=jsonl dataset.path=pairs.jsonl
-"""
-
-HELP = {
-    "train": """\
-rlhf-lora train [overrides]
-
-Runs the stages that reward and optimizer need: SFT → reward model → policy, then evaluates the policy against the
-reference on held-out prompts and writes report.html. The last line of stdout is the run folder.
-
-  run_dir=FOLDER      where to write; the same command on an interrupted run goes on, on a finished one does nothing
-  model=PRESET  model.path=FOLDER_OR_HUB_ID  model.load_in_4bit=true  model.adapter=RUN_OR_FOLDER (start from an SFT)
-  dataset=jsonl dataset.path=FILE dataset.test_path=FILE
-  reward=NAME  reward.path=RUN_OR_FOLDER (a trained reward model)   optimizer=ppo|dpo  optimizer.beta=0.05
-  stages=[sft,reward_model]  seed=0  cache=false  plugins=[my_reward.py]
-
-  --config-dir DIR    presets of your own: DIR/experiment/mine.yaml, DIR/model/mine.yaml, …
-
-rlhf-lora train [overrides] -m     a sweep: one job for each combination, one after another, in run_dir/0, run_dir/1, …
-  optimizer=ppo,dpo  optimizer.beta=0.05,0.1  seed=range(0,3)  reward=glob(*)      Hydra's sweep syntax
-  sweep=beta          a preset of the group sweep; the command line wins over it
-  sweep.sampler=optuna sweep.trials=8 sweep.objective=gold.win_rate_vs_reference   and 'optimizer.beta=interval(0.01,0.3)'
-Every job is checked before the first begins. The same command again skips finished jobs and goes on with the others.
-Exit code 3 when a job failed. summary.json, sweep.html and the table on stdout have the jobs, best first.
-
-`rlhf-lora plan` with the same overrides shows every setting. Environment: RLHF_LORA_CACHE (finished stages, the
-embedded base), RLHF_LORA_QUIET=1 (no progress).
-""",
-    "plan": """\
-rlhf-lora plan [overrides] [--json] [--config-dir DIR]
-
-Checks a configuration without loading a model: what each stage reads, reuses and writes, which rows are used and which
-are not and why, the memory it is expected to take, and every setting with what was derived.
-""",
-    "evaluate": """\
-rlhf-lora evaluate RUN [overrides] [--json]
-
-Answers the run's held-out prompts with its policy and its reference and compares them: win rate with interval, mean
-scores, KL. Overrides change what is judged with: evaluation.seed=1, evaluation.prompts=500, reward=length. The run is not changed.
-""",
-    "report": "rlhf-lora report RUN…\n\nWrites report.html and the model card of run folders again, from what is stored in them.\n",
-    "plugins": """\
-rlhf-lora plugins [KIND] [--json] [plugins=[FILE.py]]
-
-Lists plugins: kind, name, where each came from, what it does, and its settings with their defaults.
-Kinds: reward, judge, dataset, optimizer, rollout, tracker.
-""",
-    "env": """\
-rlhf-lora env [--json] [--gpu]
-
-What a bug report needs: versions, platform, threads, cache folder and its size, plugins and which failed to import.
-No secrets, no user name: paste it as it is. --gpu loads torch to say which cards it sees.
-""",
-}
+from rlhf_lora.help_texts import HELP, USAGE
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -95,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "GOMP_SPINCOUNT", "0"
     )  # read once, when torch is imported: spinning halves 4-bit speed on CPUs
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows knows no "→": a "?" there, not a traceback
+            stream.reconfigure(errors="replace")
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
@@ -122,6 +55,8 @@ def run(arguments: list[str]) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    if arguments[:1] == ["__complete"]:
+        return _complete(" ".join(arguments[1:]))
     arguments = _joined(arguments, "--config-dir")
     flags = [a for a in arguments if a.startswith("-") and "=" not in a]
     words = [a for a in arguments if a not in flags]
@@ -294,7 +229,7 @@ def _plugins(words: list[str], as_json: bool) -> int:
 def _env(words: list[str], flags: list[str]) -> int:
     from rlhf_lora import environment
 
-    known = ("--json", "--gpu")
+    known = FLAGS["env"]
     for flag in flags:
         if flag not in known:
             _refuse_flag(flag, (*known, "--help"))
@@ -302,6 +237,33 @@ def _env(words: list[str], flags: list[str]) -> int:
         raise ConfigError(f"env takes no '{words[0]}'", where="rlhf-lora env", fix="rlhf-lora env [--json] [--gpu]")
     found = environment.environment(gpu="--gpu" in flags)
     print(json.dumps(found, indent=1) if "--json" in flags else environment.as_text(found).rstrip())
+    return 0
+
+
+def _completion(words: list[str], as_json: bool) -> int:
+    from rlhf_lora.completion import SHELLS, script
+
+    if len(words) != 1 or words[0] not in SHELLS:
+        raise ConfigError(
+            f"completion wants a shell{did_you_mean(words[0], SHELLS) if words else ''}",
+            where=" ".join(["rlhf-lora completion", *words]),
+            fix=f"rlhf-lora completion {'|'.join(SHELLS)}",
+        )
+    print(script(words[0]), end="")
+    return 0
+
+
+def _complete(line: str) -> int:
+    """Candidates for the last word, one a line. Whatever goes wrong, a key press prints no message into somebody's line."""
+    from rlhf_lora.completion import candidates
+
+    try:
+        found = candidates(line, {verb: FLAGS.get(verb, ()) for verb in VERBS})
+    except Exception:
+        if os.environ.get("RLHF_LORA_DEBUG"):
+            raise
+        return 1
+    print("\n".join(found))
     return 0
 
 
@@ -338,9 +300,16 @@ VERBS: dict[str, Callable[[list[str], bool], int]] = {
     "report": _report,
     "plugins": _plugins,
     "env": lambda words, as_json: _env(words, ["--json"] if as_json else []),
+    "completion": _completion,
 }
 
-FLAGS = {"train": ("-m", "--multirun"), "plan": ("--json",), "evaluate": ("--json",), "plugins": ("--json",)}
+FLAGS = {
+    "train": ("-m", "--multirun"),
+    "plan": ("--json",),
+    "evaluate": ("--json",),
+    "plugins": ("--json",),
+    "env": ("--json", "--gpu"),
+}
 
 if __name__ == "__main__":
     main()

@@ -82,7 +82,7 @@ def max_positions(config: DictConfig, mini: BaseSettings | None) -> int | None:
     if mini is not None:
         return MAX_POSITIONS
     file = Path(config.model.path) / "config.json"
-    found = json.loads(file.read_text()).get("max_position_embeddings") if file.is_file() else None
+    found = json.loads(file.read_text("utf-8")).get("max_position_embeddings") if file.is_file() else None
     return None if found is None else int(found)
 
 
@@ -128,7 +128,7 @@ def shape_of(config: DictConfig, mini: BaseSettings | None) -> memory.Shape:
     if not file.is_file():
         file = _hub_config(model.path, model.revision)
     try:
-        return memory.from_config_json(json.loads(file.read_text()))
+        return memory.from_config_json(json.loads(file.read_text("utf-8")))
     except json.JSONDecodeError as error:
         raise ModelError(
             f"config.json is not JSON: {error}", where=str(file), fix="copy the model folder again"

@@ -9,6 +9,12 @@ from types import FrameType
 from typing import Any
 
 
+def caught() -> tuple[int, ...]:
+    """Windows has Ctrl-Break beside Ctrl-C: it is how a process there asks another one to leave."""
+    ctrl_break = getattr(signal, "SIGBREAK", None)
+    return (signal.SIGINT, signal.SIGTERM) if ctrl_break is None else (signal.SIGINT, signal.SIGTERM, ctrl_break)
+
+
 class Interrupts:
     """While entered, SIGINT and SIGTERM are noted instead of raised; `number` says which came, 0 for none.
 
@@ -21,7 +27,7 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in caught():
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -33,7 +39,7 @@ class Interrupts:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number:
             raise KeyboardInterrupt
-        self.number = number
+        self.number = number if number in (signal.SIGINT, signal.SIGTERM) else signal.SIGINT
         print(
             f"{signal.Signals(number).name}: saving after this step; once more to leave at once",
             file=sys.stderr,

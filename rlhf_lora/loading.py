@@ -143,7 +143,7 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from safetensors.torch import load_file
 
     try:
-        config = json.loads((folder / "adapter_config.json").read_text())
+        config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
         return config, load_file(str(folder / "adapter_model.safetensors"))
     except FileNotFoundError as error:
         raise ModelError(
@@ -159,8 +159,8 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def sort_config(file: Path) -> None:
     """Peft writes sets in an order that changes from run to run; the folder's hash must not."""
-    config = json.loads(file.read_text())
+    config = json.loads(file.read_text("utf-8"))
     for key in ("target_modules", "modules_to_save"):
         if isinstance(config.get(key), list):
             config[key] = sorted(set(config[key]))
-    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")

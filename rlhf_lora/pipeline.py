@@ -335,7 +335,7 @@ class Run:
 
     def _folder_json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
 
     def _keep(self, stage: str, record: Mapping[str, Any]) -> None:
         from rlhf_lora.atomic import write_text

@@ -337,7 +337,7 @@ def _commit(source: Path) -> str | None:
         return None
     ask = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        return subprocess.run(ask, capture_output=True, text=True, timeout=5, check=True).stdout.strip() or None
+        return subprocess.run(ask, capture_output=True, encoding="utf-8", timeout=5, check=True).stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None
 

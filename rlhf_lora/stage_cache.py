@@ -34,7 +34,7 @@ def take(folder: Path, adapter: Path) -> dict[str, Any] | None:
     with staging(adapter) as temp:
         for file in (folder / "adapter").iterdir():
             _link(file, temp / file.name)
-    record: dict[str, Any] = json.loads((folder / "record.json").read_text())
+    record: dict[str, Any] = json.loads((folder / "record.json").read_text("utf-8"))
     return record
 
 

@@ -199,8 +199,7 @@ def launch(command: Sequence[str], log: Path, asked: Interrupts) -> int:
         Its exit code; minus the number of the signal that killed it.
     """
     with log.open("ab") as out:
-        # A session of its own: Ctrl-C in a terminal reaches every process of ours, and a second signal means "at once".
-        child = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)
+        child = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, **apart())
         try:
             told = False
             while True:
@@ -209,7 +208,7 @@ def launch(command: Sequence[str], log: Path, asked: Interrupts) -> int:
                 except subprocess.TimeoutExpired:
                     pass
                 if asked.number and not told:
-                    child.send_signal(asked.number)
+                    child.send_signal(request_to_leave(asked.number))
                     told = True
         except BaseException:  # asked twice: not one process may outlive us
             child.terminate()
@@ -219,6 +218,18 @@ def launch(command: Sequence[str], log: Path, asked: Interrupts) -> int:
                 child.kill()
                 child.wait()
             raise
+
+
+def apart() -> dict[str, Any]:
+    """A session of its own: Ctrl-C in a terminal reaches every process of ours, and a second signal means "at once"."""
+    if sys.platform == "win32":
+        return {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP")}  # noqa: B009 - not on other systems
+    return {"start_new_session": True}
+
+
+def request_to_leave(number: int) -> int:
+    """What a child is sent: on Windows Ctrl-Break, for there every other signal ends a process at once."""
+    return int(getattr(signal, "CTRL_BREAK_EVENT", number)) if sys.platform == "win32" else number
 
 
 def _wait_until_free(run_dir: Path, asked: Interrupts) -> None:

@@ -52,7 +52,7 @@ class Checkpoints(TrainerCallback):
         """The newest checkpoint that is whole and of these inputs; the others are deleted."""
         found = None
         for path in self._paths():
-            if found is None and damage(path) is None and (path / KEY).read_text().strip() == self.key:
+            if found is None and damage(path) is None and (path / KEY).read_text("utf-8").strip() == self.key:
                 found = path
             else:
                 shutil.rmtree(path)

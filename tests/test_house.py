@@ -32,7 +32,7 @@ FLOORS = {
     "stages": 4,
     "assembly pipeline taking_up evaluate midway report labels": 5,
     "sweep sweep_axes sweep_jobs sweep_optuna sweep_table": 5,
-    "cli notebook __main__": 6,
+    "cli notebook __main__ completion completion_index help_texts": 6,
 }
 FLOOR = {name: floor for names, floor in FLOORS.items() for name in names.split()}
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "accelerate", "wandb", "matplotlib"}

@@ -90,7 +90,7 @@ class OpenLearned:
 
 def _about(file: Path) -> dict[str, Any]:
     try:
-        about = json.loads(file.read_text())
+        about = json.loads(file.read_text("utf-8"))
         return {**about, "gain": float(about["gain"]), "bias": float(about["bias"])}
     except (ValueError, LookupError, TypeError) as error:
         raise ModelError(

@@ -73,7 +73,7 @@ def section(stage: str, rows: Rows) -> str:
     x_label = "update" if _first(rows, ("objective/kl", "objective/rlhf_reward")) else "step"
     figures = [drawn for curve in CURVES if (drawn := _figure(curve, rows, x_label))]
     body = f'<div class="plots">{"".join(figures)}</div>' if figures else _too_few(rows)
-    return body + _table(stage, rows)
+    return body + table(stage, rows)
 
 
 def against_kl(rows: Rows) -> str:
@@ -108,7 +108,7 @@ def _figure(curve: Curve, rows: Rows, x_label: str) -> str:
     return figure(curve.title, note, plots.lines(series, x_label, curve.y_label, curve.from_zero, curve.guide))
 
 
-def _table(stage: str, rows: Rows) -> str:
+def table(stage: str, rows: Rows) -> str:
     """Every metric with first, last, lowest and highest value, and its shape in small."""
     names = sorted({name for row in rows for name in row} - {"stage", "step", "time_s"})
     if not names:

@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lora.atomic import write_text
-from rlhf_lora.report import curves, plots
+from rlhf_lora.report import curves, held_out, plots
 from rlhf_lora.report.headline import duration, facts, lede, reference_name
 from rlhf_lora.report.plots import Series, number
 from rlhf_lora.run_folder import RunFolder
 
 Rows = Sequence[Mapping[str, Any]]
 
-STAGES = {"sft": "Supervised fine-tuning", "reward_model": "Reward model", "policy": "Policy"}
+STAGES = {
+    "sft": "Supervised fine-tuning",
+    "reward_model": "Reward model",
+    "policy": "Policy",
+    "evaluation": "Held-out prompts, within the run",
+}
 SHOWN = 10
 """Prompts shown side by side."""
 LONGEST = 4000
@@ -43,7 +48,7 @@ def render(folder: RunFolder) -> str:
     sections = [
         ("before-after", "Before and after", _before_after(samples, metrics, reference)),
         ("samples", "Samples", _samples(samples, reference)),
-        ("training", "Training", _training(metrics)),
+        ("training", "Training", _training(metrics, folder.config, summary.get("status") == "finished")),
         ("time", "Time", _time(summary)),
         ("settings", "Settings", _settings(folder)),
     ]
@@ -170,14 +175,16 @@ def _text(text: str | None) -> str:
 # --- training, time, settings -----------------------------------------------------------------------------------------
 
 
-def _training(metrics: Rows) -> str:
+def _training(metrics: Rows, config: Mapping[str, Any], finished: bool) -> str:
     stages = list(dict.fromkeys(row["stage"] for row in metrics))
     if not stages:
         return _absent("No metrics recorded yet.")
     parts = []
-    for stage in sorted(stages, key=lambda s: s != "policy"):
+    order = {"policy": 0, "evaluation": 1}
+    for stage in sorted(stages, key=lambda s: order.get(s, 2)):
         rows = [row for row in metrics if row["stage"] == stage]
-        parts.append(f"<h3>{escape(STAGES.get(stage, stage))}</h3>{curves.section(stage, rows)}")
+        body = held_out.section(rows, config, finished) if stage == "evaluation" else curves.section(stage, rows)
+        parts.append(f"<h3>{escape(STAGES.get(stage, stage))}</h3>{body}")
     return "".join(parts)
 
 

@@ -172,6 +172,38 @@ def path(xs: Sequence[float], ys: Sequence[float], x_label: str, y_label: str, f
     return _svg(parts, f"{y_label} against {x_label}")
 
 
+def judged(
+    xs: Sequence[float],
+    ys: Sequence[float],
+    intervals: Sequence[tuple[float, float] | None],
+    x_label: str,
+    y_label: str,
+    marked: float | None = None,
+    mark: str = "kept",
+    guide: tuple[float, str] | None = None,
+) -> str:
+    """Points with their intervals; a ring around the one at `marked`, and what it is."""
+    spread = [v for pair in intervals if pair for v in pair]
+    x = _Scale(*_range(xs, pad=0.04, unit=True), LEFT + 4, WIDTH - RIGHT)
+    y = _Scale(*_range([*ys, *spread, *([guide[0]] if guide else [])]), HEIGHT - BOTTOM, TOP)
+    parts = _axes(x, y, x_label, y_label, whole_x=True)
+    if guide:
+        parts.append(f'<line class="guide" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(guide[0])}" y2="{y(guide[0])}"/>')
+        parts.append(_text(WIDTH - RIGHT, y(guide[0]) - 4, guide[1], "note", "end"))
+    for a, pair in zip(xs, intervals, strict=True):
+        if pair:
+            ends = f'y1="{y(pair[0])}" y2="{y(pair[1])}"'
+            parts.append(f'<line class="line faint policy" x1="{x(a)}" x2="{x(a)}" {ends}/>')
+    parts.append(f'<polyline class="line policy" points="{_points(xs, ys, x, y)}"/>')
+    for a, b in zip(xs, ys, strict=True):
+        parts.append(f'<circle class="dot policy" cx="{x(a)}" cy="{y(b)}" r="2.5"/>')
+        if a == marked:
+            parts.append(f'<circle class="kept line policy" cx="{x(a)}" cy="{y(b)}" r="6.5"/>')
+            side, shift = ("start", 10) if x(a) < WIDTH * 0.8 else ("end", -10)
+            parts.append(_text(x(a) + shift, y(b) - 6, f"{mark}: update {a:g}", "name policy", side))
+    return _svg(parts, f"{y_label} over {x_label}")
+
+
 def interval(value: float, low: float, high: float, mark: float = 0.5) -> str:
     """A value with its interval on the line from 0 to 1, and a mark to compare with."""
     x = _Scale(0, 1, 4, 196)

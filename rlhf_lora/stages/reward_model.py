@@ -138,7 +138,7 @@ def read_info(folder: Path) -> dict[str, Any]:
         ModelError: it cannot be read, or pools in a way that is not known here.
     """
     try:
-        info = {"gain": 1.0, "bias": 0.0, "pooling": "last"} | json.loads((folder / INFO).read_text())
+        info = {"gain": 1.0, "bias": 0.0, "pooling": "last"} | json.loads((folder / INFO).read_text("utf-8"))
         info |= {"gain": float(info["gain"]), "bias": float(info["bias"])}
     except FileNotFoundError:
         return {"gain": 1.0, "bias": 0.0, "pooling": "last"}

@@ -1,0 +1,176 @@
+"""What `rlhf-lora --help` and `rlhf-lora VERB --help` print. Every line of an `Examples` part is run by a test."""
+
+from __future__ import annotations
+
+USAGE = """\
+rlhf-lora: the whole of RLHF on one consumer GPU, as 4-bit LoRA adapters, with any reward source
+
+  rlhf-lora train [overrides]        SFT, reward model, policy, evaluation, report
+  rlhf-lora train [overrides] -m     a sweep: several values for an override, a job each
+  rlhf-lora plan [overrides]         what train would do and need, loading nothing        --json
+  rlhf-lora evaluate RUN [overrides] judge a finished run's policy again                  --json
+  rlhf-lora report RUN…              write report.html of run folders again
+  rlhf-lora plugins [KIND]           rewards, optimizers, datasets, … and their settings  --json
+  rlhf-lora env                      versions, cache, plugins: what a bug report needs    --json --gpu
+  rlhf-lora completion SHELL         completion of all this for bash, zsh or fish
+  rlhf-lora VERB --help              more on one of them, with examples
+
+Overrides are Hydra's: group=choice, key.sub=value. `rlhf-lora plan` shows every setting with its value, in that form.
+
+Examples:
+  rlhf-lora train                                                    # the embedded default: no network, no GPU
+  rlhf-lora train optimizer=dpo seed=1
+  rlhf-lora train reward=length reward.target=6 optimizer.beta=0.1
+  rlhf-lora train plugins=[my_reward.py] reward=my_reward
+  rlhf-lora plan model=qwen3_4b hardware=gpu_12gb dataset=jsonl dataset.path=pairs.jsonl
+
+Exit code: 0 done; 2 what was given is wrong; 3 stopped with a checkpoint, or a job of a sweep failed; 130 or 143
+interrupted with a checkpoint; 1 our fault (please report it with what `rlhf-lora env` prints).
+"""
+
+TRAIN = """\
+rlhf-lora train [overrides] [--config-dir DIR]
+
+Runs the stages that reward and optimizer need (SFT → reward model → policy), then judges the policy against the
+reference on held-out prompts.
+
+Reads: the dataset's file, the model (downloaded once), plugin files.
+Writes: run_dir/ with adapters/, report.html, README.md (the model card), summary.json, metrics.jsonl, samples/,
+checkpoints/; finished stages into the cache (RLHF_LORA_CACHE). The last line of stdout is the run folder.
+
+Used most:
+  model=PRESET          or model.path=FOLDER_OR_HUB_ID; model.adapter=RUN starts from an SFT adapter of yours
+  hardware=gpu_12gb     or gpu_8gb, gpu_16gb, gpu_24gb, cpu: batches that fit
+  dataset=jsonl         dataset.path=FILE dataset.test_path=FILE
+  reward=NAME           reward.path=RUN takes a reward model that a run trained
+  optimizer=ppo|dpo     optimizer.beta=0.05 (strength of the KL penalty) optimizer.updates=100
+  rollout.max_new_tokens=256  rollout.stop=["\\n\\n"]  model.template_kwargs={enable_thinking: false}
+  evaluation.every=10   judge within the run; evaluation.keep=best keeps the best update
+  run_dir=FOLDER        the same command on an interrupted run goes on, on a finished one does nothing
+  seed=0  stages=[sft,reward_model]  cache=false  tracker=wandb  plugins=[my_reward.py]
+  --config-dir DIR      presets of your own: DIR/model/mine.yaml, DIR/experiment/mine.yaml, …
+
+Examples:
+  rlhf-lora train
+  rlhf-lora train optimizer=dpo optimizer.beta=0.1 seed=1
+  rlhf-lora train model=qwen3_0_6b dataset=jsonl dataset.path=pairs.jsonl run_dir=runs/mine
+  rlhf-lora train plugins=[my_reward.py] reward=my_reward evaluation.every=5 evaluation.keep=best
+
+A sweep, with -m: one job for each combination, one after another, in run_dir/0, run_dir/1, … Every job is checked
+before the first begins; the same command again skips finished jobs. summary.json, sweep.html and the table on stdout
+have the jobs, best first. Values in Hydra's syntax: a,b  range(0,3)  glob(*); presets: sweep=beta, sweep=seeds.
+sweep.sampler=optuna sweep.trials=8 searches, for instance optimizer.beta=interval(0.01,0.3). It needs
+`pip install "rlhf-lora[optuna]"`.
+
+Examples:
+  rlhf-lora train optimizer=ppo,dpo optimizer.beta=0.05,0.1 -m
+  rlhf-lora train sweep=seeds reward=length,orders_gold run_dir=runs/seeds -m
+
+All settings: `rlhf-lora plan` with the same overrides; those of plugins: `rlhf-lora plugins`; the files that Hydra
+reads: conf/ in the package. RLHF_LORA_CACHE=FOLDER moves the cache, RLHF_LORA_QUIET=1 silences progress.
+"""
+
+PLAN = """\
+rlhf-lora plan [overrides] [--json] [--config-dir DIR]
+
+Checks what `train` with the same overrides would do, without loading a model or needing a card: the stages and what
+they reuse, the rows that are used and why others are not, the memory, and every setting with what was derived.
+
+Reads: the dataset's file, plugin files.  Writes: nothing.
+
+Used most: all of `train`'s; hardware=gpu_8gb and the like ask whether it fits a card that is not here.
+
+Examples:
+  rlhf-lora plan
+  rlhf-lora plan model=qwen3_8b hardware=gpu_12gb dataset=jsonl dataset.path=pairs.jsonl
+  rlhf-lora plan reward=length optimizer.updates=10 --json
+
+All settings: in its last part, each line an override.
+"""
+
+EVALUATE = """\
+rlhf-lora evaluate RUN [overrides] [--json]
+
+Answers the run's held-out prompts again with its policy and its reference and compares them: win rate with interval,
+mean scores, KL.
+
+Reads: the run folder, its model and data.  Writes: nothing; the figures go to stdout.
+
+Used most: evaluation.seed=1 (other answers), evaluation.prompts=500 (more = narrower intervals),
+evaluation.split=tuning, reward=NAME (judge with another reward), plugins=[FILE] (a plugin file of the run has to be
+named again).
+
+Examples:
+  rlhf-lora evaluate runs/mine
+  rlhf-lora evaluate runs/mine evaluation.seed=1 evaluation.prompts=500
+  rlhf-lora evaluate runs/mine reward=length reward.target=20 --json
+
+All settings: `rlhf-lora plan`.
+"""
+
+REPORT = """\
+rlhf-lora report RUN…
+
+Writes the page and the model card of runs again, from what is stored in them; nothing is computed anew.
+
+Reads: summary.json, metrics.jsonl, samples/ of each run.
+Writes: report.html and README.md in it; the pages' paths go to stdout.
+
+Examples:
+  rlhf-lora report runs/mine
+  rlhf-lora report runs/mine runs/other
+"""
+
+PLUGINS = """\
+rlhf-lora plugins [KIND] [--json] [plugins=[FILE.py]]
+
+Lists plugins: kind, name, where each came from, what it does, and its settings with their defaults.
+
+Reads: installed plugins and the files that are named.  Writes: nothing.
+Kinds: reward, judge, dataset, optimizer, rollout, tracker.
+
+Examples:
+  rlhf-lora plugins
+  rlhf-lora plugins reward
+  rlhf-lora plugins reward plugins=[my_reward.py] --json
+"""
+
+ENV = """\
+rlhf-lora env [--json] [--gpu]
+
+Prints what a bug report needs: versions, platform, threads, cache folder and its size, plugins and which failed to
+import. No secrets, no user name: paste it as it is. --gpu loads torch to say which cards it sees.
+
+Examples:
+  rlhf-lora env
+  rlhf-lora env --json
+"""
+
+COMPLETION = """\
+rlhf-lora completion SHELL
+
+Prints the script that completes verbs, flags, groups with their choices (reward=, model=, your own presets of
+--config-dir) and settings (optimizer.beta=) at the press of a key. Shells: bash, zsh, fish.
+
+Reads and writes: a small list of names in the cache folder, made anew when a plugin is installed. Plugin files named in
+plugins=[…] are read and not run.
+
+To install, one line:
+  bash   echo 'eval "$(rlhf-lora completion bash)"' >> ~/.bashrc
+  zsh    echo 'eval "$(rlhf-lora completion zsh)"' >> ~/.zshrc
+  fish   rlhf-lora completion fish > ~/.config/fish/completions/rlhf-lora.fish
+
+Examples:
+  rlhf-lora completion bash
+  rlhf-lora completion zsh
+"""
+
+HELP = {
+    "train": TRAIN,
+    "plan": PLAN,
+    "evaluate": EVALUATE,
+    "report": REPORT,
+    "plugins": PLUGINS,
+    "env": ENV,
+    "completion": COMPLETION,
+}
