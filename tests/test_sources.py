@@ -144,3 +144,21 @@ def test_a_dataset_that_a_stage_cannot_use_is_one_message(given, kind, says, pla
     assert says in str(caught.value)
     assert caught.value.where
     assert caught.value.fix
+
+
+@pytest.mark.parametrize("optimizer", ["ppo", pytest.param("dpo", marks=pytest.mark.slow)])
+def test_a_run_of_three_files_goes_on_only_while_they_are_the_same(optimizer, tiny_qwen2, files, tmp_path, monkeypatch):
+    from rlhf_lora import train
+
+    monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path / "cache"))
+    policy = files["prompts"] if optimizer == "ppo" else files["pairs"]
+    given = [*own("sft", files["demos"]), *own("policy", policy), "sft.dataset.limit=60", "policy.dataset.limit=100"]
+    small = ["optimizer.updates=1", "optimizer.prompts_per_update=8"] if optimizer == "ppo" else ["optimizer.epochs=1"]
+    main = ["dataset=jsonl", f"dataset.path={files['pairs']}", f"optimizer={optimizer}", "reward=length"]
+    words = overrides(tiny_qwen2, tmp_path / "run", *main, *given, *small)
+    run = train(compose(*words))
+    assert run.summary["status"] == "finished"
+    assert "policy" in run.summary
+    files["demos"].write_text(files["demos"].read_text().replace("sure", "gladly"))
+    with pytest.raises(ConfigError, match="the data of sft"):
+        train(compose(*words))
