@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rlhf_lora.plan_tokens import PlanTokens, TemplateRefuses, plan_tokens
+from rlhf_lora.plan_tokens import LONGEST, PlanTokens, TemplateRefuses, plan_tokens
 from rlhf_lora.records import Data, Pair, Prompt, Unused
-from rlhf_lora.sources import Source
-from rlhf_lora.splits import STAGE_LISTS
+from rlhf_lora.sources import SHARE, Source
+from rlhf_lora.splits import STAGE_LISTS, TRAINED
 
 if TYPE_CHECKING:
     from rlhf_lora.plan import Plan
@@ -169,15 +169,25 @@ def _goes_to(plan: Plan, source: Source, data: Data, is_test: bool) -> dict[str,
         counts[policy.reads] = policy.rows
     if data.test is not None:
         counts = {name: count for name, count in counts.items() if not name.startswith("final_")}
-    judged = any(name.startswith(("tuning_", "final_")) for name in counts)
-    held_back = 0 if judged else _in_judged_buckets(source, data)
-    return counts | ({"held back for judging, not trained on": held_back} if held_back else {})
+    return counts | _not_trained_on(
+        plan, source, data, stages, any(n.startswith(("tuning_", "final_")) for n in counts)
+    )
 
 
-def _in_judged_buckets(source: Source, data: Data) -> int:
-    records = next((getattr(data, kind) for kind in KINDS if getattr(data, kind)), ())
-    keys = (record.split_key if isinstance(record, Prompt) else record.prompt.split_key for record in records)
-    return sum(source.splits.shares.of(key) in ("tuning", "final") for key in keys)
+def _not_trained_on(plan: Plan, source: Source, data: Data, stages: set[str], judged: bool) -> dict[str, int]:
+    """Records that no stage of this run gets, by why not. Told where a file gave records of one kind."""
+    kinds = [kind for kind in KINDS if getattr(data, kind)]
+    if len(kinds) != 1:
+        return {}
+    keys = [_prompt(record).split_key for record in getattr(data, kinds[0])]
+    share = Counter(source.splits.shares.of(key) for key in keys)
+    learns_from = "" if plan.is_on_policy else plan.optimizer.learns_from
+    read = {SHARE.get(learns_from if stage == "policy" else stage, "prompts") for stage in stages}
+    found = {
+        "in shares that no stage of this run reads": sum(share[name] for name in TRAINED if name not in read),
+        "held back for judging, not trained on": 0 if judged else share["tuning"] + share["final"],
+    }
+    return {why: count for why, count in found.items() if count}
 
 
 # --- lengths ----------------------------------------------------------------------------------------------------------
@@ -235,7 +245,8 @@ def _sampled(records: list[Any]) -> list[Any]:
     chosen: list[int] = []
     characters = 0
     for index in order[:SAMPLE]:
-        characters += len(_prompt(records[index]).text) + sum(map(len, _replies(records[index]).values()))
+        texts = [_prompt(records[index]).text, *_replies(records[index]).values()]
+        characters += sum(min(LONGEST, len(text)) for text in texts)
         if chosen and characters > SAMPLE_CHARACTERS:
             break
         chosen.append(index)
@@ -252,7 +263,7 @@ def _replies(record: Any) -> dict[str, str]:
     if isinstance(record, Pair):
         return {"chosen": record.chosen, "rejected": record.rejected}
     good = getattr(record, "good", None)
-    return {"reply" if good is None else "called good" if good else "called bad": record.completion}
+    return {"reply" if good is None else "good" if good else "bad": record.completion}
 
 
 def _refusal(tokens: PlanTokens, prompt: Prompt) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 CHARACTERS_A_TOKEN = 4
 """English in a vocabulary of 32,000 or more; code and other scripts have fewer."""
+LONGEST = 50_000
+"""Characters of one text that are counted; a longer one counts in proportion. It is beyond every limit anyway."""
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -128,7 +130,8 @@ class PlanTokens:
     def _lengths(self, texts: list[str]) -> list[int]:
         if self.tokenizer is None:
             return [-(-len(text) // CHARACTERS_A_TOKEN) for text in texts]
-        return [len(ids) for ids in self._encode(texts)]
+        found = [len(ids) for ids in self._encode([text[:LONGEST] for text in texts])]
+        return [n * max(LONGEST, len(text)) // LONGEST for n, text in zip(found, texts, strict=True)]
 
     def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
         from jinja2 import TemplateError

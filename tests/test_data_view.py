@@ -99,6 +99,31 @@ def test_lengths_are_the_models_tokens_and_limits_cut_where_training_cuts(plan, 
         assert [count for _, count in lengths.bins] == [a - b for a, b in zip(upto, [0, *upto], strict=False)]
 
 
+def test_sft_leaves_out_by_the_reply_to_imitate_and_a_reward_model_by_the_longest(plan, tmp_path):
+    rows = [{"prompt": f"tea {i}", "chosen": "sure", "rejected": "no " * (40 if i < 30 else 1)} for i in range(120)]
+    file = jsonl(tmp_path / "rows.jsonl", rows)
+    made = plan("dataset=jsonl", f"dataset.path={file}", "sft.max_length=20", "reward_model.max_length=20")
+    limits = {limit.setting: limit.longer for limit in data_view.view(made)[0].lengths[2].limits}
+    assert limits == {"sft.max_length": 0.0, "reward_model.max_length": 0.25}
+
+
+def test_rows_that_no_stage_of_the_run_gets_are_told(plan, tmp_path):
+    file = jsonl(tmp_path / "rows.jsonl", [{"prompt": f"tea {i}", "chosen": "a", "rejected": "b"} for i in range(300)])
+    (view,) = data_view.view(plan("dataset=jsonl", f"dataset.path={file}", "reward=length"))
+    judged = view.goes_to["tuning_prompts"] + view.goes_to["final_prompts"]
+    trained = view.goes_to["demonstrations"] + view.goes_to["prompts"]
+    assert view.goes_to["in shares that no stage of this run reads"] == 300 - judged - trained > 100
+    (view,) = data_view.view(plan("dataset=jsonl", f"dataset.path={file}"))
+    assert "in shares that no stage of this run reads" not in view.goes_to
+
+
+def test_one_huge_text_does_not_end_the_sample(plan, tmp_path):
+    rows = [{"prompt": f"tea {i}", "chosen": "a " * (300_000 if i == 7 else 1), "rejected": "b"} for i in range(100)]
+    made = plan(*read(jsonl(tmp_path / "rows.jsonl", rows)))
+    replies = data_view.view(made)[0].lengths[1]
+    assert (replies.counted, replies.longest) == (200, 300_001)
+
+
 def test_more_than_half_too_long_is_said_before_training_refuses_it(plan, tmp_path):
     made = plan(*read(jsonl(tmp_path / "rows.jsonl", MESSY)), "sft.max_length=20")
     assert "more than half" in printed(made, 200)

@@ -113,6 +113,18 @@ def test_dpo_learns_from_the_pairs_of_its_own_file(plan, files):
     assert made.data.gold is None, "the truth of dataset=orders says nothing of these prompts"
 
 
+def test_dpo_does_not_learn_what_a_reward_model_of_another_file_is_judged_on(plan, files, tmp_path):
+    test = jsonl(
+        tmp_path / "judged.jsonl", [{"prompt": text(i), "chosen": "a", "rejected": "b"} for i in range(150, 250)]
+    )
+    rm = [*own("reward_model", files["pairs"]), f"reward_model.dataset.test_path={test}"]
+    stages = ["optimizer=dpo", "stages=[sft,reward_model,policy]"]
+    made = plan("dataset=jsonl", f"dataset.path={files['pairs']}", *rm, *stages)
+    assert numbers(made.splits.final_pairs) == set(range(150, 250))
+    assert not numbers(made.rows(made.stage("policy"))) & set(range(150, 250))
+    assert not numbers(made.splits.pairs) & set(range(150, 250))
+
+
 def test_a_saved_configuration_gives_the_same_plan(plan, files, tiny_base):
     from omegaconf import OmegaConf
 
