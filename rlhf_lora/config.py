@@ -23,6 +23,8 @@ from rlhf_lora.adamw import AdamW
 from rlhf_lora.errors import ConfigError, PluginError, did_you_mean
 
 PLUGIN_GROUPS = ("dataset", "reward", "optimizer", "rollout", "tracker")
+OWN_DATASETS = ("sft", "reward_model", "policy")
+"""Stages that can read a dataset of their own: `dataset@sft.dataset=NAME`, or shorter `sft.dataset=NAME`."""
 
 
 @dataclass
@@ -74,6 +76,12 @@ class StageConfig:
     warmup: float = 0.03
     max_grad_norm: float = 1.0
     adamw: AdamW = field(default_factory=AdamW)
+    dataset: Any = None
+
+
+@dataclass
+class PolicyConfig:
+    dataset: Any = None
 
 
 @dataclass
@@ -112,6 +120,7 @@ class TrainConfig:
     splits: SplitsConfig = field(default_factory=SplitsConfig)
     sft: StageConfig = field(default_factory=StageConfig)
     reward_model: StageConfig = field(default_factory=StageConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
@@ -133,7 +142,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
 
     registry.load_entry_points()
     ConfigStore.instance().store(name="schema", node=TrainConfig, provider="rlhf_lora")
-    given = list(overrides)
+    given = [_own_dataset(override) for override in overrides]
     for file in plugin_files(given):
         registry.load_file(file)
     own = user_presets.checked(config_dir) if config_dir is not None else None
@@ -197,11 +206,14 @@ def check_keys(config: DictConfig) -> None:
     plain = OmegaConf.to_container(config, throw_on_missing=False)
     assert isinstance(plain, dict)
     _check_node(plain, TrainConfig, "")
-    for kind in PLUGIN_GROUPS:
-        node = plain.get(kind)
+    places = {kind: (kind, plain.get(kind)) for kind in PLUGIN_GROUPS}
+    places |= {f"{stage}.dataset": ("dataset", plain.get(stage, {}).get("dataset")) for stage in OWN_DATASETS}
+    for place, (kind, node) in places.items():
         if isinstance(node, dict):
             fields = {name: hint for name, (hint, _) in registry.lookup(kind, str(node.get("name"))).fields().items()}
-            _check_fields(node, {"name": str, **fields}, kind)
+            _check_fields(node, {"name": str, **fields}, place)
+        elif node is not None and place not in PLUGIN_GROUPS:
+            raise ConfigError(f"{place} is {node!r}, no dataset", where=place, fix=f"{place}=jsonl {place}.path=FILE")
 
 
 def _check_node(node: Mapping[Any, Any], schema: type, where: str) -> None:
@@ -236,14 +248,25 @@ def _with_free_keys(overrides: Sequence[str]) -> list[str]:
     Hydra would ask for `++` before them."""
     free = {"model.template_kwargs", "model.shape"}
     for entry in registry.entries():
-        free |= {
-            f"{entry.kind}.{name}" for name, (hint, _) in entry.fields().items() if typing.get_origin(hint) is dict
-        }
+        places = [entry.kind, *(f"{stage}.dataset" for stage in OWN_DATASETS if entry.kind == "dataset")]
+        names = [name for name, (hint, _) in entry.fields().items() if typing.get_origin(hint) is dict]
+        free |= {f"{place}.{name}" for place in places for name in names}
 
-    def key_of(override: str) -> str:
-        return ".".join(override.partition("=")[0].split(".")[:2])
+    def is_free(override: str) -> bool:
+        key = override.partition("=")[0]
+        return any(key == place or key.startswith(f"{place}.") for place in free)
 
-    return [f"++{override}" if key_of(override) in free else override for override in overrides]
+    return [f"++{override}" if is_free(override) else override for override in overrides]
+
+
+def _own_dataset(override: str) -> str:
+    """`sft.dataset=jsonl` as Hydra wants it said: `dataset@sft.dataset=jsonl`."""
+    key, equals, value = override.partition("=")
+    key = key.removeprefix("dataset@")
+    if key not in [f"{stage}.dataset" for stage in OWN_DATASETS]:
+        return override
+    plain = value.strip() == "null" or value.lstrip().startswith("{")  # Hydra's groups know neither
+    return f"{'' if plain else 'dataset@'}{key}{equals}{value}"
 
 
 def _check_plugin_names(overrides: Sequence[str], own: Path | None = None) -> None:
@@ -293,6 +316,12 @@ def _as_config_error(error: Exception, overrides: Sequence[str], own: Path | Non
     message = str(told).strip()
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     where = _override_in(message, overrides)
+    unchosen = re.search(r"'((\w+)\.dataset)\.\w+'", message)
+    if unchosen and unchosen[2] in OWN_DATASETS and not any(o.startswith(f"dataset@{unchosen[1]}=") for o in overrides):
+        place = unchosen[1]
+        where = next((o for o in overrides if o.lstrip("+").startswith(f"{place}.")), where)
+        what = f"no dataset of its own is chosen for the stage {unchosen[2]}"
+        return ConfigError(what, where=where, fix=f"add {place}=NAME, such as {place}=jsonl")
     missing_key = re.search(r"Key '([^']+)' (?:is not in struct|not in '(\w+)')", message)
     if missing_key:
         full = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), missing_key[1])
@@ -389,6 +418,9 @@ def _all_keys(overrides: Sequence[str]) -> list[str]:
     for entry in registry.entries():
         if chosen.get(entry.kind, entry.name) == entry.name:
             keys += [f"{entry.kind}.{f}" for f in entry.fields()]
+        for stage in OWN_DATASETS if entry.kind == "dataset" else ():
+            if f"dataset@{stage}.dataset={entry.name}" in overrides:
+                keys += [f"{stage}.dataset.{f}" for f in entry.fields()]
     return keys
 
 

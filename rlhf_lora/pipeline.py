@@ -238,7 +238,7 @@ class Run:
         stage = plan.stage("policy")
         assert stage is not None
         progress.stage("policy", f"{plan.config.optimizer.name} on {stage.rows} {stage.reads}")
-        rows = getattr(plan.splits, stage.reads)
+        rows = plan.rows(stage)
         metrics: dict[str, float] = plan.optimizer.fit(plan.spec, rows, self._fit_context("policy"))
         self._keep("policy", {"key": stage.key, "seconds": time.perf_counter() - started, "metrics": metrics})
         return metrics

@@ -18,13 +18,14 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_lora import __version__, derive, memory, plan_checks, registry
+from rlhf_lora import __version__, derive, memory, plan_checks, registry, sources
 from rlhf_lora.config import PLUGIN_GROUPS
 from rlhf_lora.mini.base import BaseSettings
 from rlhf_lora.mini.base import content_hash as mini_hash
 from rlhf_lora.model_spec import ModelSpec, adapter_hash, base_hash
 from rlhf_lora.records import Data
-from rlhf_lora.splits import Shares, Splits, split
+from rlhf_lora.sources import Sources
+from rlhf_lora.splits import Splits
 from rlhf_lora.train_settings import TrainSettings
 
 CACHE = "RLHF_LORA_CACHE"
@@ -55,6 +56,7 @@ class Plan:
     Attributes:
         config: resolved, with everything derived filled in.
         spec: of the model; `spec.path` is empty while the embedded base is not built (`mini` says which).
+        sources: the datasets, one by one; `splits` and `data` are what the stages get of them together.
         inputs: what the settings only point at, by content: name → hash of the base, the adapters, the data, plugins.
     """
 
@@ -66,8 +68,7 @@ class Plan:
     optimizer: Any
     rollout: Any
     tracker: Any
-    data: Data
-    splits: Splits
+    sources: Sources
     stages: tuple[StagePlan, ...]
     inputs: Mapping[str, str]
     run_dir: Path
@@ -79,6 +80,20 @@ class Plan:
     @property
     def is_on_policy(self) -> bool:
         return not hasattr(self.optimizer, "learns_from")
+
+    @property
+    def data(self) -> Data:
+        """The dataset that stages share."""
+        return self.sources.data
+
+    @property
+    def splits(self) -> Splits:
+        """What each stage learns from and is judged on; an off-policy optimizer reads `rows(stage)`."""
+        return self.sources.splits
+
+    def rows(self, stage: StagePlan) -> Sequence[Any]:
+        """What a stage learns from."""
+        return stage_rows(self.sources, stage.name, stage.reads)
 
     def stage(self, name: str) -> StagePlan | None:
         return next((stage for stage in self.stages if stage.name == name), None)
@@ -105,11 +120,17 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     dataset = registry.build("dataset", config.dataset)
     mini = derive.mini_settings(config, dataset)
     shape = derive.shape_of(config, mini)
-    derive.derive(config, shape.hidden, derive.max_positions(config, mini), dataset)
-    data = load(dataset)
-    splits = split(data, Shares(**config.splits))
+    datasets = sources.built(config, dataset)
+    asked = datasets.get("policy.dataset", dataset)
+    derive.derive(config, shape.hidden, derive.max_positions(config, mini), asked)
+    learns_from = getattr(registry.lookup("optimizer", config.optimizer.name).cls, "learns_from", None)
+    reward = registry.build("reward", config.reward)
+    needed = plan_checks.stages_asked(config, reward, learns_from is None)
+    read = sources.read(config, datasets, load, needed, learns_from)
+    data, splits = read.data, read.splits
     derive.derive_updates(config, len(splits.prompts))
-    built = {kind: registry.build(kind, config[kind]) for kind in PLUGIN_GROUPS if kind != "dataset"}
+    built = {kind: registry.build(kind, config[kind]) for kind in PLUGIN_GROUPS if kind not in ("dataset", "reward")}
+    built["reward"] = reward
     spec = derive.model_spec(config)
     start_adapter = plan_checks.start_adapter_of(config)
     if start_adapter is not None:
@@ -118,15 +139,15 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     if reward_adapter is not None:
         plan_checks.check_adapter_fits(reward_adapter, shape, "reward.path")
     names = plan_checks.stage_names(config, built["reward"], built["optimizer"], splits, start_adapter)
-    plan_checks.check_rows(names, splits, built["optimizer"])
+    plan_checks.check_rows(names, read, built["optimizer"])
     if "policy" in names:
         plan_checks.check_columns(built["reward"], splits)
         plan_checks.check_midway(config, built["optimizer"], splits, data.gold)
     cache_dir = cache_folder()
-    inputs = _inputs(config, spec, mini, splits, {"model.adapter": start_adapter, "reward.path": reward_adapter})
-    stages = _stages(config, names, spec, shape, splits, built, inputs, cache_dir)
+    inputs = _inputs(config, spec, mini, read, {"model.adapter": start_adapter, "reward.path": reward_adapter})
+    stages = _stages(config, names, spec, shape, read, built, inputs, cache_dir)
     return Plan(
-        config=config, spec=spec, mini=mini, dataset=dataset, data=data, splits=splits, stages=tuple(stages), inputs=inputs,
+        config=config, spec=spec, mini=mini, dataset=dataset, sources=read, stages=tuple(stages), inputs=inputs,
         run_dir=_run_dir(config), cache_dir=cache_dir, width=shape.hidden, start_adapter=start_adapter,
         notes=tuple(_notes(config, splits, stages)), **built,
     )  # fmt: skip
@@ -145,21 +166,23 @@ def cache_folder() -> Path:
 
 
 def _inputs(
-    config: DictConfig, spec: ModelSpec, mini: BaseSettings | None, splits: Splits, adapters: Mapping[str, Path | None]
+    config: DictConfig, spec: ModelSpec, mini: BaseSettings | None, read: Sources, adapters: Mapping[str, Path | None]
 ) -> dict[str, str]:  # fmt: skip
     """What decides the result beside the settings, by content: a run is gone on with only while all of it is the same."""
-    plugins = {f"{kind}={config[kind].name}": registry.lookup(kind, config[kind].name).source for kind in PLUGIN_GROUPS}
+    chosen = [(kind, config[kind].name) for kind in PLUGIN_GROUPS]
+    chosen += [("dataset", config[source.stage].dataset.name) for source in read.every if source.stage]
+    plugins = {f"{kind}={name}": registry.lookup(kind, name).source for kind, name in chosen}
     return {
         "the kit": __version__,
         "the base": mini_hash(mini) if mini is not None else base_hash(spec.path, spec.revision),
         **{name: adapter_hash(folder) for name, folder in adapters.items() if folder is not None},
-        "the data": splits.fingerprint(),
+        **read.fingerprints(),
         **{f"the plugin {name}": source for name, source in plugins.items() if source},
     }
 
 
 def _stages(
-    config: DictConfig, names: Sequence[str], spec: ModelSpec, shape: memory.Shape, splits: Splits,
+    config: DictConfig, names: Sequence[str], spec: ModelSpec, shape: memory.Shape, read: Sources,
     built: Mapping[str, Any], inputs: Mapping[str, str], cache_dir: Path,
 ) -> list[StagePlan]:  # fmt: skip
     model = [
@@ -172,7 +195,7 @@ def _stages(
         dict(spec.template_kwargs),
     ]
     common = [__version__, config.seed, model, config.hardware.threads]
-    start_key = inputs.get("model.adapter")
+    start_key, splits = inputs.get("model.adapter"), read.splits
     plans: list[StagePlan] = []
 
     def add(name: str, reads: str, writes: str, rows: int, of: list[Any], cached: bool = True) -> str:
@@ -183,13 +206,13 @@ def _stages(
         return key
 
     if "sft" in names:
-        of = [start_key, OmegaConf.to_container(config.sft), splits.fingerprint("demonstrations")]
+        of: list[Any] = [start_key, _without_dataset(config.sft), splits.fingerprint("demonstrations")]
         start_key = add("sft", "demonstrations", "adapters/sft", len(splits.demonstrations), of)
     reward_key = inputs.get("reward.path")
     if "reward_model" in names:
         of = [
             start_key,
-            OmegaConf.to_container(config.reward_model),
+            _without_dataset(config.reward_model),
             config.evaluation.split,
             splits.fingerprint("pairs", "tuning_pairs", "final_pairs"),
         ]
@@ -202,9 +225,20 @@ def _stages(
             reward_key,
             *(OmegaConf.to_container(config[k]) for k in PLUGIN_GROUPS),
             [what for name, what in inputs.items() if name.startswith("the plugin")],
+            *([inputs["the data"], inputs["the data of policy"]] if "the data of policy" in inputs else []),
         ]
-        add("policy", reads, "adapters/policy", len(getattr(splits, reads)), of, cached=False)
+        add("policy", reads, "adapters/policy", len(stage_rows(read, "policy", reads)), of, cached=False)
     return plans
+
+
+def stage_rows(read: Sources, stage: str, reads: str) -> Sequence[Any]:
+    rows: Sequence[Any] = getattr(read.existing if stage == "policy" else read.splits, reads)
+    return rows
+
+
+def _without_dataset(settings: DictConfig) -> dict[str, Any]:
+    """A stage's settings; its dataset counts by what it holds, not by where it lies."""
+    return {str(key): value for key, value in OmegaConf.to_container(settings).items() if key != "dataset"}  # type: ignore[union-attr]
 
 
 def _stage_memory(name: str, config: DictConfig, shape: memory.Shape, built: Mapping[str, Any]) -> memory.Memory:

@@ -14,6 +14,7 @@ from rlhf_lora.adamw import AdamW
 from rlhf_lora.errors import ConfigError, DataError, ModelError, did_you_mean
 from rlhf_lora.memory import Shape
 from rlhf_lora.registry import columns_of
+from rlhf_lora.sources import Sources
 from rlhf_lora.splits import Splits
 from rlhf_lora.train_settings import TrainSettings, micro_batch_within
 
@@ -127,6 +128,14 @@ def _check_adapter_config(file: Path) -> None:
         raise ModelError(f"the adapter is {kind}, not LoRA", where=str(file), fix="give a LoRA adapter")
 
 
+def stages_asked(config: DictConfig, reward: Any, on_policy: bool) -> list[str]:
+    """The stages that may run, before the data is known: those asked for, or those that reward and optimizer need."""
+    if config.stages is not None:
+        return list(config.stages)
+    sft = ["sft"] if config.model.adapter is None else []
+    return [*sft, *(getattr(reward, "stages", ()) if on_policy else ()), "policy"]
+
+
 def stage_names(config: DictConfig, reward: Any, optimizer: Any, splits: Splits, start: Path | None) -> list[str]:
     """The stages that run, in order: those asked for, or those that reward and optimizer need."""
     on_policy = not hasattr(optimizer, "learns_from")
@@ -136,7 +145,7 @@ def stage_names(config: DictConfig, reward: Any, optimizer: Any, splits: Splits,
             f"optimizer.pairs={optimizer.pairs} is not there yet", where="optimizer.pairs", fix="pairs=dataset"
         )
     if config.stages is None:
-        sft = ["sft"] if start is None and splits.demonstrations else []
+        sft = ["sft"] if start is None and (splits.demonstrations or config.sft.dataset is not None) else []
         return [*sft, *needed, "policy"]
     names = list(config.stages)
     for name in names:
@@ -194,20 +203,31 @@ def check_columns(reward: Any, splits: Splits) -> None:
             )  # fmt: skip
 
 
-def check_rows(names: Sequence[str], splits: Splits, optimizer: Any) -> None:
+def check_rows(names: Sequence[str], read: Sources, optimizer: Any) -> None:
     """Every stage has rows to learn from, and the end has prompts to judge on."""
     wants = {"sft": ("demonstrations", "demonstrations"), "reward_model": ("pairs", "pairs (chosen and rejected)")}
     learns_from = getattr(optimizer, "learns_from", None)
     wants["policy"] = (learns_from, learns_from) if learns_from else ("prompts", "prompts")
     for name in names:
         attribute, what = wants[name]
-        if not getattr(splits, attribute):
+        if not getattr(read.existing if name == "policy" else read.splits, attribute):
+            setting = read.named(name)
             raise DataError(
-                f"the stage {name} needs {what}, and this data has none for it", where="dataset",
-                fix="give data that has them, other `splits`, or leave the stage out (stages=[…])",
+                f"the stage {name} needs {what}, and {_has(read, setting)}", where=setting,
+                fix=f"give data that has them ({name}.dataset=jsonl {name}.dataset.path=FILE for this stage alone), "
+                "other `splits`, or leave the stage out (stages=[…])",
             )  # fmt: skip
-    if "policy" in names and not splits.final_prompts:
+    if "policy" in names and not read.splits.final_prompts:
+        setting = read.named("policy")
         raise DataError(
             "no prompt is left for the final evaluation", where="splits.final",
-            fix="give more rows, a larger splits.final, or a test file (dataset.test_path=FILE)",
+            fix=f"give more rows, a larger splits.final, or a test file ({setting}.test_path=FILE)",
         )  # fmt: skip
+
+
+def _has(read: Sources, setting: str) -> str:
+    """What a dataset has instead of what was wanted."""
+    source = next(source for source in read.every if source.setting == setting)
+    counts = {name: len(getattr(source.data, name)) for name in ("demonstrations", "pairs", "labels", "prompts")}
+    holds = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "nothing"
+    return f"{setting} has none (it holds {holds})" if source.stage else f"this data has none for it (it holds {holds})"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from rlhf_lora import memory
+from rlhf_lora import data_show, data_view, memory
 from rlhf_lora.plan import Plan
 
 
@@ -24,6 +25,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             for s in plan.stages
         ],
         "splits": plan.splits.counts(),
+        "data": [dataclasses.asdict(view) for view in data_view.view(plan)],
         "fits": _fits(plan),
         "notes": list(plan.notes),
         "config": OmegaConf.to_container(plan.config),
@@ -36,15 +38,15 @@ def show(plan: Plan, console: Any) -> None:
     console.print(f"[bold]plan[/]  {config.optimizer.name} against reward={config.reward.name}, seed {config.seed}")
     console.print(f"run folder  {plan.run_dir}")
     console.print(f"model       {_model(plan)}")
-    console.print(f"data        {plan.data.format or config.dataset.name}")
     console.print(_stage_table(plan))
     console.print(_split_line(plan))
-    for line in _unused(plan):
-        console.print(line)
     console.print(_memory_table(plan))
     console.print(_verdict(plan))
     for note in plan.notes:
         console.print(f"[yellow]note[/]  {note}")
+    data_show.show(data_view.view(plan), console)
+    for line in _taken_out(plan):
+        console.print(line)
     console.print("\n[bold]configuration[/] (null was derived; every line is an override)")
     for key, value in _flat(OmegaConf.to_container(config)):
         console.print(f"  {key}={value}", highlight=False)
@@ -76,9 +78,17 @@ def _split_line(plan: Plan) -> str:
     return "rows        " + ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
 
 
-def _unused(plan: Plan) -> list[str]:
-    reasons = Counter(unused.reason for unused in plan.splits.unused)
-    return [f"not used    {count:,}: {reason}" for reason, count in reasons.most_common()]
+def _taken_out(plan: Plan) -> list[str]:
+    """Rows that could be read, and that no stage gets: their prompt is judged on, or listed again."""
+    read = {
+        id(row)
+        for source in plan.sources.every
+        for data in (source.data, source.data.test)
+        if data is not None
+        for row in data.unused
+    }
+    reasons = Counter(row.reason for row in plan.splits.unused if id(row) not in read)
+    return [f"taken out   {count:,}: {reason}" for reason, count in reasons.most_common()]
 
 
 def _memory_table(plan: Plan) -> Any:

@@ -10,6 +10,9 @@ it comes from, and so do all rows that share it. From the bottom: SFT, reward mo
     final          prompts and pairs that are judged once, at the end
 
 A share that the data cannot fill is given to one that it can: prompts alone all go to the on-policy loop.
+
+A stage may read a dataset of its own (`split(own, shares, uses=…)`): then it gets all of it but the buckets of tuning and
+final, and `joined` takes from every stage the prompts that are held out in any of the datasets.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, Unused
 
 Name = Literal["sft", "reward_model", "prompts", "tuning", "final"]
 Row = TypeVar("Row", Demonstration, Pair, Label)
+
+TRAINED: tuple[Name, ...] = ("sft", "reward_model", "prompts")
+"""The splits that are learned from, as against those that are judged on."""
 
 SALT = "rlhf_lora split\n"
 """Public slices are often cut by the bare hash of the prompt already; a split by the same hash would find whole shares
@@ -77,21 +83,24 @@ class Shares:
                 return name
         return "final"
 
-    def fitted(self, data: Data) -> Shares:
-        """These shares, with those that `data` has no rows for given to others.
+    def fitted(self, data: Data, uses: Sequence[Name] = TRAINED) -> Shares:
+        """These shares, with those that `data` has no rows for, and those that are not among `uses`, given to others.
 
         With a test set of its own nothing of the rest is kept back for the final evaluation.
         """
         comparisons = bool(data.pairs or data.labels)
         answers = comparisons or bool(data.demonstrations)
         share = dict(vars(self))
+        spare = sum(share.pop(name) for name in TRAINED if name not in uses)
+        share = dict.fromkeys(TRAINED, 0) | share
+        share[max(uses, key=lambda name: share[name])] += spare
 
         def give(name: Name, *takers: Name) -> None:
             taker = next((t for t in takers if share[t]), "prompts")
             share[taker], share[name] = share[taker] + share[name], 0
 
         if data.test is not None:
-            give("final", "reward_model")
+            give("final", "reward_model", "prompts", *uses)
         if not comparisons:
             give("reward_model", *(("sft",) if answers else ()))
         if not answers:
@@ -101,7 +110,9 @@ class Shares:
 
 @dataclass(frozen=True)
 class Splits:
-    """What each use gets. No prompt is in two of them. Any list may be empty; `counts` says how long they are.
+    """What each use gets. Any list may be empty; `counts` says how long they are.
+
+    Of one dataset no prompt is in two of them; of several `joined` ones, none that is trained on is judged on.
 
     Attributes:
         unused: rows that no split holds, each with its reason: those of the data, of its test set, and rows of the
@@ -138,11 +149,31 @@ class Splits:
                 digest.update(json.dumps(row, default=_plain, sort_keys=True).encode() + b"\n")
         return digest.hexdigest()
 
+    def held_out(self) -> set[str]:
+        """Split keys of all prompts that are judged on."""
+        pairs = (*self.tuning_pairs, *self.final_pairs)
+        return {prompt.split_key for prompt in (*self.tuning_prompts, *self.final_prompts, *(p.prompt for p in pairs))}
 
-def split(data: Data, shares: Shares | None = None) -> Splits:
-    """Give each row of `data` to one use, by the hash of its prompt. Order is kept; lists of prompts hold each once."""
+    def without(self, keys: set[str]) -> Splits:
+        """Trained on without the prompts of these split keys; what goes is in `unused`."""
+        kept: dict[str, list[Any]] = {}
+        gone: list[Unused] = []
+        for name in ("demonstrations", "pairs", "labels", "prompts"):
+            rows = getattr(self, name)
+            kept[name] = [row for row in rows if _prompt_of(row).split_key not in keys]
+            why = f"among the {name}, and its prompt is held out for judging in another dataset"
+            gone += [Unused(f"prompt {_prompt_of(row).id}", why) for row in rows if _prompt_of(row).split_key in keys]
+        return dataclasses.replace(self, **kept, unused=[*self.unused, *gone])  # type: ignore[arg-type]
+
+
+def split(data: Data, shares: Shares | None = None, uses: Sequence[Name] = TRAINED) -> Splits:
+    """Give each row of `data` to one use, by the hash of its prompt. Order is kept; lists of prompts hold each once.
+
+    Args:
+        uses: what it is trained on for; the shares of other trainings go to these.
+    """
     data, leaked = _without_test_prompts(data)
-    applied = (shares or Shares()).fitted(data)
+    applied = (shares or Shares()).fitted(data, uses)
 
     def rows(of: Sequence[Row], name: Name) -> list[Row]:
         return [row for row in of if applied.of(row.prompt.split_key) == name]
@@ -164,6 +195,31 @@ def split(data: Data, shares: Shares | None = None) -> Splits:
         unused=[*data.unused, *_repeated(data), *([*test.unused, *_repeated(test)] if test else ()), *leaked],
         shares=applied,
     )
+
+
+STAGE_LISTS = {
+    "sft": ("demonstrations",),
+    "reward_model": ("pairs", "labels", "tuning_pairs", "final_pairs"),
+    "policy": ("prompts", "tuning_prompts", "final_prompts"),
+}
+"""What a dataset of a stage's own replaces: what it learns from, and what it is judged on."""
+
+
+def joined(main: Splits, own: Mapping[str, Splits]) -> Splits:
+    """What the stages read when some of them (`own`: by stage) have a dataset of their own.
+
+    Whatever the files: a prompt that one of them is judged on is taken from all trainings.
+    """
+    if not own:
+        return main
+    lists = {name: getattr(own.get(stage, main), name) for stage, names in STAGE_LISTS.items() for name in names}
+    unused = [*main.unused, *(row for splits in own.values() for row in splits.unused)]
+    together = Splits(**lists, unused=unused, shares=main.shares)
+    return together.without(together.held_out())
+
+
+def _prompt_of(row: Any) -> Prompt:
+    return row if isinstance(row, Prompt) else row.prompt
 
 
 def _good_answers(data: Data, chosen_rows: Callable[[Any], list[Any]]) -> list[Demonstration]:

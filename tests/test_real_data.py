@@ -151,3 +151,33 @@ def test_hh_is_read_in_well_under_a_second():
     started = time.process_time()
     load("hh-harmless/train.jsonl.gz")
     assert time.process_time() - started < 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("hh-harmless/train.jsonl.gz", 1408),
+        ("helpful-ai-pairs/train.jsonl.gz", 5829),
+        ("human-pairs/autoj_pairwise.jsonl.gz", 972),
+        ("ranked/qa_feedback_human.json.gz", 355),
+        ("gsm8k/train.jsonl.gz", 7473),
+        ("sft/alpaca_en_demo.json.gz", 999),
+        ("ifbench/prompts.jsonl.gz", 162),
+        ("sharegpt/kto_en_demo.json.gz", 300),
+    ],
+)
+def test_the_plan_shows_every_row_lengths_and_examples_in_seconds(name, rows, tiny_qwen2):
+    from rlhf_lora import data_view
+    from rlhf_lora.config import compose
+    from rlhf_lora.plan import make_plan
+
+    started = time.process_time()
+    path = f"dataset.path={FOLDER / name}"
+    made = make_plan(
+        compose(f"model.path={tiny_qwen2}", "dataset=jsonl", path, "reward=length", "rollout.max_new_tokens=32")
+    )
+    (view,) = data_view.view(made)
+    assert time.process_time() - started < 5
+    assert view.rows == rows == view.used + sum(reason.rows for reason in view.unused)
+    assert len(view.examples) == data_view.EXAMPLES
+    assert all(lengths.counted == sum(count for _, count in lengths.bins) > 0 for lengths in view.lengths)
