@@ -21,7 +21,7 @@ THREADS := OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0
 PYTEST := $(THREADS) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format clean
+.PHONY: help install demo test test-slow check format notebooks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -39,6 +39,9 @@ check: $(INSTALLED) ## format, lint, types: changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+notebooks: $(INSTALLED) ## run every notebook and write its .ipynb; fails where a cell fails; under five minutes
+	$(BIN)/python tests/run_notebooks.py
 
 format: $(INSTALLED) ## put the format right, and what lint can mend by itself
 	$(BIN)/ruff check --fix .

@@ -7,8 +7,10 @@ with the same inputs come from the cache and say `reused`. An interrupted run go
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -27,6 +29,9 @@ from rlhf_lora.taking_up import claim, summarise
 class Run:
     """One run: `step()` through it update by update, or `finish()` it.
 
+    A run that ends gives back what it held, so that a notebook can train again. One that is left half-way does so with
+    `close()`, or at the end of `with start(config) as run:`; stepping it again goes on from its checkpoint.
+
     Args:
         plan: what to do.
 
@@ -36,6 +41,11 @@ class Run:
 
     def __init__(self, plan: Plan):
         self.plan = plan
+        self._open()
+
+    def _open(self) -> None:
+        """Claim the folder, and begin where it stands."""
+        plan = self.plan
         self.interrupts = Interrupts()
         self.started = time.perf_counter()
         self._is_new = not plan.run_dir.is_dir() or not any(plan.run_dir.iterdir())
@@ -45,6 +55,7 @@ class Run:
         self._loop: Any = None
         self._midway: Any = None
         self._tracker: Any = None
+        self._is_open = not self.was_finished
 
     @property
     def parts(self) -> Any:
@@ -64,7 +75,7 @@ class Run:
 
     def step(self) -> dict[str, float] | None:
         """One update of the policy; the stages before it run first. None when the policy is trained."""
-        if self.was_finished or not self._policy_is_ready():
+        if not self._is_at_work() or not self._policy_is_ready():
             return None
         if not self.plan.is_on_policy:
             return self._off_policy()
@@ -80,14 +91,14 @@ class Run:
         Raises:
             Interrupted: a signal came; the state is on disk. Stopped: a monitor ended the run; likewise.
         """
-        if self.was_finished:
+        if not self._is_at_work():
             return self
         status = "failed"
         try:
             with self.interrupts:
                 self._run_policy()
                 self._evaluate()
-            status = "finished"
+            status, self.was_finished = "finished", True
         except (Interrupted, KeyboardInterrupt):
             status = "interrupted"
             raise
@@ -97,14 +108,31 @@ class Run:
             raise
         except UserError:
             if self._is_new and not self._records:  # nothing was made yet, so nothing is left behind
-                self._close_tracker()
-                self._folder.release()
+                self._let_go()
                 shutil.rmtree(self.folder)
             raise
         finally:
             if self.folder.is_dir():
                 self._close(status)
         return self
+
+    def close(self) -> None:
+        """Leave it here: save the state, give back memory and folder. A second call, or one after the end, does nothing."""
+        if self._is_open:
+            self._checkpoint()
+            self._close("interrupted")
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _is_at_work(self) -> bool:
+        """Take up a run that was closed half-way; False when it is finished."""
+        if not self._is_open and not self.was_finished:
+            self._open()
+        return self._is_open
 
     def _run_policy(self) -> None:
         if not self._policy_is_ready():
@@ -125,6 +153,8 @@ class Run:
             self._prepared = True
         if not self._policy_is_due:
             return False
+        if self._loop is not None and not self._loop.between_updates:
+            self._loop = None  # the last update was broken off: its weights are neither before nor after
         if self.plan.is_on_policy and self._loop is None:
             self._open_loop()
         return True
@@ -148,6 +178,8 @@ class Run:
                 where="hardware.device=cuda",
                 fix="hardware=cpu, or install a CUDA build of torch",
             )
+        if plan.spec.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()  # of this run, not of one before it in the same process
         if plan.config.hardware.threads:
             torch.set_num_threads(plan.config.hardware.threads)
         self._open_tracker()
@@ -383,7 +415,17 @@ class Run:
             self._folder.write_summary(self._summary(status))
             write_report(self._folder)
             write_model_card(self._folder)
-            self._folder.release()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Give back memory, tracker and folder."""
+        self._close_tracker()
+        self._loop = self._midway = None
+        gc.collect()  # models with adapters are cycles
+        if self.plan.spec.device == "cuda" and "torch" in sys.modules:
+            sys.modules["torch"].cuda.empty_cache()
+        self._folder.release()
+        self._is_open = False
 
     def _summary(self, status: str) -> dict[str, Any]:
         seconds = time.perf_counter() - self.started

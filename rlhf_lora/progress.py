@@ -1,4 +1,5 @@
-"""Progress with time left, on stderr: a bar in a terminal, a line now and then in a log file.
+"""Progress with time left, on stderr: a bar in a terminal, a line now and then in a log file. In a notebook, one quiet
+block under the cell in which every loop keeps its line.
 
 `RLHF_LORA_QUIET=1` silences it. Loops may nest; all bars share one display.
 """
@@ -20,9 +21,12 @@ QUIET = "RLHF_LORA_QUIET"
 WORTH_SHOWING_S = 2.0
 """What takes less leaves no trace."""
 LINE_EVERY_S = 10.0
+REDRAW_EVERY_S = 0.5
+"""Of a line in a notebook."""
 
 _display: Display | None = None
 _open_bars = 0
+_block: _Block | None = None
 
 
 class Progress:
@@ -42,7 +46,8 @@ class Progress:
         self._said_at: float | None = None
         self._figures = ""
         self._closed = False
-        self._display = _join_display() if not quiet() and _is_terminal() else None
+        self._row: int | None = None
+        self._display = _join_display() if not quiet() and not _notebook() and _is_terminal() else None
         if self._display:
             self._task = self._display.add_task(description, total=total, completed=start, figures="")
 
@@ -68,6 +73,8 @@ class Progress:
             _leave_display()
         elif not quiet() and not self.inner and (worth_showing or self._said_at is not None):
             self._say(last=True)
+        elif self._row is not None and (block := _cell_block()):
+            block.put("", self._row)
 
     def __enter__(self) -> Self:
         return self
@@ -88,12 +95,16 @@ class Progress:
 
     def _is_due(self) -> bool:
         first = LINE_EVERY_S if self.inner else WORTH_SHOWING_S
-        wait, since = (first, self._began) if self._said_at is None else (LINE_EVERY_S, self._said_at)
+        again = REDRAW_EVERY_S if self._row is not None else LINE_EVERY_S
+        wait, since = (first, self._began) if self._said_at is None else (again, self._said_at)
         return not quiet() and time.monotonic() - since >= wait
 
     def _say(self, last: bool = False) -> None:
         self._said_at = time.monotonic()
-        print(self.line(last), file=sys.stderr, flush=True)
+        if block := _cell_block():
+            self._row = block.put(self.line(last), self._row)
+        else:
+            print(self.line(last), file=sys.stderr, flush=True)
 
 
 def track(what: Iterable[T], description: str, total: int | None = None, inner: bool = False) -> Iterator[T]:
@@ -111,7 +122,20 @@ def stage(title: str, note: str = "") -> None:
     """A heading line on stderr: a stage begins."""
     if not quiet():
         text = f"── {title}" + (f" · {note}" if note else "")
+        if block := _cell_block():
+            block.put(text)
+            return
         print(text if _encodes(text) else f"-- {title} {note}".rstrip(), file=sys.stderr, flush=True)
+
+
+def note(text: str) -> None:
+    """Where something long stands, in lines of its own; in a notebook over the note before, which "" takes away."""
+    if quiet():
+        return
+    if block := _cell_block():
+        block.note(text)
+    elif text:
+        print(text, file=sys.stderr, flush=True)
 
 
 def quiet() -> bool:
@@ -168,3 +192,55 @@ def _leave_display() -> None:
     if _open_bars == 0 and _display is not None:
         _display.stop()
         _display = None
+
+
+# --- in a notebook ----------------------------------------------------------------------------------------------------
+
+
+class _Block:
+    """The lines under one cell, redrawn in place. On stderr they would be many, and on red.
+
+    Attributes:
+        cell: the cell's number in its kernel.
+    """
+
+    def __init__(self, shell: Any):
+        self.cell: int = shell.execution_count
+        self._id = f"rlhf_lora-{os.getpid()}-{self.cell}"
+        self._publish = shell.display_pub.publish
+        self._lines: list[str] = []
+        self._note: int | None = None
+
+    def note(self, text: str) -> None:
+        """The one note, at the end."""
+        if self._note is not None:
+            self._lines[self._note] = ""
+        self._note = self.put(text)
+
+    def put(self, line: str, row: int | None = None) -> int:
+        """Write a line, over the one in `row` or below the others. Returns its row."""
+        is_first = not self._lines
+        if row is None or row >= len(self._lines):
+            row = len(self._lines)
+            self._lines.append(line)
+        self._lines[row] = line
+        text = "\n".join(line for line in self._lines if line)
+        self._publish({"text/plain": text}, {}, transient={"display_id": self._id}, update=not is_first)
+        return row
+
+
+def _notebook() -> Any:
+    """IPython's shell when a notebook's kernel runs us, else None. Nothing is imported: there it is loaded already."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell if getattr(shell, "kernel", None) is not None else None
+
+
+def _cell_block() -> _Block | None:
+    global _block
+    shell = _notebook()
+    if shell is None:
+        return None
+    if _block is None or _block.cell != shell.execution_count:
+        _block = _Block(shell)
+    return _block

@@ -127,12 +127,7 @@ class Sweep:
         )
         more = ["--config-dir", str(self.config_dir)] if self.config_dir else []
         sweep_jobs.run(self.folder, job, self.asked, more)
-        if not progress.quiet():
-            print(
-                sweep_table.text([row for row in self.rows() if row["status"] != "waiting"]),
-                file=sys.stderr,
-                flush=True,
-            )
+        progress.note(sweep_table.text([row for row in self.rows() if row["status"] != "waiting"]))
         self._write("running")
 
     # --- the table ----------------------------------------------------------------------------------------------------
@@ -172,6 +167,7 @@ def run_sweep(words: Sequence[str], config_dir: Path | None = None) -> int:
         code = sweep.run()
     finally:
         if sweep.folder.jobs and (sweep.folder.path / "summary.json").exists():
+            progress.note("")
             print(sweep_table.text(sweep.rows()))
             print(sweep.folder.path, flush=True)
     return code
