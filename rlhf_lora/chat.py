@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from rlhf_lora import markup
 from rlhf_lora.errors import DataError, ModelError
 from rlhf_lora.records import ASSISTANT, Message, Prompt
 
@@ -57,8 +57,9 @@ class Chat:
         self.mode = mode
         self.template_kwargs = dict(template_kwargs or {})
         self.end_id: int = tokenizer.eos_token_id
-        self.stop_ids = frozenset([self.end_id, *stop_ids])
-        self._markup = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+        self._special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+        self.turn_end_id = self._turn_end_id()
+        self.stop_ids = frozenset([self.end_id, self.turn_end_id, *stop_ids])
         self.fill_id = self._fill_id()
         self._begin = self._begin_ids()
 
@@ -76,15 +77,16 @@ class Chat:
         return ids or [self.end_id]
 
     def response_ids(self, text: str, finished: bool = True, prompt: Prompt | None = None) -> list[int]:
-        """Token ids of a response to `prompt`; with the end token when it is finished.
+        """Token ids of a response to `prompt`; with the token that ends it when it is finished.
 
         In a plain transcript a space follows "Assistant:", as a part of the reply; a template brings its own.
         """
+        end = self.end_id
         if prompt is not None and self._messages(prompt) is not None:
-            text = text.removeprefix(" ")
+            text, end = text.removeprefix(" "), self.turn_end_id
         elif prompt is not None and prompt.text.endswith(ASSISTANT) and not text[:1].isspace():
             text = f" {text}"
-        return self._encode(text) + ([self.end_id] if finished else [])
+        return self._encode(text) + ([end] if finished else [])
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text a person reads: no special tokens."""
@@ -111,30 +113,25 @@ class Chat:
 
     def _conversation_ids(self, messages: Sequence[Message]) -> list[int]:
         # The template writes its own begin token; encoding its text must not add a second one.
-        text = self._applied(messages)
-        if not any(mark in turn["content"] for turn in messages for mark in self._markup):
-            return self._encode(text, markup=True)
-        # What the template wrote is told from what people wrote by rendering once more with stand-ins for their words.
-        frame = self._applied([{**turn, "content": f"\ue000{i}\ue001"} for i, turn in enumerate(messages)])
-        pieces = re.split("\ue000([0-9]+)\ue001", frame)
-        for written in (str, str.strip):  # many templates trim
-            words = [written(messages[int(i)]["content"]) for i in pieces[1::2]]
-            if text == "".join(markup + said for markup, said in zip(pieces[::2], [*words, ""], strict=True)):
-                parts = [(piece, True) for piece in pieces]
-                parts[1::2] = [(said, False) for said in words]
-                return [token for part, markup in parts for token in self._encode(part, markup)]
-        raise DataError(
-            "a message holds one of the model's special tokens as text, in a place that its chat template rewrites",
-            where=f"a conversation that begins {messages[0]['content'][:60]!r}",
-            fix=f"take {', '.join(self._markup[:6])} out of the text of your data",
-        )
+        parts = markup.pieces(self._applied, messages, self._special)
+        return [token for text, meant in parts for token in self._encode(text, meant)]
 
-    def _applied(self, messages: Sequence[Message]) -> str:
+    def _turn_end_id(self) -> int:
+        """What ends a reply in a conversation: what the template writes there, else the end token."""
+        if self.mode == "plain" or not self.tokenizer.chat_template:
+            return self.end_id
+        try:
+            token = markup.turn_end(lambda talk: self._applied(talk, answer=False), self._special)
+        except DataError:  # a template for other roles; conversations will be told so
+            return self.end_id
+        return self.end_id if token is None else int(self.tokenizer.convert_tokens_to_ids(token))
+
+    def _applied(self, messages: Sequence[Message], answer: bool = True) -> str:
         from jinja2.exceptions import TemplateError
 
         try:
             rendered = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True, **self.template_kwargs
+                list(messages), tokenize=False, add_generation_prompt=answer, **self.template_kwargs
             )
         except TemplateError as error:  # "roles must alternate", "system role not supported"
             raise DataError(
@@ -144,9 +141,9 @@ class Chat:
             ) from error
         return str(rendered)
 
-    def _encode(self, text: str, markup: bool = False) -> list[int]:
-        """Token ids of a text; special tokens in it are tokens of their own only where it is `markup`."""
-        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not markup, verbose=False)
+    def _encode(self, text: str, meant: bool = False) -> list[int]:
+        """Token ids of a text; special tokens in it are tokens of their own only where they are `meant`."""
+        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not meant, verbose=False)
         return list(encoded["input_ids"])
 
     def _begin_ids(self) -> list[int]:

@@ -13,9 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_lora import markup
+from rlhf_lora.errors import DataError
 from rlhf_lora.mini import orders
 from rlhf_lora.model_spec import ModelSpec
-from rlhf_lora.records import Prompt
+from rlhf_lora.records import ASSISTANT, Prompt
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -47,6 +49,8 @@ class PlanTokens:
             self.special["eos_token"] = orders.END
         self.template = _template(config, files.get("chat_template.jinja"))
         self.tokenizer = words or _tokenizer(files.get("tokenizer.json"))
+        added = self.tokenizer.get_added_tokens_decoder().values() if self.tokenizer else ()
+        self._special = [token.content for token in added if token.special]
 
     @property
     def exact(self) -> bool:
@@ -65,38 +69,46 @@ class PlanTokens:
         Raises:
             TemplateRefuses: the chat template raised an error for this conversation.
         """
-        text = self._text(prompt)
-        return text if self.tokenizer is None else self._shown(self._before(prompt) + self._encode([text])[0])
+        parts = self._parts(prompt)
+        if self.tokenizer is None:
+            return "".join(text for text, _ in parts)
+        return self._shown([*self._before(prompt), *(token for part in parts for token in self._encode(*part))])
 
     def reply(self, prompt: Prompt, reply: str) -> str:
         """A reply with the end token that it is trained with."""
         text, end = self._reply_text(prompt, reply), self.special.get("eos_token", "")
+        if self._messages(prompt) is not None:
+            end = self._turn_end or end
         end_id = None if self.tokenizer is None else self.tokenizer.token_to_id(end)
-        return text + end if end_id is None else self._shown([*self._encode([text])[0], end_id])
+        return text + end if end_id is None else self._shown([*self._encode(text), end_id])
 
     def prompt_lengths(self, prompts: Sequence[Prompt]) -> list[int | None]:
         """Tokens of each prompt; None where the template refuses it."""
-        texts: list[str | None] = []
+        found: list[int | None] = []
         for prompt in prompts:
             try:
-                texts.append(self._text(prompt))
+                found.append(
+                    max(1, len(self._before(prompt)) + sum(self._length(*part) for part in self._parts(prompt)))
+                )
             except TemplateRefuses:
-                texts.append(None)
-        lengths = iter(self._lengths([text for text in texts if text is not None]))
-        return [
-            None if text is None else max(1, next(lengths) + len(self._before(prompt)))
-            for prompt, text in zip(prompts, texts, strict=True)
-        ]
+                found.append(None)
+        return found
 
     def reply_lengths(self, replies: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Tokens of each reply, its end token among them."""
-        return [length + 1 for length in self._lengths([self._reply_text(*reply) for reply in replies])]
+        return [1 + self._length(self._reply_text(*reply)) for reply in replies]
 
     # --- the rules of `chat.Chat` -------------------------------------------------------------------------------------
 
-    def _text(self, prompt: Prompt) -> str:
+    def _parts(self, prompt: Prompt) -> list[tuple[str, bool]]:
+        """The prompt in pieces, each with whether special tokens in it are meant."""
         messages = self._messages(prompt)
-        return prompt.text if messages is None else self._render(messages)
+        if messages is None:
+            return [(prompt.text, False)]
+        try:
+            return markup.pieces(self._render, messages, self._special)
+        except DataError as error:
+            raise TemplateRefuses(error.what) from error
 
     def _messages(self, prompt: Prompt) -> Sequence[Mapping[str, str]] | None:
         if self.mode == "plain" or not self.template:
@@ -106,7 +118,17 @@ class PlanTokens:
         return [{"role": "user", "content": prompt.text}] if self.mode == "chat" else None
 
     def _reply_text(self, prompt: Prompt, reply: str) -> str:
-        return reply if self._messages(prompt) is None else reply.removeprefix(" ")
+        if self._messages(prompt) is not None:
+            return reply.removeprefix(" ")
+        follows = prompt.text.endswith(ASSISTANT) and not reply[:1].isspace()
+        return f" {reply}" if follows else reply
+
+    @cached_property
+    def _turn_end(self) -> str | None:
+        try:
+            return markup.turn_end(lambda talk: self._render(talk, answer=False), self._special)
+        except TemplateRefuses:
+            return None
 
     def _before(self, prompt: Prompt) -> list[int]:
         """What the tokenizer itself puts before plain text; a template brings its own."""
@@ -116,30 +138,30 @@ class PlanTokens:
     def _begin(self) -> list[int]:
         if self.tokenizer is None:
             return []
-        bare, full = self._encode(["a"])[0], list(self.tokenizer.encode("a").ids)
+        bare, full = self._encode("a"), list(self.tokenizer.encode("a").ids)
         return full[: next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)]
 
-    def _encode(self, texts: list[str]) -> list[list[int]]:
+    def _encode(self, text: str, meant: bool = False) -> list[int]:
         assert self.tokenizer is not None
-        return [found.ids for found in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
+        self.tokenizer.encode_special_tokens = not meant
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def _shown(self, ids: list[int]) -> str:
         assert self.tokenizer is not None
         return str(self.tokenizer.decode(ids, skip_special_tokens=False))
 
-    def _lengths(self, texts: list[str]) -> list[int]:
+    def _length(self, text: str, meant: bool = False) -> int:
         if self.tokenizer is None:
-            return [-(-len(text) // CHARACTERS_A_TOKEN) for text in texts]
-        found = [len(ids) for ids in self._encode([text[:LONGEST] for text in texts])]
-        return [n * max(LONGEST, len(text)) // LONGEST for n, text in zip(found, texts, strict=True)]
+            return -(-len(text) // CHARACTERS_A_TOKEN)
+        return len(self._encode(text[:LONGEST], meant)) * max(LONGEST, len(text)) // LONGEST
 
-    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def _render(self, messages: Sequence[Mapping[str, str]], answer: bool = True) -> str:
         from jinja2 import TemplateError
 
         try:
             return str(
                 self._compiled(
-                    messages=list(messages), tools=None, documents=None, add_generation_prompt=True,
+                    messages=list(messages), tools=None, documents=None, add_generation_prompt=answer,
                     **(self.special | self.template_kwargs),
                 )
             )  # fmt: skip

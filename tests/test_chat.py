@@ -209,3 +209,13 @@ def test_further_tokens_that_end_a_reply_are_stop_ids():
     chat = Chat(byte_tokenizer(), stop_ids=[7, 9])
     assert chat.stop_ids == {chat.end_id, 7, 9}
     assert chat.response_ids("a")[-1] == chat.end_id
+
+
+def test_a_reply_ends_with_what_the_template_writes_behind_one():
+    tokenizer = byte_tokenizer(
+        "{% for m in messages %}{{ m['content'] }}<|user|>{% endfor %}"
+    )  # as Gemma's <end_of_turn>
+    chat, turn_end = Chat(tokenizer), tokenizer.convert_tokens_to_ids("<|user|>")
+    assert chat.response_ids("Hello", prompt=ASKED)[-1] == turn_end
+    assert chat.response_ids("Hello", prompt=Prompt("tea"))[-1] == chat.end_id
+    assert chat.stop_ids == {turn_end, chat.end_id}

@@ -115,6 +115,7 @@ def test_runs_that_ended_hold_no_model_though_somebody_holds_the_runs(tiny_base:
     assert runs[1].finish() is runs[1]
 
 
+@pytest.mark.slow
 def test_a_run_left_half_way_gives_everything_back_and_goes_on_from_there(tiny_base: Path, tmp_path: Path):
     settings = overrides(tiny_base, tmp_path / "run", *SMALL)
     whole = train(compose(*overrides(tiny_base, tmp_path / "whole", *SMALL)))
@@ -134,6 +135,7 @@ def test_a_run_left_half_way_gives_everything_back_and_goes_on_from_there(tiny_b
     assert adapters[0].read_bytes() == adapters[1].read_bytes(), "as if it had not been left"
 
 
+@pytest.mark.slow
 def test_an_update_that_was_broken_off_is_made_again_from_the_last_checkpoint(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

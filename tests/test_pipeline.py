@@ -200,6 +200,7 @@ def test_ppo_without_sft_takes_the_bare_base_as_reference(tiny_base, tmp_path):
     assert not run.adapter("sft").exists()
 
 
+@pytest.mark.slow
 def test_new_adapters_follow_from_the_seed_and_not_from_what_was_drawn_before(tiny_base, tmp_path):
     import random
 
@@ -340,6 +341,7 @@ def test_a_reward_that_fails_half_way_stops_the_run_with_a_checkpoint(name, body
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_wandb_offline_writes_into_the_run_folder(tiny_base, tmp_path):
     run = train(tiny_base, tmp_path / "run", "tracker=wandb", "stages=[policy]", "reward=length")
     assert list(run.path.glob("wandb/offline-run-*"))

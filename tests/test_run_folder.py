@@ -265,6 +265,7 @@ for path, module, name in zip(sys.argv[1::3], sys.argv[2::3], sys.argv[3::3]):
 """
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_checkpoint_is_saved_leaves_a_whole_one(tmp_path: Path) -> None:
     """SIGKILL in real processes: before anything is flushed, before the rename, before the oldest is dropped."""
     moments = {"fsync": ("os", 2), "rename": ("os", 2), "rmtree": ("shutil", 3)}

@@ -158,6 +158,7 @@ def test_a_dataset_that_a_stage_cannot_use_is_one_message(given, kind, says, pla
     assert caught.value.fix
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["ppo", pytest.param("dpo", marks=pytest.mark.slow)])
 def test_a_run_of_three_files_goes_on_only_while_they_are_the_same(optimizer, tiny_qwen2, files, tmp_path, monkeypatch):
     from rlhf_lora import train

@@ -215,6 +215,7 @@ def test_equal_jobs_are_one(tiny_base, tmp_path, children, capsys):
     assert "1 of 2 jobs are the same as another" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_changed_data_makes_another_job(tiny_base, tmp_path, children):
     from tiny import jsonl
 
@@ -241,10 +242,16 @@ def test_two_sweeps_do_not_share_a_folder(tiny_base, tmp_path, children, capsys)
     ("code", "said", "status", "error"),
     [
         (1, "torch.OutOfMemoryError: CUDA out of memory. Tried", "out of memory", "CUDA out of memory. Tried"),
-        (-9, "loading", "out of memory", "killed by SIGKILL"),
+        pytest.param(-9, "loading", "out of memory", "killed by SIGKILL", marks=pytest.mark.slow),
         (2, "rlhf-lora: the file is gone\n  where: here", "failed", "the file is gone"),
-        (1, "ZeroDivisionError: division by zero", "failed", "ZeroDivisionError: division by zero"),
-        (0, "done", "failed", "without a summary"),
+        pytest.param(
+            1,
+            "ZeroDivisionError: division by zero",
+            "failed",
+            "ZeroDivisionError: division by zero",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(0, "done", "failed", "without a summary", marks=pytest.mark.slow),
     ],
 )
 def test_a_job_that_fails_is_noted_and_the_sweep_goes_on(
@@ -374,6 +381,7 @@ def test_a_trial_that_cannot_be_composed_is_a_failed_job(tiny_base, tmp_path, ch
     assert any("job " in row.get("error", "") and row["exit_code"] == 2 for row in jobs_of(tmp_path / "s"))
 
 
+@pytest.mark.slow
 def test_optuna_counts_a_failed_job_as_a_trial(tiny_base, tmp_path, children):
     children.fails["seed=1"] = (1, "CUDA out of memory")
     assert search(tiny_base, tmp_path / "s", 5, "seed=choice(0,1)") == 3

@@ -171,6 +171,7 @@ def test_an_answer_ends_with_the_token_that_completes_a_stop_string_and_is_shown
 
 
 @ENGINES
+@pytest.mark.slow
 def test_logprobs_of_stopped_answers_are_those_of_a_fresh_pass(backbone, name):
     samples = engine(name, stop=stops_for(backbone)).generate(backbone, ASKED, 3, 3)
     ids = [backbone.chat.prompt_ids(Prompt(s.prompt)) for s in samples]

@@ -152,6 +152,7 @@ def test_no_secret_and_no_command_line_is_in_any_file_and_none_is_left_elsewhere
     assert not list((offline.parent / "home").rglob("*.json"))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_left_without_close_is_finished_all_the_same(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     for folder in ("run", "home"):

@@ -199,6 +199,7 @@ def test_a_signal_while_the_best_is_judged_keeps_the_checkpoint_of_the_training(
 # --- stages before the policy -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "every_s",
     [pytest.param(300.0, id="from its start", marks=pytest.mark.slow), pytest.param(0.0, id="from its checkpoint")],
@@ -240,6 +241,7 @@ def test_a_signal_finishes_the_step_saves_and_leaves_with_its_code(number, code,
     same(figures(tmp_path / "run"), whole)
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_evaluation_leaves_it_to_the_next_start(whole, tiny_base, tmp_path):
     from rlhf_lora import evaluate
 
@@ -270,6 +272,7 @@ def test_a_signal_in_sft_saves_its_state_and_the_run_goes_on_from_there(tiny_bas
     assert rows[0] == rows[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flipped", *(pytest.param(how, marks=pytest.mark.slow) for how in ("cut", "gone"))])
 def test_with_its_newest_checkpoint_damaged_a_run_goes_on_from_the_one_before(
     damage, whole, tiny_base, tmp_path, capsys
