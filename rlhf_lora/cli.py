@@ -116,9 +116,7 @@ def _train(overrides: list[str], as_json: bool) -> int:
     from rlhf_lora import notebook
 
     overrides, own = _config_dir(overrides)
-    for override in overrides:
-        if override.partition("=")[0].split(".")[0] == "sweep":
-            raise ConfigError(f"{override} is for a sweep", where=override, fix="add -m")
+    _refuse_sweep(overrides, "add -m")
     run = notebook.start(notebook.compose(*overrides, config_dir=own))
     if run.was_finished:
         print("finished before, with this configuration", file=sys.stderr)
@@ -126,6 +124,12 @@ def _train(overrides: list[str], as_json: bool) -> int:
     _headline(run.summary)
     print(run.folder)
     return 0
+
+
+def _refuse_sweep(overrides: list[str], fix: str) -> None:
+    for override in overrides:
+        if override.partition("=")[0].split(".")[0] == "sweep":
+            raise ConfigError(f"{override} is for a sweep", where=override, fix=fix)
 
 
 def _sweep(words: list[str]) -> int:
@@ -160,6 +164,7 @@ def _plan(overrides: list[str], as_json: bool) -> int:
     from rlhf_lora import config, plan, plan_view
 
     overrides, own = _config_dir(overrides)
+    _refuse_sweep(overrides, "rlhf-lora train … -m checks every job as the plan does, before the first begins")
     made = plan.make_plan(config.compose(*overrides, config_dir=own))
     if as_json:
         print(json.dumps(plan_view.as_json(made), indent=1))

@@ -12,6 +12,7 @@ import pytest
 from rlhf_lora import cli, registry
 from rlhf_lora.config import compose
 from rlhf_lora.records import Sample
+from rlhf_lora.sweep import Sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -60,4 +61,10 @@ def test_every_command_of_the_readme_composes(line: str, tmp_path: Path, monkeyp
     Path("my_reward.py").write_text(next(block for block in blocks("python") if "my_reward.py" in block))
     words = line.split("#")[0].split()[1:]
     assert words[0] in cli.VERBS
+    if "-m" in words:
+        few = ["dataset.demonstrations=80", "dataset.pairs=120", "dataset.prompts=240"]
+        made = Sweep([word for word in words[1:] if word != "-m"] + few)
+        said = re.search(r"# (\d+) jobs", line)
+        assert said is None or len(made.wanted) == int(said[1])
+        return
     compose(*[word for word in words[1:] if "=" in word])
