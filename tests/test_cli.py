@@ -302,7 +302,8 @@ def test_there_are_many_bad_inputs():
     [
         (["trian"], "did you mean 'train'"), (["train", "--jsn"], "no flag '--jsn'"),
         (["plan", "--jsn"], "did you mean '--json'"), (["train", "--json"], "no flag '--json'"),
-        (["plan", "sweep=beta_optuna"], "is for a sweep"), (["--nothing"], "no flag '--nothing'"), (["plugins", "rewards"], "did you mean 'reward'"),
+        (["plan", "sweep=beta_optuna"], "is for a sweep"),
+        (["--nothing"], "no flag '--nothing'"), (["plugins", "rewards"], "did you mean 'reward'"),
         (["evaluate"], "one run folder, got 0"), (["evaluate", "nowhere"], "nowhere does not exist"),
         (["report"], "at least one run folder"),
         (["report", "nowhere"], "nowhere does not exist"), (["plan", "reward=lenght"], "did you mean 'length'"),
