@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from trl import RewardConfig, RewardTrainer
 
-from rlhf_lora import adapters, trainers
+from rlhf_lora import adapters, progress, trainers
 from rlhf_lora.atomic import write_text
 from rlhf_lora.chat import Chat
 from rlhf_lora.contracts import FitContext
@@ -213,22 +213,26 @@ class Scorer:
         finished: Sequence[bool] | None = None,
         batch_size: int = 64,
     ) -> list[float]:
-        """One score per text, in order, gain and bias applied. A text that is not `finished` gets no end token."""
+        """One score per text, in order, gain and bias applied. A text that is not `finished` gets no end token.
+
+        A text that comes up several times, as in pairs out of a ranking, is read once.
+        """
         ended = [True] * len(texts) if finished is None else finished
         rows = [
-            self.chat.prompt_ids(prompt) + self.chat.response_ids(text, end, prompt)
+            (*self.chat.prompt_ids(prompt), *self.chat.response_ids(text, end, prompt))
             for prompt, text, end in zip(prompts, texts, ended, strict=True)
         ]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        scores = [0.0] * len(rows)
-        for start in range(0, len(order), batch_size):
-            part = order[start : start + batch_size]
-            ids_BS, lengths_B = trainers.pad([rows[i] for i in part], self.chat.fill_id)
-            with torch.no_grad():
-                scores_B = pooled_scores(self.model, ids_BS.to(self.device), lengths_B.to(self.device))
-            for i, score in zip(part, scores_B.tolist(), strict=True):
-                scores[i] = self.info["gain"] * score + self.info["bias"]
-        return scores
+        order = sorted(dict.fromkeys(rows), key=len)
+        scores: dict[tuple[int, ...], float] = {}
+        with progress.Progress("scores", len(order), inner=True) as bar:
+            for start in range(0, len(order), batch_size):
+                part = order[start : start + batch_size]
+                ids_BS, lengths_B = trainers.pad(part, self.chat.fill_id)
+                with torch.no_grad():
+                    scores_B = pooled_scores(self.model, ids_BS.to(self.device), lengths_B.to(self.device))
+                scores |= zip(part, (self.info["gain"] * scores_B + self.info["bias"]).tolist(), strict=True)
+                bar.update(len(part))
+        return [scores[row] for row in rows]
 
     def _check(self, spec: ModelSpec, folder: Path) -> None:
         mine = {"template_hash": self.chat.template_hash, "base_hash": base_hash(spec.path, spec.revision)}

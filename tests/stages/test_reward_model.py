@@ -190,3 +190,15 @@ def test_scores_without_spread_set_no_scale(folder: Path, tmp_path: Path, values
     with pytest.raises(DataError, match="set no scale"):
         reward_model.normalise(tmp_path / "reward", values)
     assert (tmp_path / "reward" / "reward.json").read_text() == before
+
+
+def test_a_text_that_stands_in_several_pairs_is_read_once(folder, base, monkeypatch):
+    scorer = reward_model.Scorer(ModelSpec(str(base)), folder)
+    prompts, texts = [Prompt("w1 w2")] * 4, ["w5", "w6", "w5", "w6"]
+    apart = [scorer.score([prompt], [text])[0] for prompt, text in zip(prompts, texts, strict=True)]
+    read: list[int] = []
+    pooled = reward_model.pooled_scores
+    monkeypatch.setattr(reward_model, "pooled_scores", lambda m, ids, n: (read.append(len(ids)), pooled(m, ids, n))[1])
+    assert scorer.score(prompts, texts) == pytest.approx(apart, abs=1e-6)
+    assert sum(read) == 2
+    assert len(set(apart)) == 2
