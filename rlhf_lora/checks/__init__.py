@@ -1,0 +1,1 @@
+"""What can be proved: problems whose answer is known exactly, and checks of a user's own model and settings."""
