@@ -21,6 +21,8 @@ class AdamW:
     Attributes:
         lr: peak learning rate; null = derived from the model's width when the plan is made (`derived_lr`).
         weight_decay: on adapters and heads alike; 0 keeps B = 0 a fixed point of no gradient.
+        eps_placement: `torch` adds ε to √v̂, as the paper; `tensorflow` adds it to √v, as OpenAI's release did, which makes
+            the first steps on small gradients smaller (0.03 instead of 0.5 of lr where |g| = ε). In the on-policy loop.
 
     Raises:
         ValueError: a setting out of its range.
@@ -31,6 +33,7 @@ class AdamW:
     beta2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.0
+    eps_placement: str = "torch"
 
     def __post_init__(self) -> None:
         for name in ("lr", "weight_decay"):
@@ -42,6 +45,15 @@ class AdamW:
                 raise ValueError(f"adamw.{name} must be in [0, 1), got {getattr(self, name)!r}")
         if not (math.isfinite(self.eps) and self.eps > 0):
             raise ValueError(f"adamw.eps must be > 0, got {self.eps!r}")
+        if self.eps_placement not in ("torch", "tensorflow"):
+            raise ValueError(f"adamw.eps_placement is 'torch' or 'tensorflow', got {self.eps_placement!r}")
+
+    def eps_at(self, step: int) -> float:
+        """What torch has to add at a step, counted from 1, so that ε stands where `eps_placement` says.
+
+        TensorFlow: lr √(1−β₂ᵗ)/(1−β₁ᵗ) · m / (√v + ε); the same as torch's with ε / √(1−β₂ᵗ).
+        """
+        return self.eps if self.eps_placement == "torch" else self.eps / math.sqrt(1.0 - self.beta2**step)
 
     @classmethod
     def of(cls, value: AdamW | Mapping[str, Any]) -> AdamW:
@@ -56,7 +68,9 @@ class AdamW:
         unknown = [key for key in value if key not in known]
         if unknown:
             raise ValueError(f"adamw has no setting '{unknown[0]}'; settings: {', '.join(known)}")
-        numbers: dict[str, Any] = {key: None if number is None else float(number) for key, number in value.items()}
+        numbers: dict[str, Any] = {
+            key: given if given is None or key == "eps_placement" else float(given) for key, given in value.items()
+        }
         try:
             return cls(**numbers)
         except TypeError as error:

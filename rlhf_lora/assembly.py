@@ -59,10 +59,13 @@ class Assembly:
     def training_backbone(self) -> Backbone:
         """The base for the on-policy loop: policy from SFT, value from the reward adapter (else SFT) with a zero head."""
         backbone = self.backbone(self.sft_adapter, trained=True)
-        if "value" in self.plan.optimizer.roles:
-            backbone.add_role("value", start=self.reward_adapter or self.sft_adapter, trained=True)
-        if "value" in self.plan.optimizer.roles or self.plan.optimizer.shared_trunk:
-            backbone.add_head("value")
+        optimizer = self.plan.optimizer
+        reward = self.reward_adapter or getattr(self.plan.reward, "folder", None)
+        if "value" in optimizer.roles:
+            backbone.add_role("value", start=reward or self.sft_adapter, trained=True)
+        if "value" in optimizer.roles or optimizer.shared_trunk:
+            as_reward = getattr(optimizer, "value_init", "zero") == "reward"
+            backbone.add_head("value", reward if as_reward else None)
         return backbone
 
     def short_enough(self, backbone: Backbone, prompts: Sequence[Prompt]) -> list[Prompt]:

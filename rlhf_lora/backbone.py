@@ -107,9 +107,9 @@ class Backbone:
             self.heads[name] = self._head(tensors)
         self._restore_requires_grad()
 
-    def add_head(self, name: str) -> None:
-        """A zero head that reads another role's trunk (a value head on the policy's hidden states)."""
-        self.heads[name] = self._head({})
+    def add_head(self, name: str, start: Path | None = None) -> None:
+        """A scalar head, zero, or that of the reward adapter `start`; on its own role's trunk or another's."""
+        self.heads[name] = self._head(self._adapter_parts(start)[1] if start is not None else {})
         self._restore_requires_grad()
 
     @contextmanager

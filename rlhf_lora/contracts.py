@@ -179,6 +179,8 @@ class OnPolicyOptimizer(Protocol):
         mean_over: what `loss` is a mean over, so that minibatches can be cut: `tokens` or `sequences`.
         updates, prompts_per_update, epochs, minibatch_size: the shape of the loop; sizes in samples but for prompts.
         beta: KL strength in reward per nat.
+        max_kl: end the epochs of an update above this ½ mean (log π/π_old)²; None = never.
+        ptx: weight of the loss on demonstrations; 0 = none.
         adamw, value_adamw: the gradient optimizer of each trained role.
     """
 
@@ -192,6 +194,8 @@ class OnPolicyOptimizer(Protocol):
     epochs: int
     minibatch_size: int
     max_grad_norm: float
+    max_kl: float | None
+    ptx: float
     final_lr: float
     adamw: Any
     value_adamw: Any

@@ -139,7 +139,7 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     if reward_adapter is not None:
         plan_checks.check_adapter_fits(reward_adapter, shape, "reward.path")
     names = plan_checks.stage_names(config, built["reward"], built["optimizer"], splits, start_adapter)
-    plan_checks.check_rows(names, read, built["optimizer"])
+    plan_checks.check_rows(names, read, built["optimizer"], reward_adapter is not None or "reward_model" in names)
     if "policy" in names:
         plan_checks.check_columns(built["reward"], splits)
         plan_checks.check_midway(config, built["optimizer"], splits, data.gold)

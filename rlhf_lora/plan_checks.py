@@ -203,7 +203,7 @@ def check_columns(reward: Any, splits: Splits) -> None:
             )  # fmt: skip
 
 
-def check_rows(names: Sequence[str], read: Sources, optimizer: Any) -> None:
+def check_rows(names: Sequence[str], read: Sources, optimizer: Any, has_reward_model: bool) -> None:
     """Every stage has rows to learn from, and the end has prompts to judge on."""
     wants = {"sft": ("demonstrations", "demonstrations"), "reward_model": ("pairs", "pairs (chosen and rejected)")}
     learns_from = getattr(optimizer, "learns_from", None)
@@ -217,6 +217,16 @@ def check_rows(names: Sequence[str], read: Sources, optimizer: Any) -> None:
                 fix=f"give data that has them ({name}.dataset=jsonl {name}.dataset.path=FILE for this stage alone), "
                 "other `splits`, or leave the stage out (stages=[…])",
             )  # fmt: skip
+    if "policy" in names and getattr(optimizer, "ptx", 0.0) > 0 and not read.splits.demonstrations:
+        raise DataError(
+            "PPO-ptx keeps the policy close to demonstrations, and there are none", where=f"optimizer.ptx={optimizer.ptx}",
+            fix="optimizer.ptx=0, or data with demonstrations (sft.dataset=jsonl sft.dataset.path=FILE)",
+        )  # fmt: skip
+    if getattr(optimizer, "value_init", "zero") == "reward" and "policy" in names and not has_reward_model:
+        raise ConfigError(
+            "the value function is to begin as the reward model, and there is none",
+            where="optimizer.value_init=reward", fix="reward=learned, or optimizer.value_init=zero",
+        )  # fmt: skip
     if "policy" in names and not read.splits.final_prompts:
         setting = read.named("policy")
         raise DataError(

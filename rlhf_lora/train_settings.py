@@ -58,6 +58,8 @@ class TrainSettings:
     @classmethod
     def of(cls, adamw: AdamW, **settings: Any) -> TrainSettings:
         """Settings whose gradient optimizer is written as a policy optimizer's `adamw`."""
+        if adamw.eps_placement != "torch":
+            raise ValueError(f"adamw.eps_placement={adamw.eps_placement} is there in the on-policy loop alone")
         betas = (adamw.beta1, adamw.beta2)
         return cls(lr=adamw.lr, betas=betas, eps=adamw.eps, weight_decay=adamw.weight_decay, **settings)
 

@@ -27,6 +27,9 @@ class OnPolicySettings:
         beta: KL strength, in (scaled) reward per nat. Lower = further from the reference, more reward, more to hack.
         kl_target: nats per sequence that β is steered towards (Ziegler et al. 2019 use 6); null = β stays as it is.
         kl_horizon: completions over which β can change by a factor; short, because runs here are short.
+        max_kl: end the passes over a rollout when ½ mean (log π/π_old)² of a minibatch is above it; null = never.
+        ptx: weight of the loss on demonstrations, mean per token, beside the policy's loss (InstructGPT's PPO-ptx; its
+            27.8 belongs to another reduction). Needs demonstrations in the data.
         missing_end_reward: replaces the reward of a completion that was cut off; null = it keeps its score.
         scale_scores: scale rewards to mean 0, deviation 1 on reference samples before the first update.
     """
@@ -43,6 +46,8 @@ class OnPolicySettings:
     kl_target: float | None = 5.0
     kl_horizon: float = 500.0
     clip: float = 0.2
+    max_kl: float | None = None
+    ptx: float = 0.0
     missing_end_reward: float | None = None
     scale_scores: bool = True
     adamw: AdamW = AdamW(lr=None, eps=1e-5)  # noqa: RUF009 frozen
@@ -59,8 +64,10 @@ class OnPolicySettings:
             raise ValueError(f"final_lr must be in [0, 1], got {self.final_lr}")
         if not 0 <= self.beta < math.inf:
             raise ValueError(f"beta must be finite and ≥ 0, got {self.beta}")
-        for name in ("clip", "max_grad_norm", "kl_horizon"):
-            if not getattr(self, name) > 0:
+        if not 0 <= self.ptx < math.inf:
+            raise ValueError(f"ptx must be finite and ≥ 0, got {self.ptx}")
+        for name in ("clip", "max_grad_norm", "kl_horizon", "max_kl"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.kl_target is not None and not self.kl_target > 0:
             raise ValueError(f"kl_target must be above 0 nats, got {self.kl_target}; null keeps beta fixed")

@@ -27,17 +27,21 @@ class PPO(OnPolicySettings):
     """PPO: clipped policy gradient, a value function, and a KL penalty per token.
 
     Attributes:
+        kl: estimator of the KL in the reward: `k1` as published, `k2`, `k3`; named in the metrics.
         value: `adapter` = the value function has an adapter of its own (better at equal KL in Hydra-RLHF);
             `trunk` = a head on the policy's hidden states (half the update time); null = `trunk` for small models,
             where it was no worse, else `adapter`.
+        value_init: `zero` = the value head begins at 0; `reward` = it begins as the reward model (Huang et al. 2024).
         value_clip: how far a value may move from the old one within an update; null = as far as it likes.
     """
 
     learning_rates: ClassVar[Mapping[str, float]] = {"adamw": 3e-5, "value_adamw": 6e-5}  # at width 2048, for `derive`
 
+    kl: str = "k1"
     gamma: float = 1.0
     lam: float = 0.95
     value: str | None = None
+    value_init: str = "zero"
     value_clip: float | None = 0.2
     value_weight: float = 0.1
     whiten_advantages: bool = True
@@ -56,6 +60,16 @@ class PPO(OnPolicySettings):
             raise ValueError(f"value_clip must be above 0, got {self.value_clip}")
         if self.value not in ("adapter", "trunk", None):
             raise ValueError(f"value is 'adapter' or 'trunk', got '{self.value}'")
+        if self.value_init not in ("zero", "reward"):
+            raise ValueError(f"value_init is 'zero' or 'reward', got '{self.value_init}'")
+        if self.value_init == "reward" and self.value == "trunk":
+            raise ValueError("value_init=reward needs value=adapter: a head on the policy's trunk is no reward model")
+        if self.kl not in ("k1", "k2", "k3"):
+            raise ValueError(f"kl is 'k1', 'k2' or 'k3', got '{self.kl}'")
+        if self.whiten_rewards and self.minibatch_size < 8:
+            raise ValueError(
+                f"whiten_rewards needs minibatch_size ≥ 8, got {self.minibatch_size}: too few to tell a deviation"
+            )
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -75,15 +89,16 @@ class RunningPPO(Running):
     def advantages(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
         """KL-shaped rewards, then GAE, then whitening.
 
-        R_t = −β k1_t, and the score on the last token (Ziegler et al. 2019, eq. 2, per token). Order as released:
+        R_t = −β KL_t, and the score on the last token (Ziegler et al. 2019, eq. 2, per token). Order as released:
         rewards whitened (mean kept), GAE, returns = A + V, advantages whitened.
         """
+        from rlhf_lora.objectives import kl
         from rlhf_lora.objectives.advantages import gae, masked_mean, whiten
-        from rlhf_lora.objectives.kl import k1
 
         s, mask_BT = self.settings, batch.mask_BT
         assert batch.values_BT is not None
-        kl_BT = k1(batch.logprobs_BT, batch.ref_logprobs_BT) * mask_BT
+        estimator = {"k1": kl.k1, "k2": kl.k2, "k3": kl.k3}[s.kl]
+        kl_BT = estimator(batch.logprobs_BT, batch.ref_logprobs_BT).where(mask_BT, 0.0)
         rewards_BT = -self.beta * kl_BT
         rewards_BT[_rows(batch), mask_BT.sum(1) - 1] += self.terminal_rewards(batch)
         if s.whiten_rewards:
@@ -92,6 +107,7 @@ class RunningPPO(Running):
         metrics = {
             "objective/non_score_reward": float((-self.beta * kl_BT).sum(1).mean()),
             "objective/rlhf_reward": float((batch.rewards_B - self.beta * kl_BT.sum(1)).mean()),
+            f"objective/kl_{s.kl}": float(kl_BT.sum(1).mean()),
             "val/mean": float(masked_mean(batch.values_BT, mask_BT)),
             "val/explained_variance": _explained_variance(batch.values_BT, returns_BT, mask_BT),
             "beta": self.beta,

@@ -23,7 +23,7 @@ import torch
 from rlhf_lora.backbone import Backbone
 from rlhf_lora.contracts import Batch
 from rlhf_lora.errors import Stopped
-from rlhf_lora.records import Prompt, Sample, Score, named_seed
+from rlhf_lora.records import Demonstration, Prompt, Sample, Score, named_seed
 from rlhf_lora.rollout import pad
 from rlhf_lora.stages import loop_state
 from rlhf_lora.stages.best import Best
@@ -44,11 +44,12 @@ class OnPolicy:
         engine: samples completions. scorer: the reward source, held to its contract. optimizer: opened.
         prompts: drawn from in a fresh order each pass. micro_batch: sequences per forward-backward.
         missing_share: stop when a rollout has a larger share of samples without a score.
+        demonstrations: what `optimizer.ptx` keeps the policy close to.
     """
 
     def __init__(
         self, backbone: Backbone, engine: Any, scorer: Scorer, optimizer: Any, prompts: Sequence[Prompt], *, seed: int,
-        micro_batch: int = 16, missing_share: float = 0.5,
+        micro_batch: int = 16, missing_share: float = 0.5, demonstrations: Sequence[Demonstration] = (),
     ):  # fmt: skip
         self.backbone, self.engine, self.scorer, self.optimizer, self.prompts = (
             backbone,
@@ -58,7 +59,11 @@ class OnPolicy:
             prompts,
         )
         self.seed, self.missing_share = seed, missing_share
-        self.updater = Updater(backbone, optimizer, temperature=engine.temperature, micro_batch=micro_batch, seed=seed)
+        self.updater = Updater(
+            backbone, optimizer, temperature=engine.temperature, micro_batch=micro_batch, seed=seed,
+            demonstrations=[(backbone.chat.prompt_ids(d.prompt), backbone.chat.response_ids(d.completion, prompt=d.prompt))
+                            for d in demonstrations],
+        )  # fmt: skip
         self.state = LoopState()
         self.best = Best(backbone)  # by a figure that somebody outside gives; no part of training
         self.last: Rollout | None = None

@@ -6,6 +6,7 @@ micro-batches changes nothing, because every token (or sequence) weighs the same
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,9 +25,14 @@ class Updater:
     Args:
         temperature: of the rollout; log-probs are taken at the same.
         micro_batch: sequences per forward and backward.
+        demonstrations: (prompt, response) tokens that `optimizer.ptx` keeps the policy close to.
     """
 
-    def __init__(self, backbone: Backbone, optimizer: Any, *, temperature: float, micro_batch: int, seed: int):
+    def __init__(
+        self, backbone: Backbone, optimizer: Any, *, temperature: float, micro_batch: int, seed: int,
+        demonstrations: Sequence[tuple[list[int], list[int]]] = (),
+    ):  # fmt: skip
+        self.demonstrations = demonstrations
         self.backbone, self.optimizer = backbone, optimizer
         self.temperature, self.micro_batch, self.seed = temperature, micro_batch, seed
         self.trained = ["policy", "value"] if "value" in backbone.heads else ["policy"]
@@ -42,18 +48,21 @@ class Updater:
             for start in range(0, rows, size)
         ]
         for number, minibatch in enumerate(track(minibatches, "update", inner=True)):
-            metrics = self._train_on(rollout, minibatch)
+            metrics = self._train_on(rollout, minibatch, f"ptx/{update}/{number}")
             totals.add(metrics)
             if number == 0:
                 # Whatever differs from 1 here is the rollout's arithmetic against training's.
                 totals.add({"policy/first_ratio_error": abs(metrics["policy/ratio"] - 1.0)})
-        return totals.means() | {"lr": self.adamw.param_groups[0]["lr"]}
+            if self.optimizer.max_kl is not None and metrics["policy/approxkl"] > self.optimizer.max_kl:
+                break
+        done = {"policy/minibatches": number + 1.0, "lr": self.adamw.param_groups[0]["lr"]}
+        return totals.means() | done
 
     def _order(self, rows: int, update: int, epoch: int) -> list[int]:
         stream = torch.Generator().manual_seed(named_seed(self.seed, f"minibatches/{update}/{epoch}"))
         return torch.randperm(rows, generator=stream).tolist()
 
-    def _train_on(self, rollout: Rollout, rows: list[int]) -> dict[str, float]:
+    def _train_on(self, rollout: Rollout, rows: list[int], stream: str) -> dict[str, float]:
         """One gradient step per trained role: its forward and its backward, then the next role."""
         totals = Means()
         self.adamw.zero_grad(set_to_none=True)
@@ -67,12 +76,32 @@ class Updater:
                     share = self._weight(padded.response_mask_BT) / total
                     (loss * share).backward()
                     totals.add(metrics, share)
+                if role == "policy" and self.optimizer.ptx:
+                    totals.add({"loss/ptx": self._ptx(len(rows), stream)})
         for name in self.trained:
             parameters = list(self.backbone.parameters(name).values())
             norm = torch.nn.utils.clip_grad_norm_(parameters, self.optimizer.max_grad_norm)
             totals.add({f"grad_norm/{name}": float(norm)})
+        for group in self.adamw.param_groups:
+            taken = self.adamw.state.get(group["params"][0], {}).get("step", 0)
+            group["eps"] = group["settings"].eps_at(int(taken) + 1)
         self.adamw.step()
         return totals.means()
+
+    def _ptx(self, count: int, stream: str) -> float:
+        """Add `optimizer.ptx` times the gradient of the mean loss per token on `count` demonstrations (PPO-ptx: Ouyang et
+        al. 2022, eq. 2). Returns that loss, in nats."""
+        drawn = torch.Generator().manual_seed(named_seed(self.seed, stream))
+        picked = torch.randint(len(self.demonstrations), (count,), generator=drawn).tolist()
+        prompts, responses = zip(*(self.demonstrations[i] for i in picked), strict=True)
+        tokens, total = sum(map(len, responses)), 0.0
+        for _, padded in self.backbone.micro_batches(list(prompts), list(responses), self.micro_batch):
+            hidden_BTD = self.backbone.response_hidden(padded)
+            logprobs_BT = self.backbone.logprobs(hidden_BTD, padded.responses_BT, 1.0)
+            loss = -(logprobs_BT * padded.response_mask_BT).sum() / tokens
+            (self.optimizer.ptx * loss).backward()
+            total += loss.item()
+        return total
 
     def _weight(self, mask_BT: torch.Tensor) -> int:
         """What a part of a minibatch counts: its tokens, or its sequences where the loss is a mean over those."""
@@ -94,6 +123,7 @@ class Updater:
             groups.append({
                 "params": list(self.backbone.parameters(name).values()), "lr": settings.lr, "peak_lr": settings.lr,
                 "betas": (settings.beta1, settings.beta2), "eps": settings.eps, "weight_decay": settings.weight_decay,
+                "settings": settings,
             })  # fmt: skip
         return groups
 

@@ -45,6 +45,8 @@ def loop(
     value_from_policy: bool = False,
     new_tokens: int = 6,
     temperature: float = 1.0,
+    optimizer_name: str = "ppo",
+    demonstrations: Sequence[Any] = (),
     **settings: Any,
 ) -> OnPolicy:
     """A loop on the tiny base, the policy a fresh adapter, the reference the bare base."""
@@ -54,19 +56,19 @@ def loop(
         "minibatch_size": 4,
         "epochs": 1,
         "adamw": {"lr": 3e-3},
-        "value_adamw": {"lr": 3e-3},
     }
-    optimizer = build(
-        "optimizer", {"name": "ppo", "value": "trunk" if value_from_policy else "adapter", **given, **settings}
-    )
+    if optimizer_name == "ppo":
+        given |= {"value_adamw": {"lr": 3e-3}, "value": "trunk" if value_from_policy else "adapter"}
+    optimizer = build("optimizer", {"name": optimizer_name, **given, **settings})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         backbone = Backbone(spec(base), micro_batch=64)
         backbone.add_role("policy", trained=True)
         backbone.add_role("reference", bare=True)
-        if not value_from_policy:
+        if "value" in optimizer.roles:
             backbone.add_role("value", trained=True)
-        backbone.add_head("value")
+        if optimizer_name == "ppo":
+            backbone.add_head("value")
     engine = build("rollout", {"name": "native", "max_new_tokens": new_tokens, "temperature": temperature})
     scorer = Scorer(source if hasattr(source, "score") else Rule(source), "mine")
     return OnPolicy(
@@ -78,6 +80,7 @@ def loop(
         seed=1,
         micro_batch=micro_batch,
         missing_share=missing_share,
+        demonstrations=demonstrations,
     )
 
 
@@ -180,7 +183,9 @@ def test_every_sample_is_trained_on_once_per_epoch(tiny_base, monkeypatch):
     made = loop(tiny_base, epochs=3)
     seen: list[list[int]] = []
     train = made.updater._train_on
-    monkeypatch.setattr(made.updater, "_train_on", lambda rollout, rows: seen.append(rows) or train(rollout, rows))
+    monkeypatch.setattr(
+        made.updater, "_train_on", lambda rollout, rows, stream: seen.append(rows) or train(rollout, rows, stream)
+    )
     made.step()
     epochs = [sorted(seen[i] + seen[i + 1]) for i in (0, 2, 4)]
     assert epochs == [list(range(8))] * 3
@@ -445,3 +450,52 @@ def test_a_strong_penalty_keeps_the_policy_near_the_reference(tiny_base):
         return [made.step()["objective/kl"] for _ in range(6)][-1]
 
     assert kl_after(20.0) < 0.3 * kl_after(0.0)  # 0.16 beside 1.26; a larger rate overshoots whatever the penalty
+
+
+# --- what PPO can be set to -------------------------------------------------------------------------------------------
+
+
+def test_epochs_end_when_the_policy_has_gone_too_far(tiny_base):
+    far = loop(tiny_base, prompts_per_update=8, minibatch_size=4, epochs=4, adamw={"lr": 2e-2}, max_kl=1e-4)
+    assert far.step()["policy/minibatches"] < 8
+    near = loop(tiny_base, prompts_per_update=8, minibatch_size=4, epochs=4, adamw={"lr": 2e-2})
+    assert near.step()["policy/minibatches"] == 8
+
+
+def test_ptx_adds_the_gradient_of_the_demonstrations_and_nothing_else(tiny_base):
+    from rlhf_lora.records import Demonstration
+
+    asked = prompts(4)
+    shown = [Demonstration(asked[0], "certainly tea soup and bread")] * 3
+
+    def trained(**settings: Any) -> tuple[Any, dict[str, float]]:
+        made = loop(tiny_base, lambda sample: 1.0, asked, beta=0.0, whiten_advantages=False, scale_scores=True,
+                    prompts_per_update=4, adamw={"lr": 1e-2}, demonstrations=shown, **settings)  # fmt: skip
+        return made, made.step()
+
+    def nll(made: Any) -> float:
+        ids = [made.backbone.chat.prompt_ids(asked[0])]
+        reply = [made.backbone.chat.response_ids("certainly tea soup and bread")]
+        (row,) = made.backbone.sequence_logprobs("policy", ids, reply)
+        return -sum(row) / len(row)
+
+    without, _ = trained()
+    with_ptx, metrics = trained(ptx=1.0)
+    assert metrics["loss/ptx"] == pytest.approx(nll(without), abs=1e-4)  # a constant reward moves nothing
+    assert nll(with_ptx) < nll(without) - 0.01
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo"])
+def test_group_optimizers_run_on_the_same_loop(tiny_base, name):
+    made = loop(tiny_base, optimizer_name=name, samples_per_prompt=4, prompts_per_update=4, minibatch_size=8, epochs=2)
+    metrics = [made.step() for _ in range(2)]
+    assert all(row["policy/first_ratio_error"] < 1e-4 for row in metrics)
+    assert "value" not in made.backbone.heads
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo"])
+def test_equal_rewards_within_every_group_move_no_group_optimizer(tiny_base, name):
+    made = loop(
+        tiny_base, lambda sample: 1.0, optimizer_name=name, samples_per_prompt=4, prompts_per_update=4, minibatch_size=8
+    )
+    assert made.step()["grad_norm/policy"] < (1e-6 if name == "grpo" else 1e-2)  # RLOO whitens what is left by rounding
