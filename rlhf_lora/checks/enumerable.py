@@ -25,7 +25,9 @@ from rlhf_lora.records import Prompt, Sample, named_seed
 
 WORDS = ("a", "b", "c", "d", "e")
 LONGEST = 3
-PROMPT = Prompt("a")
+PROMPT = Prompt("")
+"""Read as the end token alone. A word would be no better: behind it the same word again looks the same, to attention
+without absolute positions, and the best policy could not be reached."""
 
 
 def build_model(folder: Path, seed: int = 0) -> Path:

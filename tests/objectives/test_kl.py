@@ -54,3 +54,22 @@ def test_adaptive_beta_follows_the_published_vector(kl, after):
 def test_a_target_that_is_not_above_zero_is_refused(target):
     with pytest.raises(ValueError, match="above 0 nats"):
         AdaptiveKL(0.1, target)
+
+
+@pytest.mark.parametrize(("estimator", "forward"), [(k1, None), (k2, False), (k3, True)])
+def test_what_the_gradient_of_an_estimator_in_a_loss_pulls_towards(estimator, forward):
+    """Over all actions, exactly: E_π ∇k1 = 0, E_π ∇k2 = ∇KL(π‖ρ), E_π ∇k3 = ∇KL(ρ‖π); what GRPO's `kl` chooses."""
+    stream = torch.Generator().manual_seed(0)
+    logits_V = torch.randn(7, generator=stream, dtype=torch.float64).requires_grad_()
+    reference_V = torch.log_softmax(torch.randn(7, generator=stream, dtype=torch.float64), 0)
+    policy_V = torch.log_softmax(logits_V, 0)
+    sampled = (policy_V.detach().exp() * estimator(policy_V, reference_V)).sum()
+    (got_V,) = torch.autograd.grad(sampled, logits_V, retain_graph=True)
+    if forward is None:
+        divergence = 0.0 * policy_V.sum()
+    elif forward:
+        divergence = (reference_V.exp() * (reference_V - policy_V)).sum()
+    else:
+        divergence = (policy_V.exp() * (policy_V - reference_V)).sum()
+    (want_V,) = torch.autograd.grad(divergence, logits_V)
+    torch.testing.assert_close(got_V, want_V, atol=1e-12, rtol=1e-9)
