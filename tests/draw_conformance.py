@@ -17,32 +17,80 @@ DIFFERS, MISSING = "differs", "not there yet"
 # item → (state, what the kit does instead): only items, or parts of items, that the kit does not honour as they stand.
 NOTES: dict[str, tuple[str, str]] = {
     "C03": (DIFFERS, "`tldr2024` gives rotary models no positions; the kit always does, which is the same function."),
-    "C04": (MISSING, "Dropout that is a number and no module (`attention_dropout` of Llama and Qwen configurations) stays on in updates "
-            "with gradient checkpointing where a model's configuration sets it above 0; no preset's does."),  # fmt: skip
-    "C05": (DIFFERS, "Both profiles generate a fixed number of tokens; the kit stops at the end token, and the test "
-            "shows that nothing that is trained on differs. `oai2019` trains on all 24 tokens, the kit up to the end."),
-    "C07": (MISSING, "`rollout=hf` lets `generation_config.json` have its say (repetition penalty, min-p), which the log-probs do not "
-            "know of; `policy/first_ratio_error` stays 0, because they are taken anew. `rollout=native` is exact."),
+    "C04": (
+        MISSING,
+        "Dropout that is a number and no module (`attention_dropout` in configurations of Llama and Qwen) "
+        "stays on in updates with gradient checkpointing where a model sets it above 0, which few do.",
+    ),
+    "C05": (
+        DIFFERS,
+        "Both profiles generate a fixed number of tokens; the kit stops at the end token, and the test "
+        "shows that nothing that is trained on differs. `oai2019` trains on all 24 tokens, the kit up to the end.",
+    ),
+    "C07": (
+        MISSING,
+        "`rollout=hf` lets `generation_config.json` have its say (repetition penalty, min-p), which the "
+        "log-probs do not know of; `policy/first_ratio_error` stays 0, because they are taken anew. `rollout=native` is exact.",
+    ),
     "C08": (DIFFERS, "Logged as |mean ρ − 1| of the first minibatch, not as the largest difference of a token."),
     "C09": (DIFFERS, "Where a prompt begins and ends is the data's business; no query is cut at full stops."),
-    "C11": (DIFFERS, "The head starts at zero, not at N(0, 1/√(d + 1)): scores start equal, and nothing hangs on a draw."),
-    "C12": (DIFFERS, "Once, before PPO, on at most 256 completions; gain and bias are not trained, and labels' scale is not used."),
-    "C13": (MISSING, "No normalisation on human answers: the mean over the reference's own completions is taken away, and "
-            "their deviation is the unit. A shift changes no advantage but through `missing_end_reward`."),
-    "C14": (DIFFERS, "The default is cosine with 3 % warm-up; linear decay is `reward_model.schedule=linear reward_model.warmup=0`."),
-    "C15": (DIFFERS, "The policy has no tokens behind its end, because it stops there (C05); what is cut for the reward is the stop string."),
-    "C20": (MISSING, "A value function that starts as the whole reward model, its head included (`tldr2024`); the kit copies the reward "
-            "model's adapter and starts its head at zero."),
-    "C21": (MISSING, "No `truncate_after`: the first end token counts wherever it stands (`oai2019`: from index 16 on)."),
-    "C22": (MISSING, "Replacing only; TRL's subtraction is not offered. Off by default (`missing_end_reward=null`): a cut answer keeps its score."),
-    "C24": (MISSING, "`score_position: eos` only; the score one place behind the end (`tldr2024`) is disputed, and not offered."),
+    "C11": (
+        DIFFERS,
+        "The head starts at zero, not at N(0, 1/√(d + 1)): scores start equal, and nothing hangs on a draw.",
+    ),
+    "C12": (
+        DIFFERS,
+        "Once, before PPO, on at most 256 completions; gain and bias are not trained, and labels' scale is not used.",
+    ),
+    "C13": (
+        MISSING,
+        "No normalisation on human answers: the mean over the reference's own completions is taken away, and "
+        "their deviation is the unit. A shift changes no advantage but through `missing_end_reward`.",
+    ),
+    "C14": (
+        DIFFERS,
+        "The default is cosine with 3 % warm-up; linear decay is `reward_model.schedule=linear reward_model.warmup=0`.",
+    ),
+    "C15": (
+        DIFFERS,
+        "The policy has no tokens behind its end, because it stops there (C05); "
+        "what is cut for the reward is the stop string.",
+    ),
+    "C20": (
+        MISSING,
+        "A value function that starts as the whole reward model, its head included (`tldr2024`); "
+        "the kit copies the reward model's adapter and starts its head at zero.",
+    ),
+    "C21": (
+        MISSING,
+        "No `truncate_after`: the first end token counts wherever it stands (`oai2019`: from index 16 on).",
+    ),
+    "C22": (
+        MISSING,
+        "Replacing only; TRL's subtraction is not offered. Off by default "
+        "(`missing_end_reward=null`): a cut answer keeps its score.",
+    ),
+    "C24": (
+        MISSING,
+        "`score_position: eos` only; the score one place behind the end (`tldr2024`) is disputed, and not offered.",
+    ),
     "C25": (DIFFERS, "The kit's own target is 5 nats with a horizon of 500 episodes, since its runs are short."),
-    "C27": (DIFFERS, "Whitening is over the whole rollout, as D does it, not per minibatch; equal where there is one minibatch."),
+    "C27": (
+        DIFFERS,
+        "Whitening is over the whole rollout, as D does it, not per minibatch; equal where there is one minibatch.",
+    ),
     "C33": (MISSING, "PyTorch's placement of ε; TensorFlow's is held as a formula until there is a setting for it."),
     "C35": (DIFFERS, "Entropy is the mean per token; the published figure is the sum per sequence."),
-    "L4": (DIFFERS, "Apart unless `optimizer.value=trunk`, which the plan chooses for small models, where it was no worse."),
-    "L5": (DIFFERS, "No rollout buffer and no reward model in it: checkpoints stand between updates, the reward adapter has its own folder."),
-}  # fmt: skip
+    "L4": (
+        DIFFERS,
+        "Apart unless `optimizer.value=trunk`, which the plan chooses for small models, where it was no worse.",
+    ),
+    "L5": (
+        DIFFERS,
+        "No rollout buffer and no reward model in it: checkpoints stand between "
+        "updates, the reward adapter has its own folder.",
+    ),
+}
 
 HEAD = """# Conformance
 
@@ -79,11 +127,12 @@ def tests() -> list[Test]:
     Raises:
         ValueError: a test without an item's number, or a docstring without its three parts.
     """
-    found = []
-    for file in sorted(TESTS.glob("test_*.py")):
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                found.append(_test(node, file.name))
+    found = [
+        _test(node, file.name)
+        for file in sorted(TESTS.glob("test_*.py"))
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
     return sorted(found, key=lambda test: ITEMS.index(test.item))
 
 

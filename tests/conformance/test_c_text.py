@@ -126,7 +126,7 @@ def test_C05_stopping_early(made, monkeypatch):
     assert any(end < 12 for end in ends)
     assert [list(s.tokens) for s in early] == [list(s.tokens)[:end] for s, end in zip(on, ends, strict=True)]
     assert [list(s.logprobs) for s in early] == [list(s.logprobs)[:end] for s, end in zip(on, ends, strict=True)]
-    masks = [pad([[5]] * 12, [list(s.tokens) for s in early], 0).response_mask_BT.sum(1).tolist(), ends]
+    masks = [pad([[5]] * len(early), [list(s.tokens) for s in early], 0).response_mask_BT.sum(1).tolist(), ends]
     assert masks[0] == masks[1]
 
 
