@@ -99,7 +99,7 @@ MUTATIONS = [
     Mutation(PPO, "worst_BT = torch.maximum(error_BT, (near", "worst_BT = torch.minimum(error_BT, (near",
              f"{FIGURES}C30_value_loss"),
     Mutation(PPO, "loss = mean(torch.maximum(", "loss = mean(torch.minimum(", f"{FIGURES}C31_policy_loss"),
-    Mutation(LOOP, "logprobs_BT=padded(", "logprobs_BT=0.99 * padded(",
+    Mutation(LOOP, " logprobs_BT=padded(", " logprobs_BT=0.99 * padded(",
              f"{FIGURES}C32_nothing_has_moved_at_first"),
     Mutation(UPDATE, "share = self._weight(padded.response_mask_BT) / total", "share = len(index) / len(rows)",
              f"{FIGURES}C34_micro_batches"),
