@@ -307,7 +307,7 @@ def rewriting(samples: Sequence[Sample]) -> list[float]:
         (plugin_checks.reward_counts, Reward(lambda samples: [float("nan")] * len(samples)), "the reward gave nan"),
         (plugin_checks.reward_counts, Reward(lambda samples: [float("nan"), *[1.0] * 7]), "1 of 8 samples: the reward"),
         (plugin_checks.reward_counts, Reward(lambda samples: [None] * len(samples)), "none of 8 samples has a score"),
-        (plugin_checks.reward_repeats, drifting(), "max |Δ| 8"),
+        (plugin_checks.reward_repeats, drifting(), "max |Δ| 1.1"),
         (plugin_checks.reward_order, Reward(lambda samples: [float(i) for i in range(len(samples))]), "max |Δ|"),
         (plugin_checks.reward_leaves_inputs, Reward(rewriting), "8 of 8 samples changed"),
     ],
@@ -403,6 +403,16 @@ def test_a_plugin_that_fails_ends_the_command_with_3_and_is_named(tiny_base, tmp
     assert [row["item"] for row in failed] == ["R2", "R3"]
     assert all("max |Δ| 0." in row["figure"] for row in failed)
     assert told["passed"] + told["failed"] + told["not_applicable"] == len(told["results"])
+
+
+def test_a_check_of_ones_own_from_the_page_is_a_line_of_the_table(tiny_base, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(registry, "_table", dict(registry._table))
+    page = (Path(__file__).parent.parent / "docs" / "verify.md").read_text("utf-8")
+    (tmp_path / "own.py").write_text(page.partition("```python\n")[2].partition("```")[0])
+    given = overrides(tiny_base, tmp_path / "run", f"plugins=[{tmp_path / 'own.py'}]", "reward=length")
+    assert cli.run(["verify", "--json", *given]) in (0, 3)  # an answer of this model may well be empty
+    (row,) = [row for row in json.loads(capsys.readouterr().out)["results"] if row["item"] == "X1"]
+    assert row["figure"].endswith("of 8 are")
 
 
 @pytest.mark.parametrize("words", [["--profile", "ppo2017"], ["--profile=ppo2017"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 from typing import Any
 
@@ -23,11 +24,12 @@ def scored(subject: Subject) -> list[Score]:
 
 
 def distance(one: list[Score], other: list[Score]) -> float:
-    """Largest |Δ| of two scorings; infinite where only one of them has a value."""
+    """Largest |Δ| of two scorings, in units of the largest score where that is above 1; infinite where only one of them
+    has a value."""
     pairs = [(a.value, b.value) for a, b in zip(one, other, strict=True)]
-    return worst([
-        0.0 if a is None and b is None else float("inf") if a is None or b is None else abs(a - b) for a, b in pairs
-    ])  # fmt: skip
+    size = max([1.0, *(abs(a) for a, _ in pairs if a is not None)])
+    apart = [0.0 if a == b else math.inf if a is None or b is None else abs(a - b) / size for a, b in pairs]
+    return worst(apart)
 
 
 @check("R1", "one finite score a sample, or none with a reason", source="contract RewardSource", needs="model")
