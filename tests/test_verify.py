@@ -408,7 +408,9 @@ def test_a_plugin_that_fails_ends_the_command_with_3_and_is_named(tiny_base, tmp
 def test_a_check_of_ones_own_from_the_page_is_a_line_of_the_table(tiny_base, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(registry, "_table", dict(registry._table))
     page = (Path(__file__).parent.parent / "docs" / "verify.md").read_text("utf-8")
-    (tmp_path / "own.py").write_text(UNSTEADY + page.partition("```python\n")[2].partition("```")[0])
+    (tmp_path / "own.py").write_text(
+        UNSTEADY.replace("unsteady", "beside") + page.partition("```python\n")[2].partition("```")[0]
+    )
     given = overrides(tiny_base, tmp_path / "run", f"plugins=[{tmp_path / 'own.py'}]", "reward=length")
     assert cli.run(["verify", "--json", *given]) in (0, 3)  # an answer of this model may well be empty
     (row,) = [row for row in json.loads(capsys.readouterr().out)["results"] if row["item"] == "X1"]
