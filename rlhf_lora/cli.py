@@ -57,7 +57,7 @@ def run(arguments: list[str]) -> int:
 def _dispatch(arguments: list[str]) -> int:
     if arguments[:1] == ["__complete"]:
         return _complete(" ".join(arguments[1:]))
-    arguments = _joined(arguments, "--config-dir")
+    arguments = _joined(_joined(arguments, "--config-dir", "folder"), "--profile", "name")
     flags = [a for a in arguments if a.startswith("-") and "=" not in a]
     words = [a for a in arguments if a not in flags]
     if not words:
@@ -81,21 +81,22 @@ def _dispatch(arguments: list[str]) -> int:
     for flag in flags:
         if flag not in known:
             _refuse_flag(flag, (*known, "--help"))
-    if verb not in ("train", "plan") and any(word.startswith("--config-dir=") for word in rest):
-        _refuse_flag("--config-dir", (*known, "--help"))
+    for option, verbs in (("--config-dir", ("train", "plan", "verify")), ("--profile", ("verify",))):
+        if verb not in verbs and any(word.startswith(f"{option}=") for word in rest):
+            _refuse_flag(option, (*known, "--help"))
     if {"-m", "--multirun"} & set(flags):
         return _sweep(rest)
     return VERBS[verb](rest, "--json" in flags)
 
 
-def _joined(arguments: list[str], option: str) -> list[str]:
+def _joined(arguments: list[str], option: str, value: str) -> list[str]:
     """`--option VALUE` as `--option=VALUE`: flags and overrides may then stand in any order."""
     if option not in arguments:
         return arguments
     at = arguments.index(option)
     if at + 1 == len(arguments) or arguments[at + 1].startswith("-"):
-        raise ConfigError(f"{option} wants a folder", where=option, fix=f"{option} FOLDER")
-    return [*arguments[:at], f"{option}={arguments[at + 1]}", *_joined(arguments[at + 2 :], option)]
+        raise ConfigError(f"{option} wants a {value}", where=option, fix=f"{option} {value.upper()}")
+    return [*arguments[:at], f"{option}={arguments[at + 1]}", *_joined(arguments[at + 2 :], option, value)]
 
 
 def _config_dir(words: list[str]) -> tuple[list[str], Path | None]:
@@ -189,6 +190,24 @@ def _evaluate(words: list[str], as_json: bool) -> int:
     else:
         _headline(figures)
     return 0
+
+
+def _verify(words: list[str], as_json: bool) -> int:
+    from rlhf_lora import config, plan, verify
+
+    overrides, own = _config_dir(words)
+    _refuse_sweep(overrides, "one configuration at a time")
+    profile = next((word.partition("=")[2] for word in overrides if word.startswith("--profile=")), None)
+    overrides = verify.with_profile([word for word in overrides if not word.startswith("--profile=")], profile)
+    made = plan.make_plan(config.compose(*overrides, config_dir=own))
+    results = verify.verify(made)
+    if as_json:
+        print(json.dumps(verify.as_json(results, made, profile), indent=1))
+    else:
+        from rich.console import Console
+
+        verify.show(results, Console(soft_wrap=False))
+    return 3 if verify.counts(results)["failed"] else 0
 
 
 def _report(runs: list[str], as_json: bool) -> int:
@@ -302,6 +321,7 @@ VERBS: dict[str, Callable[[list[str], bool], int]] = {
     "train": _train,
     "plan": _plan,
     "evaluate": _evaluate,
+    "verify": _verify,
     "report": _report,
     "plugins": _plugins,
     "env": lambda words, as_json: _env(words, ["--json"] if as_json else []),
@@ -312,6 +332,7 @@ FLAGS = {
     "train": ("-m", "--multirun"),
     "plan": ("--json",),
     "evaluate": ("--json",),
+    "verify": ("--json", "--profile"),
     "plugins": ("--json",),
     "env": ("--json", "--gpu"),
 }

@@ -15,7 +15,7 @@ from typing import Any
 from rlhf_lora import completion_index, user_presets
 
 SHELLS = ("bash", "zsh", "fish")
-OVERRIDES = ("train", "plan", "evaluate")
+OVERRIDES = ("train", "plan", "evaluate", "verify")
 """Verbs that take overrides."""
 CHOICES = {
     "resume": ("auto", "never"),
@@ -43,7 +43,7 @@ def candidates(line: str, verbs: Mapping[str, Sequence[str]]) -> list[str]:
     if verb is None:
         found: Iterator[str] = iter([*verbs, "--help"])
     elif current.startswith("-"):
-        found = iter([*verbs.get(verb, ()), *(["--config-dir"] if verb in ("train", "plan") else []), "--help"])
+        found = iter([*verbs.get(verb, ()), *(["--config-dir"] if verb in ("train", "plan", "verify") else []), "--help"])
     elif words[-1] == "--config-dir":
         found = iter([])
     elif verb == "completion":

@@ -9,6 +9,7 @@ rlhf-lora: the whole of RLHF on one consumer GPU, as 4-bit LoRA adapters, with a
   rlhf-lora train [overrides] -m     a sweep: several values for an override, a job each
   rlhf-lora plan [overrides]         what train would do and need, loading nothing        --json
   rlhf-lora evaluate RUN [overrides] judge a finished run's policy again                  --json
+  rlhf-lora verify [overrides]       prove it on your model, tokenizer, reward, optimizer --json
   rlhf-lora report RUN…              write report.html of run folders again
   rlhf-lora plugins [KIND]           rewards, optimizers, datasets, … and their settings  --json
   rlhf-lora env                      versions, cache, plugins: what a bug report needs    --json --gpu
@@ -108,6 +109,27 @@ Examples:
 All settings: `rlhf-lora plan`.
 """
 
+VERIFY = """\
+rlhf-lora verify [--profile NAME] [overrides] [--json] [--config-dir DIR]
+
+Checks that what `train` with the same overrides would do is what was published: hand-worked vectors, then your own
+model, adapters, tokenizer, template, rollout engine, reward and optimizer on a few of your prompts and one update.
+Log-probs of the rollout against a fresh forward, ratio and KL at the first step, roles that leave each other alone,
+padding, end tokens, gradients through the 4-bit base, and more: a line each, with its figure and its source.
+
+Reads: the dataset's file, the model, adapters that exist (model.adapter=RUN, reward.path=RUN, the cache), plugin files.
+Writes: nothing but the embedded base into the cache. Exit code 0 when nothing failed, 3 when something did.
+
+Used most: all of `train`'s; --profile NAME checks the settings of a published run (a wrong name lists the right ones).
+
+Examples:
+  rlhf-lora verify
+  rlhf-lora verify optimizer=grpo reward=length --json
+  rlhf-lora verify plugins=[my_reward.py] reward=my_reward
+
+All settings: `rlhf-lora plan`.
+"""
+
 REPORT = """\
 rlhf-lora report RUN…
 
@@ -169,6 +191,7 @@ HELP = {
     "train": TRAIN,
     "plan": PLAN,
     "evaluate": EVALUATE,
+    "verify": VERIFY,
     "report": REPORT,
     "plugins": PLUGINS,
     "env": ENV,
