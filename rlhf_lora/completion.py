@@ -43,7 +43,9 @@ def candidates(line: str, verbs: Mapping[str, Sequence[str]]) -> list[str]:
     if verb is None:
         found: Iterator[str] = iter([*verbs, "--help"])
     elif current.startswith("-"):
-        found = iter([*verbs.get(verb, ()), *(["--config-dir"] if verb in ("train", "plan", "verify") else []), "--help"])
+        found = iter(
+            [*verbs.get(verb, ()), *(["--config-dir"] if verb in ("train", "plan", "verify") else []), "--help"]
+        )
     elif words[-1] == "--config-dir":
         found = iter([])
     elif verb == "completion":

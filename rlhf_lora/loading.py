@@ -60,7 +60,7 @@ def load_base(spec: ModelSpec, num_labels: int | None = None) -> Any:
         ModelError: no weights, an unknown architecture, or sizes that 4-bit blocks do not fit.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
 
     check_model_folder(spec.path)
     options: dict[str, Any] = {"revision": spec.revision, "dtype": spec.torch_dtype, "attn_implementation": "sdpa"}
@@ -80,6 +80,9 @@ def load_base(spec: ModelSpec, num_labels: int | None = None) -> Any:
             fix="a folder in Transformers layout (config.json, *.safetensors) or a hub id",
         ) from error
     model = model if spec.load_in_4bit else model.to(spec.device)
+    # Sampling is the rollout's business: a repetition penalty of generation_config.json would change what is drawn.
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config = GenerationConfig()
     _no_repacking(model)
     model.requires_grad_(False)
     disable_dropout(model)
@@ -107,10 +110,16 @@ def _no_repacking(model: nn.Module) -> None:
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Dropout makes rollout and training log-probs differ (ratio ≠ 1 on the first minibatch)."""
+    """Dropout makes rollout and training log-probs differ (ratio ≠ 1 on the first minibatch).
+
+    It stands in modules, and in attention layers as a plain number (`attention_dropout`).
+    """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        for name in [name for name in vars(module) if name.endswith("dropout")]:
+            if isinstance(getattr(module, name), float):
+                setattr(module, name, 0.0)
 
 
 @contextmanager

@@ -23,7 +23,9 @@ BETA = 0.5
 SEEDS = [pytest.param(0, marks=pytest.mark.slow), *(pytest.param(n, marks=pytest.mark.nightly) for n in range(1, 5))]
 
 
-def world(folder: Path, seed: int = 0, trained: bool = False, policy: Path | None = None) -> Enumerable:
+def world(
+    folder: Path, seed: int = 0, trained: bool = False, policy: Path | None = None, longest: int = enumerable.LONGEST
+) -> Enumerable:
     if not (folder / "config.json").exists():
         enumerable.build_model(folder, seed)
     with torch.random.fork_rng(devices=[]):
@@ -31,7 +33,7 @@ def world(folder: Path, seed: int = 0, trained: bool = False, policy: Path | Non
         backbone = Backbone(enumerable.spec(folder), micro_batch=256)
         backbone.add_role("policy", start=policy, trained=trained)
         backbone.add_role("reference", bare=True)
-    return Enumerable(backbone, BETA, seed)
+    return Enumerable(backbone, BETA, seed, longest)
 
 
 def trained(exact: Enumerable, name: str, seed: int, updates: int = 60, **settings: Any) -> OnPolicy:
@@ -44,7 +46,7 @@ def trained(exact: Enumerable, name: str, seed: int, updates: int = 60, **settin
     else:
         given |= {"samples_per_prompt": 8, "prompts_per_update": 64}
     optimizer = build("optimizer", {"name": name, **given, **settings}).open(Context())
-    engine = build("rollout", {"name": "native", "max_new_tokens": enumerable.LONGEST, "temperature": 1.0})
+    engine = build("rollout", {"name": "native", "max_new_tokens": max(map(len, exact.answers)), "temperature": 1.0})
     loop = OnPolicy(
         exact.backbone, engine, Scorer(exact, "exact"), optimizer, [enumerable.PROMPT], seed=seed, micro_batch=256
     )
@@ -109,8 +111,8 @@ def test_the_kl_of_best_of_n_is_below_its_bound_and_exactly_so_without_chance(tm
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("ppo", {}), ("rloo", {}), ("grpo", {"kl": "k2", "scale_by_deviation": False})],
-    ids=["ppo", "rloo", "grpo"],
+    [("ppo", {}), ("rloo", {})],
+    ids=["ppo", "rloo"],
 )
 @pytest.mark.timeout(600)
 def test_on_policy_optimizers_reach_the_best_policy(name, settings, seed, tmp_path):
@@ -119,6 +121,20 @@ def test_on_policy_optimizers_reach_the_best_policy(name, settings, seed, tmp_pa
     share = exact.share_of_best(exact.logprobs("policy"))
     print(f"T0 {name} seed {seed}: {share:.3f} of what there is to gain")
     assert share >= 0.95
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("estimator", ["k2", "k3"])
+def test_grpo_reaches_what_its_kl_estimator_stands_for(estimator, seed, tmp_path):
+    """Where answers are one token long: k2 leads to π*, and k3 to the best policy for KL(ρ‖π) instead."""
+    exact = world(tmp_path / "model", seed, trained=True, longest=1)
+    trained(exact, "grpo", seed, updates=30, kl=estimator, scale_by_deviation=False)
+    policy_N, other_N = exact.logprobs("policy"), exact.best_for_forward_kl()
+    assert float(other_N.exp().sum()) == pytest.approx(1.0)
+    to_best, to_other = (float((policy_N.exp() * (policy_N - it_N)).sum()) for it_N in (exact.best_N, other_N))
+    print(f"T0 grpo {estimator} seed {seed}: KL to π* {to_best:.4f}, to the other {to_other:.4f}")
+    assert (to_best if estimator == "k2" else to_other) < 0.01
+    assert (to_best < to_other) == (estimator == "k2")
 
 
 @pytest.mark.parametrize("seed", SEEDS)

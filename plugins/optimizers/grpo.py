@@ -1,8 +1,9 @@
 """Group relative policy optimisation (Shao et al. 2024, "DeepSeekMath", §4.1): no value function, the KL in the loss.
 
 What the KL term in the loss pulls towards depends on its estimator, which other kits leave unsaid. Sampled from π, the
-gradient of k2 is that of KL(π‖ρ), whose optimum is π* ∝ ρ e^{r/β}; the gradient of k3, as published, is that of
-KL(ρ‖π) at each token, whose optimum is another policy (docs/conformance.md; both held by tests).
+gradient of k2 is that of KL(π‖ρ) at each token, and the gradient of k3, as published, that of KL(ρ‖π): another optimum
+(tests/objectives/test_kl.py, tests/test_exact.py). Both leave out what a token does to the KL of later ones, which a KL
+in the reward (`optimizer=rloo`, `ppo`) counts.
 """
 
 from __future__ import annotations

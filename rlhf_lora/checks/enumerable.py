@@ -70,18 +70,18 @@ class Enumerable:
     Args:
         backbone: with the roles policy and reference, on the model of `build_model`.
         beta: KL strength that the objective is defined with.
-        rewards: r(y) in the order of `answers`; None = drawn from N(0, 1) with `seed`.
+        seed: of the rewards, drawn from N(0, 1).
+        longest: tokens of an answer at most; with 1 a token's KL is the whole answer's.
     """
 
-    def __init__(self, backbone: Backbone, beta: float, seed: int = 0, rewards: Sequence[float] | None = None):
+    def __init__(self, backbone: Backbone, beta: float, seed: int = 0, longest: int = LONGEST):
         end = backbone.chat.end_id
         words = range(len(WORDS))
-        ended = [(*said, end) for n in range(LONGEST) for said in itertools.product(words, repeat=n)]
-        self.answers: list[tuple[int, ...]] = [*ended, *itertools.product(words, repeat=LONGEST)]
+        ended = [(*said, end) for n in range(longest) for said in itertools.product(words, repeat=n)]
+        self.answers: list[tuple[int, ...]] = [*ended, *itertools.product(words, repeat=longest)]
         self.backbone, self.beta = backbone, beta
         stream = torch.Generator().manual_seed(named_seed(seed, "enumerable/rewards"))
-        drawn_N = torch.randn(len(self.answers), generator=stream, dtype=torch.float64)
-        self.rewards_N = drawn_N if rewards is None else torch.tensor(list(rewards), dtype=torch.float64)
+        self.rewards_N = torch.randn(len(self.answers), generator=stream, dtype=torch.float64)
         self._reward_of = dict(zip(self.answers, self.rewards_N.tolist(), strict=True))
         self.reference_N = self.logprobs("reference")
         tilted_N = self.reference_N + self.rewards_N / beta
@@ -106,6 +106,18 @@ class Enumerable:
         """(J(π) − J(ρ)) / (J* − J(ρ)): 0 at the reference, 1 at the best policy."""
         start = self.measure(self.reference_N).objective
         return (self.measure(logprobs_N).objective - start) / (self.best_objective - start)
+
+    def best_for_forward_kl(self) -> Tensor:
+        """log of the policy that is best for E_π[r] − β KL(ρ‖π): βρ/(λ − r), with λ such that it sums to one, shape (N,).
+
+        What GRPO's published k3 penalty leads to where answers are one token long. λ is found by bisection.
+        """
+        weights_N, low = self.beta * self.reference_N.exp(), float(self.rewards_N.max())
+        high = low + self.beta + 1.0
+        for _ in range(200):
+            middle = (low + high) / 2
+            low, high = (middle, high) if float((weights_N / (middle - self.rewards_N)).sum()) > 1 else (low, middle)
+        return (weights_N / (high - self.rewards_N)).log()
 
     def score(self, samples: Sequence[Sample]) -> list[float]:
         """As a reward source."""

@@ -271,7 +271,7 @@ def test_C29_fresh_order_each_epoch(tiny_base):
     assert len({tuple(order) for order in orders}) == 8
     seen: list[list[int]] = []
     train = made.updater._train_on
-    made.updater._train_on = lambda rollout, rows: seen.append(rows) or train(rollout, rows)
+    made.updater._train_on = lambda rollout, rows, stream: seen.append(rows) or train(rollout, rows, stream)
     made.step()
     assert seen == [made.updater._order(8, 1, 0)]
 
@@ -331,7 +331,7 @@ def test_C33_adam_epsilon(tiny_base):
     """Adam's ε is 1e-5; where |g| = ε the first step is 0.5 lr in PyTorch's form and 0.0307 lr in TensorFlow's.
 
     Source: D `AdamTensorFlowStyle`: p −= lr · √(1 − β2ᵗ) / (1 − β1ᵗ) · m / (√v + ε)
-    Profile: tldr2024, kit
+    Profile: oai2019, tldr2024, kit
     """
     made = loop(tiny_base, adamw={"lr": 1e-3, "eps": 1e-5}, value_adamw={"lr": 1e-3, "eps": 1e-5})
     parameter = next(iter(made.backbone.parameters("policy").values()))
@@ -341,6 +341,12 @@ def test_C33_adam_epsilon(tiny_base):
     torch.testing.assert_close(before - parameter.detach(), torch.full_like(before, 0.5e-3), rtol=1e-3, atol=1e-7)
     settings = build("optimizer", {"name": "ppo"})
     assert (settings.adamw.eps, settings.value_adamw.eps) == (1e-5, 1e-5)
+    placed = {"lr": 1e-3, "eps": 1e-5, "eps_placement": "tensorflow"}
+    made = loop(tiny_base, adamw=placed, value_adamw=placed)
+    made.step()
+    eps = made.updater.adamw.param_groups[0]["eps"]
+    steps = int(made.updater.adamw.state[made.updater.adamw.param_groups[0]["params"][0]]["step"])
+    assert eps == pytest.approx(1e-5 / (1 - 0.999**steps) ** 0.5)
     # t = 1: m = (1 − β1) g, √v = √(1 − β2) g, so that the step is lr · √(1 − β2) g / (√(1 − β2) g + ε).
     assert tensorflow_step(1e-5, 1e-5, t=1) == pytest.approx(1 / (1 + 0.001**-0.5))
     assert tensorflow_step(1e-5, 1e-5, t=1) == pytest.approx(0.0307, abs=1e-4)

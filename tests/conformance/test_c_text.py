@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,13 +95,33 @@ def test_C03_positions(gpt2):
         assert logprobs_beside(gpt2, extra) == pytest.approx(expected, abs=1e-4)
 
 
-def test_C04_no_dropout(gpt2):
+def made_with_attention_dropout(folder: Path) -> Any:
+    """A Llama whose attention layers hold their dropout as a plain number."""
+    from rlhf_lora.checks.enumerable import build_model
+    from rlhf_lora.checks.enumerable import spec as small
+
+    file = build_model(folder / "model") / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"attention_dropout": 0.3}))
+    backbone = Backbone(small(folder / "model"))
+    backbone.add_role("policy", trained=True)
+    return backbone
+
+
+def test_C04_no_dropout(gpt2, tmp_path):
     """Dropout is 0 in base and adapters, whatever their configurations say: two forward passes are equal.
 
     Source: O never passes `do_dropout`; S `disable_dropout`
     Profile: oai2019, tldr2024, kit
     """
     assert gpt2.base.config.resid_pdrop == 0.1
+    numbers = [
+        vars(m)[name]
+        for m in made_with_attention_dropout(tmp_path).model.modules()
+        for name in vars(m)
+        if "dropout" in name
+    ]
+    assert numbers
+    assert not any(numbers)
     assert not [name for name, m in gpt2.model.named_modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]
     padded = pad(*token_ids(gpt2.chat, 4), gpt2.chat.fill_id)
     with gpt2.role("policy"):
@@ -167,6 +189,8 @@ def test_C07_sampled_is_scored(made, temperature, monkeypatch):
         logits_V = made.base(torch.tensor([made.chat.prompt_ids(prompts(1)[0])])).logits[0, -1] / temperature
     entropy = float(-(logits_V.softmax(0) * logits_V.log_softmax(0)).sum())
     assert abs(float(surprise_N.mean()) - entropy) < 4 * float(surprise_N.std()) / len(samples) ** 0.5
+    wants = made.base.generation_config
+    assert (wants.repetition_penalty, wants.min_p, wants.bad_words_ids, wants.temperature) == (None,) * 4
     for broken in ({"top_p": 0.9}, {"top_k": 50}, {"temperature": 0.0}):
         with pytest.raises(ConfigError):
             engine(**broken)
