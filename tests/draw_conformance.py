@@ -48,8 +48,8 @@ NOTES: dict[str, tuple[str, str]] = {
     ),
     "C20": (
         DIFFERS,
-        "Zero by default, as `oai2019`; `optimizer.value_init=reward` begins as the reward model (`tldr2024`), for which "
-        "there is no test yet.",
+        "Zero by default, as `oai2019`; `optimizer.value_init=reward` begins as the reward model (`tldr2024`; "
+        "tests/test_profiles.py).",
     ),
     "C21": (
         MISSING,
