@@ -23,7 +23,7 @@ PROFILES = {
         "whiten_rewards": False,
         "value": "adapter",
         "value_init": "reward",
-    },  # fmt: skip
+    },
 }
 
 
@@ -44,8 +44,13 @@ def test_what_the_user_says_wins_over_a_profile(name):
 
 
 def test_the_critic_begins_as_the_reward_model(tiny_base, tmp_path):
-    few = ("optimizer.prompts_per_update=12", "optimizer.minibatch_size=12", "optimizer.updates=1", "reward=learned",
-           "optimizer.value_adamw.lr=0")  # fmt: skip
+    few = (
+        "optimizer.prompts_per_update=12",
+        "optimizer.minibatch_size=12",
+        "optimizer.updates=1",
+        "reward=learned",
+        "optimizer.value_adamw.lr=0",
+    )
     run = start(compose(*overrides(tiny_base, tmp_path / "run", "profile=tldr2024", *few)))
     with run:
         run.step()
