@@ -87,7 +87,10 @@ def pair_of(prompt: Prompt, chosen: str, rejected: str) -> Pair:
         raise NotUsable(f"the {'rejected' if chosen.strip() else 'chosen'} reply is empty")
     if chosen.strip() == rejected.strip():
         raise NotUsable("chosen and rejected are the same")
-    return Pair(prompt, chosen, rejected)
+    margin = prompt.columns.get("margin")
+    if margin is not None and kind_of(margin) != "number":
+        raise NotUsable("a margin that is no number")
+    return Pair(prompt, chosen, rejected, None if margin is None else float(margin))
 
 
 def demonstration_of(prompt: Prompt, completion: str) -> Demonstration:

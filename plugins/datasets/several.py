@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -65,11 +65,15 @@ class Rated:
 
 
 def alpaca_eval(row: Columns, extra: Columns) -> Pair:
-    """AlpacaEval: 1 the first is better, 2 the second, 0 (or 1.5, the middle of its newer scale) a tie."""
+    """AlpacaEval: 1 the first is better, 2 the second, 0 (or 1.5, the middle of its newer scale) a tie.
+
+    In between it says how sure the judge is: 1.2 is P(the second is better) = 0.2, a soft label.
+    """
     verdict = _verdict(row["preference"])
     if not (verdict == 0 or 1 <= verdict <= 2):
         raise NotUsable("a preference that is not 1, 2 or 0")
-    return _two(row, extra, 0 if verdict in (0, 1.5) else 1 if verdict < 1.5 else 2)
+    pair = _two(row, extra, 0 if verdict in (0, 1.5) else 1 if verdict < 1.5 else 2)
+    return replace(pair, label=max(2 - verdict, verdict - 1))
 
 
 def auto_j(row: Columns, extra: Columns) -> Pair:
@@ -102,6 +106,13 @@ def ranked(row: Columns, extra: Columns) -> Several:
         raise NotUsable("not as many scores as completions")
     return _by_score(prompt, [(reply, score if kind_of(score) == "number" else None)
                               for reply, score in zip(replies, scores, strict=True)])  # fmt: skip
+
+
+def ranks(row: Columns, extra: Columns) -> Several:
+    """Ranks instead of scores: 1 is the best, equal ranks are a tie."""
+    if row["ranks"] is None or any(kind_of(rank) != "number" for rank in row["ranks"]):
+        raise NotUsable("ranks that are not a list of numbers")
+    return ranked({**row, "scores": [-rank for rank in row["ranks"]]}, extra)
 
 
 def best_of_n(row: Columns, extra: Columns) -> Several:

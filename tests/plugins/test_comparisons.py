@@ -160,3 +160,24 @@ def test_more_pairs_than_memory_are_refused_in_words(tmp_path, monkeypatch):
     monkeypatch.setattr(row_reader, "MOST_PAIRS", 5)
     with pytest.raises(DataError, match="more than 5 pairs"):
         load(tmp_path, {"prompt": "q", "completions": list("abcd"), "scores": [1, 2, 3, 4]})
+
+
+def test_strength_becomes_a_margin_or_a_soft_label(tmp_path):
+    pair = {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven."}
+    (found,) = load(tmp_path, [pair | {"margin": 2}]).pairs
+    assert (found.margin, found.label) == (2.0, 1.0)
+    with pytest.raises(DataError, match="a margin that is no number"):
+        load(tmp_path, [pair | {"margin": "much"}])
+    row = {"instruction": "Name a colour.", "output_1": "Seven.", "output_2": "Blue."}
+    sure, unsure = load(tmp_path, [row | {"preference": 1}, row | {"preference": 1.8}]).pairs
+    assert (sure.chosen, sure.label) == ("Seven.", 1.0)
+    assert (unsure.chosen, unsure.label) == ("Blue.", pytest.approx(0.8))
+
+
+def test_ranks_are_pairs_and_equal_ranks_are_ties(tmp_path):
+    row = {"prompt": "Name a colour.", "completions": ["Seven.", "Blue.", "Green.", "No."], "ranks": [2, 1, 1, 3]}
+    data = load(tmp_path, [row])
+    assert {(pair.chosen, pair.rejected) for pair in data.pairs} == {
+        ("Blue.", "Seven."), ("Green.", "Seven."), ("Seven.", "No."), ("Blue.", "No."), ("Green.", "No."),
+    }  # fmt: skip
+    assert len(data.pairs) == 5
