@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(notebook, name)
     if name == "evaluate":
-        from rlhf_lora.evaluate import evaluate
+        from rlhf_lora.evaluation import evaluate
 
         return evaluate
     raise AttributeError(f"module 'rlhf_lora' has no attribute '{name}'")

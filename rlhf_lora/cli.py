@@ -182,7 +182,7 @@ def _evaluate(words: list[str], as_json: bool) -> int:
         raise ConfigError(
             f"evaluate wants one run folder, got {len(runs)}", where="rlhf-lora evaluate", fix="rlhf-lora evaluate RUN"
         )
-    from rlhf_lora.evaluate import evaluate
+    from rlhf_lora.evaluation import evaluate
 
     figures = evaluate(runs[0], *[w for w in words if "=" in w])
     if as_json:

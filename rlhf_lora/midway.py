@@ -13,7 +13,7 @@ from typing import Any
 from rlhf_lora import progress
 from rlhf_lora.assembly import Assembly
 from rlhf_lora.errors import Stopped
-from rlhf_lora.evaluate import Reference, answer_reference, evaluate_policy
+from rlhf_lora.evaluation import Reference, answer_reference, evaluate_policy
 from rlhf_lora.records import named_seed
 from rlhf_lora.stages.loop_state import streams_of
 from rlhf_lora.stages.on_policy import OnPolicy

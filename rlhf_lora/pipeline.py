@@ -231,7 +231,7 @@ class Run:
 
     def _fit(self, stage: StagePlan) -> dict[str, Any]:
         """Train an off-policy stage. Returns its record: seconds, metrics, figures."""
-        from rlhf_lora.evaluate import judge_reward_model
+        from rlhf_lora.evaluation import judge_reward_model
         from rlhf_lora.stages import reward_model, sft
 
         plan, started = self.plan, time.perf_counter()
@@ -341,7 +341,7 @@ class Run:
         if self.plan.stage("policy") is None:
             return
         from rlhf_lora.assembly import opened
-        from rlhf_lora.evaluate import evaluate_policy, evaluation_prompts, evaluation_seed
+        from rlhf_lora.evaluation import evaluate_policy, evaluation_prompts, evaluation_seed
 
         progress.stage("evaluation", f"{len(evaluation_prompts(self.plan))} held-out prompts")
         started = time.perf_counter()

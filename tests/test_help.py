@@ -88,7 +88,7 @@ def test_each_example_of_evaluate_is_one_that_it_takes(line, monkeypatch, capsys
         asked.append(run)
         return {}
 
-    monkeypatch.setattr(importlib.import_module("rlhf_lora.evaluate"), "evaluate", judge)
+    monkeypatch.setattr(importlib.import_module("rlhf_lora.evaluation"), "evaluate", judge)
     assert cli.run(shlex.split(line)[1:]) == 0
     assert asked == ["runs/mine"]
 

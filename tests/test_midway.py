@@ -138,7 +138,7 @@ def test_the_best_update_is_what_is_handed_over_and_judged(plain, tiny_base, tmp
     last = load_file(plain.checkpoints / "update-000003" / "state.safetensors")
     assert all(torch.equal(after[3][name], tensor) for name, tensor in last.items() if name.startswith("weights/"))
     # The final evaluation is of that policy: judging the folder again gives the same figures.
-    from rlhf_lora.evaluate import evaluate
+    from rlhf_lora.evaluation import evaluate
 
     again = evaluate(str(best.path))
     assert again["policy"]["kl_to_reference"] == pytest.approx(best.summary["policy"]["kl_to_reference"], rel=1e-5)

@@ -107,7 +107,7 @@ def whole(tiny_base, tmp_path_factory) -> dict[str, Any]:
 
 
 def kills() -> dict[str, Callable[[], tuple[Any, str, int, bool]]]:
-    from rlhf_lora import checkpoints, evaluate
+    from rlhf_lora import checkpoints, evaluation
     from rlhf_lora.backbone import Backbone
     from rlhf_lora.run_folder import RunFolder
     from rlhf_lora.stages.on_policy import OnPolicy
@@ -122,7 +122,7 @@ def kills() -> dict[str, Callable[[], tuple[Any, str, int, bool]]]:
         "while a checkpoint is written": (checkpoints, "write_manifest", 2, False),
         "after a checkpoint": (checkpoints, "save", 2, True),
         "while the adapter is written": (Backbone, "save_adapter", 1, True),
-        "in the evaluation": (evaluate, "sequence_kl", 1, False),
+        "in the evaluation": (evaluation, "sequence_kl", 1, False),
     }
 
 
@@ -156,17 +156,17 @@ def judged(tiny_base, tmp_path_factory) -> dict[str, Any]:
 
 
 def midway_kills() -> dict[str, Callable[[], tuple[Any, str, int, bool]]]:
-    from rlhf_lora import checkpoints, evaluate, midway
+    from rlhf_lora import checkpoints, evaluation, midway
     from rlhf_lora.backbone import Backbone
     from rlhf_lora.stages.best import Best
 
     return {
-        "in the first evaluation": (evaluate, "sequence_kl", 1, False),
+        "in the first evaluation": (evaluation, "sequence_kl", 1, False),
         "when a best was found that no checkpoint knows": (Best, "offer", 1, True),
         "in the last evaluation": (midway, "evaluate_policy", 3, True),
         "after the checkpoint that knows the best": (checkpoints, "save", 1, True),
         "while the best adapter is written": (Backbone, "save_adapter", 1, True),
-        "while the best is judged at the end": (evaluate, "sequence_kl", 4, False),
+        "while the best is judged at the end": (evaluation, "sequence_kl", 4, False),
     }
 
 
@@ -186,10 +186,10 @@ def test_judged_midway_killed_and_started_again_is_bit_equal(point, judged, tiny
 
 @pytest.mark.slow
 def test_a_signal_while_the_best_is_judged_keeps_the_checkpoint_of_the_training(judged, tiny_base, tmp_path):
-    from rlhf_lora import evaluate
+    from rlhf_lora import evaluation
 
     arguments = command(tiny_base, tmp_path / "run", *BEST)
-    prepare = partial(send, signal.SIGTERM, evaluate, "evaluate_policy", 1)  # midway has it by another name
+    prepare = partial(send, signal.SIGTERM, evaluation, "evaluate_policy", 1)  # midway has it by another name
     assert in_child(arguments, prepare, tmp_path / "log") == 143
     assert RunFolder(tmp_path / "run").summary["status"] == "interrupted"
     assert cli.run(arguments) == 0
@@ -243,10 +243,10 @@ def test_a_signal_finishes_the_step_saves_and_leaves_with_its_code(number, code,
 
 @pytest.mark.slow
 def test_a_signal_in_the_evaluation_leaves_it_to_the_next_start(whole, tiny_base, tmp_path):
-    from rlhf_lora import evaluate
+    from rlhf_lora import evaluation
 
     arguments = command(tiny_base, tmp_path / "run")
-    prepare = partial(send, signal.SIGTERM, evaluate, "evaluate_policy", 1)
+    prepare = partial(send, signal.SIGTERM, evaluation, "evaluate_policy", 1)
     assert in_child(arguments, prepare, tmp_path / "log") == 143
     assert RunFolder(tmp_path / "run").summary["status"] == "interrupted"
     assert cli.run(arguments) == 0

@@ -11,7 +11,7 @@ import torch
 from tiny import prompts, spec
 
 from rlhf_lora.backbone import Backbone
-from rlhf_lora.evaluate import _gold_accuracy, bootstrap_ci95, compare, evaluate_policy, sequence_kl
+from rlhf_lora.evaluation import _gold_accuracy, bootstrap_ci95, compare, evaluate_policy, sequence_kl
 from rlhf_lora.records import Pair, Prompt, Sample, Score
 from rlhf_lora.registry import build
 

@@ -6,8 +6,6 @@ far from the reference may have found what the reward overlooks. Ties count one 
 
 from __future__ import annotations
 
-import sys
-import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -252,14 +250,3 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
     prompts = parts.short_enough(backbone, evaluation_prompts(plan))
     result = evaluate_policy(backbone, engine, prompts, evaluation_seed(plan), parts.judges(ctx))
     return {"reward": plan.config.reward.name, **result.summary}
-
-
-class _Callable(types.ModuleType):
-    """Python binds this module in the package under the name of its function, `rlhf_lora.evaluate`, and whoever writes
-    `from rlhf_lora import evaluate` may get either: calling the module calls the function."""
-
-    def __call__(self, run: str, *overrides: str) -> dict[str, Any]:
-        return evaluate(run, *overrides)
-
-
-sys.modules[__name__].__class__ = _Callable
