@@ -193,7 +193,7 @@ class OnPolicyOptimizer(Protocol):
     prompts_per_update: int
     epochs: int
     minibatch_size: int
-    max_grad_norm: float
+    max_grad_norm: float | None
     max_kl: float | None
     ptx: float
     final_lr: float

@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,3 +97,15 @@ def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-qwen2")
     build_qwen2(folder)
     return folder
+
+
+@pytest.fixture
+def plan(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """The plan of a whole run of three updates with these overrides; the cache is empty."""
+    from tiny import overrides
+
+    from rlhf_lora.config import compose
+    from rlhf_lora.plan import make_plan
+
+    monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path / "cache"))
+    return lambda *more: make_plan(compose(*overrides(tiny_base, tmp_path / "run", *more)))

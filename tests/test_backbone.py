@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import prompts, spec, token_ids
+from tiny import prompts, spec, stir, token_ids
 from torch import Tensor
 
 from rlhf_lora.backbone import Backbone
@@ -38,14 +38,6 @@ def backbone(folder: Path, **changes: Any) -> Backbone:
         made.add_role(name, trained=name != "reference", head=name == "value")
         stir(made, name)
     return made
-
-
-def stir(made: Backbone, name: str, size: float = 0.05) -> None:
-    """Give a role weights of its own: with B = 0 every role would be the base."""
-    draw = torch.Generator().manual_seed(int.from_bytes(name.encode()[:4], "big"))
-    with torch.no_grad():
-        for parameter in made.parameters(name).values():
-            parameter.copy_(torch.randn(parameter.shape, generator=draw) * size)
 
 
 def rollouts(made: Backbone, role: str = "policy") -> list[Any]:

@@ -92,7 +92,7 @@ def test_estimators_of_the_kl_agree_with_the_exact_one(tmp_path):
 
 
 def test_the_kl_of_best_of_n_is_below_its_bound_and_exactly_so_without_chance(tmp_path):
-    """log n − (n−1)/n (Hilton & Gao 2022; Beirami et al. 2024): an upper bound, reached when no answer weighs much."""
+    """log n − (n−1)/n (Stiennon et al. 2020, App. G.3; Beirami et al. 2024): an upper bound, reached when no answer weighs much."""
     exact = world(tmp_path / "model")
     order = exact.rewards_N.argsort()
     sorted_N = exact.reference_N[order].exp()

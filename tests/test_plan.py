@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tiny import jsonl, overrides
@@ -14,16 +13,6 @@ from rlhf_lora import derive
 from rlhf_lora.config import compose
 from rlhf_lora.errors import ConfigError, DataError
 from rlhf_lora.plan import Plan, make_plan
-
-
-@pytest.fixture
-def plan(tiny_base, tmp_path, monkeypatch) -> Any:
-    monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path / "cache"))
-
-    def make(*more: str) -> Plan:
-        return make_plan(compose(*overrides(tiny_base, tmp_path / "run", *more)))
-
-    return make
 
 
 def test_the_stages_are_those_that_reward_and_optimizer_need(plan):

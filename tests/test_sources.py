@@ -10,7 +10,7 @@ from tiny import jsonl, overrides
 
 from rlhf_lora.config import compose, recompose
 from rlhf_lora.errors import ConfigError, DataError, PluginError
-from rlhf_lora.plan import Plan, make_plan
+from rlhf_lora.plan import make_plan
 from rlhf_lora.records import Prompt
 
 
@@ -28,16 +28,6 @@ def files(tmp_path: Path) -> dict[str, Path]:
         "test": [{"prompt": text(i), "answer": str(i)} for i in range(220, 260)],
     }
     return {name: jsonl(tmp_path / f"{name}.jsonl", content) for name, content in rows.items()}
-
-
-@pytest.fixture
-def plan(tiny_base, tmp_path, monkeypatch) -> Any:
-    monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path / "cache"))
-
-    def make(*more: str) -> Plan:
-        return make_plan(compose(*overrides(tiny_base, tmp_path / "run", *more)))
-
-    return make
 
 
 def own(stage: str, file: Path) -> list[str]:

@@ -34,6 +34,14 @@ def plan(tiny_base, tmp_path_factory) -> Plan:
     return make_plan(compose(*overrides(tiny_base, tmp_path_factory.mktemp("verify") / "run", "reward=length")))
 
 
+@pytest.fixture(scope="module")
+def trained_reward(tiny_base, tmp_path_factory) -> Path:
+    """A reward adapter of a few steps, its head not zero."""
+    run = tmp_path_factory.mktemp("reward") / "run"
+    assert cli.run(["train", *overrides(tiny_base, run, "stages=[reward_model]", "reward=learned")]) == 0
+    return run / "adapters" / "reward"
+
+
 def found(function: Callable[..., Any], plan: Plan, folder: Path, prepare: Callable[[Subject], None] | None = None):
     """One check on a fresh subject, as `rlhf-lora verify` would run it."""
     subject = Subject(plan, folder)
@@ -171,6 +179,33 @@ def test_a_value_head_that_is_not_zero_is_caught(plan, tmp_path):
     result = found(loop_checks.value_head, plan, tmp_path, lambda s: s.backbone.heads["value"].weight.data.fill_(0.1))
     assert result.state == "failed"
     assert "max |V|" in result.figure
+
+
+@pytest.mark.parametrize(("nudge", "state"), [(0.0, "passed"), (0.1, "failed")])
+def test_a_value_head_begins_as_the_reward_model_where_it_is_to(tiny_base, trained_reward, tmp_path, nudge, state):
+    more = ("reward=learned", f"reward.path={trained_reward}", "optimizer.value=adapter", "optimizer.value_init=reward")
+    plan = make_plan(compose(*overrides(tiny_base, tmp_path / "run", *more)))
+
+    def prepare(subject: Subject) -> None:
+        subject.backbone.heads["value"].weight.data.add_(nudge)
+
+    result = found(loop_checks.value_head, plan, tmp_path, prepare)
+    assert result.state == state, result.figure
+    assert "between V and the reward model" in result.figure
+
+
+@pytest.mark.parametrize("profile", ["oai2019", "tldr2024"])
+def test_nothing_fails_under_a_published_profile(tiny_base, trained_reward, tmp_path, profile):
+    more = (f"profile={profile}", "reward=learned", f"reward.path={trained_reward}", "optimizer.minibatch_size=12")
+    results = verify.verify(make_plan(compose(*overrides(tiny_base, tmp_path / "run", *more))))
+    assert [(r.item, r.title, r.figure) for r in results if r.state == "failed"] == []
+    assert {r.state for r in results if r.item == "C20"} == {"passed"}
+
+
+def test_a_critic_of_a_reward_model_that_is_not_there_yet_does_not_apply(tiny_base, tmp_path):
+    more = ("profile=tldr2024", "reward=learned", "dataset.seed=17")
+    result = found(loop_checks.value_head, make_plan(compose(*overrides(tiny_base, tmp_path / "run", *more))), tmp_path)
+    assert result.state == "not applicable"
 
 
 def test_an_update_that_writes_into_the_base_is_caught(plan, tmp_path, monkeypatch):

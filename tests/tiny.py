@@ -49,6 +49,16 @@ def spec(path: Path, **changes: Any) -> Any:
     return ModelSpec(str(path), lora=changes.pop("lora", LoraSpec(r=4, alpha=8)), **changes)
 
 
+def stir(made: Any, name: str, size: float = 0.05) -> None:
+    """Give a role of a backbone weights of its own: with B = 0 every role would be the base."""
+    import torch
+
+    draw = torch.Generator().manual_seed(int.from_bytes(name.encode()[:4], "big"))
+    with torch.no_grad():
+        for parameter in made.parameters(name).values():
+            parameter.copy_(torch.randn(parameter.shape, generator=draw) * size)
+
+
 def prompts(count: int) -> list[Any]:
     """Orders: of different lengths, so that padding is never nothing."""
     from rlhf_lora.mini import orders

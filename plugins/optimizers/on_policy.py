@@ -32,6 +32,7 @@ class OnPolicySettings:
             27.8 belongs to another reduction). Needs demonstrations in the data.
         missing_end_reward: replaces the reward of a completion that was cut off; null = it keeps its score.
         scale_scores: scale rewards to mean 0, deviation 1 on reference samples before the first update.
+        max_grad_norm: gradients of a role longer than this are scaled down to it; null = never.
     """
 
     learning_rates: ClassVar[Mapping[str, float]] = {"adamw": 3e-5}  # at width 2048, for `derive`
@@ -52,7 +53,7 @@ class OnPolicySettings:
     scale_scores: bool = True
     adamw: AdamW = AdamW(lr=None, eps=1e-5)  # noqa: RUF009 frozen
     final_lr: float = 0.1
-    max_grad_norm: float = 1.0
+    max_grad_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adamw", AdamW.of(self.adamw))

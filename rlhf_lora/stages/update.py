@@ -6,6 +6,7 @@ micro-batches changes nothing, because every token (or sequence) weighs the same
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -80,7 +81,7 @@ class Updater:
                     totals.add({"loss/ptx": self._ptx(len(rows), stream)})
         for name in self.trained:
             parameters = list(self.backbone.parameters(name).values())
-            norm = torch.nn.utils.clip_grad_norm_(parameters, self.optimizer.max_grad_norm)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self.optimizer.max_grad_norm or math.inf)
             totals.add({f"grad_norm/{name}": float(norm)})
         for group in self.adamw.param_groups:
             taken = self.adamw.state.get(group["params"][0], {}).get("step", 0)

@@ -89,7 +89,7 @@ def isolation(subject: Subject) -> Outcome:
     moved = worst(gaps(subject.logprobs("policy"), before.policy))
     found = gaps(subject.logprobs("reference"), before.reference)
     parts = [("reference", sum(gap != 0 for gap in found), len(found), worst(found))]
-    after = subject.reward_role_scores()
+    after = subject.scores_of("reward")
     if after is not None and before.scores is not None:
         apart = [abs(a - b) for a, b in zip(after, before.scores, strict=True)]
         parts.append(("reward", sum(gap != 0 for gap in apart), len(apart), worst(apart)))
@@ -145,15 +145,27 @@ def policy_backward(subject: Subject, rows: int = 4) -> dict[str, torch.Tensor]:
     return {n: p.grad.clone() for n, p in backbone.parameters("policy").items() if p.grad is not None}
 
 
-@check("C20", "values are 0 before the first update", source="Ziegler et al. 2019", needs="model")
+@check(
+    "C20",
+    "values begin at 0, or as the reward model where value_init says so",
+    source="Ziegler et al. 2019; Huang et al. 2024",
+    needs="model",
+)
 def value_head(subject: Subject) -> Outcome:
-    values = subject.before.values
-    if values is None:
+    before = subject.before
+    if before.values is None:
         raise NotApplicable("no value function in these settings")
     head = subject.backbone.heads["value"]
     if any(parameter.dtype != torch.float32 for parameter in head.parameters()):
         return failed("the head is not float32")
-    return within(worst([abs(value) for value in values]), 0.0, "max |V|", f" over {len(values)} tokens; float32 head")
+    if getattr(subject.plan.optimizer, "value_init", "zero") == "reward":
+        if before.scores is None or before.begun is None:
+            raise NotApplicable("no reward model has been trained yet: reward.path=RUN, or after `train`")
+        apart = worst([abs(value - score) for value, score in zip(before.begun, before.scores, strict=True)])
+        more = f" between V and the reward model over {len(before.scores)} completions; float32 head"
+        return within(apart, subject.limit(1e-4, 0.25), more=more)
+    count = f" over {len(before.values)} tokens; float32 head"
+    return within(worst([abs(value) for value in before.values]), 0.0, "max |V|", count)
 
 
 @check("B1", "the frozen base is the same after an update", source="this kit; 4-bit merges move weights", needs="model")

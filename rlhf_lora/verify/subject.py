@@ -39,6 +39,7 @@ class Before:
 
     Attributes:
         policy, reference: log-probs of each token of `Subject.samples`. scores: of the reward role, where there is one.
+        values: of each token. begun: the value role read as a reward model, at the last token; None on a shared trunk.
         base: hash of the frozen weights.
     """
 
@@ -46,6 +47,7 @@ class Before:
     reference: list[list[float]]
     scores: list[float] | None
     values: list[float] | None
+    begun: list[float] | None
     base: str
 
 
@@ -177,8 +179,8 @@ class Subject:
         def make() -> Before:
             self._open_reward_role()
             return Before(
-                self.logprobs("policy"), self.logprobs("reference"), self.reward_role_scores(), self._values(),
-                self.base_hash(),
+                self.logprobs("policy"), self.logprobs("reference"), self.scores_of("reward"), self._values(),
+                self.scores_of("value"), self.base_hash(),
             )  # fmt: skip
 
         return self._once("before", make)
@@ -204,8 +206,9 @@ class Subject:
     def logprobs(self, role: str, temperature: float | None = None) -> list[list[float]]:
         return self.backbone.sequence_logprobs(role, *self.ids, temperature or self.temperature)
 
-    def reward_role_scores(self) -> list[float] | None:
-        return self.backbone.sequence_scores("reward", *self.ids) if "reward" in self.backbone.roles else None
+    def scores_of(self, role: str) -> list[float] | None:
+        """A role read as a reward model, at the last token of each completion; None where there is no such role."""
+        return self.backbone.sequence_scores(role, *self.ids) if role in self.backbone.roles else None
 
     def base_hash(self) -> str:
         """SHA-256 of every frozen tensor of the base, bytes as they lie in memory."""

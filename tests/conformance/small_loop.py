@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from tiny import prompts, spec
+from tiny import prompts, spec, stir
 
 from rlhf_lora.backbone import Backbone
 from rlhf_lora.contracts import Batch, Context
@@ -43,14 +43,6 @@ def backbone(base: Any, *roles: str, stirred: bool = True, **changes: Any) -> Ba
         if stirred:
             stir(made, name)
     return made
-
-
-def stir(made: Backbone, name: str, size: float = 0.05) -> None:
-    """Give a role weights of its own: with B = 0 every role would be the base."""
-    draw = torch.Generator().manual_seed(int.from_bytes(name.encode()[:4], "big"))
-    with torch.no_grad():
-        for parameter in made.parameters(name).values():
-            parameter.copy_(torch.randn(parameter.shape, generator=draw) * size)
 
 
 def engine(name: str = "native", **settings: Any) -> Any:

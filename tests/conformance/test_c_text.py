@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from small_loop import backbone, engine, loop, stir
-from tiny import prompts, token_ids
+from small_loop import backbone, engine, loop
+from tiny import prompts, stir, token_ids
 
 from rlhf_lora.backbone import Backbone
 from rlhf_lora.errors import ConfigError

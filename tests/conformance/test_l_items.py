@@ -12,8 +12,8 @@ import numpy
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_loop import backbone, length, loop, stir, weights
-from tiny import prompts, spec, token_ids
+from small_loop import backbone, length, loop, weights
+from tiny import prompts, spec, stir, token_ids
 
 from rlhf_lora import adapters, checkpoints
 from rlhf_lora.assembly import Assembly

@@ -106,47 +106,12 @@ def whole(tiny_base, tmp_path_factory) -> dict[str, Any]:
     return found
 
 
-def kills() -> dict[str, Callable[[], tuple[Any, str, int, bool]]]:
-    from rlhf_lora import checkpoints, evaluation
-    from rlhf_lora.backbone import Backbone
-    from rlhf_lora.run_folder import RunFolder
-    from rlhf_lora.stages.on_policy import OnPolicy
-    from rlhf_lora.stages.update import Updater
-
-    return {
-        "before the first rollout": (OnPolicy, "_measure_score_scale", 1, True),
-        "after a rollout": (OnPolicy, "_look_back", 2, False),
-        "in the middle of an update": (Updater, "_train_on", 3, True),
-        "after a row of metrics": (RunFolder, "log", 4, True),
-        "while samples are written": (RunFolder, "save_samples", 2, True),
-        "while a checkpoint is written": (checkpoints, "write_manifest", 2, False),
-        "after a checkpoint": (checkpoints, "save", 2, True),
-        "while the adapter is written": (Backbone, "save_adapter", 1, True),
-        "in the evaluation": (evaluation, "sequence_kl", 1, False),
-    }
-
-
-POINTS = ["in the middle of an update", "while a checkpoint is written", "while the adapter is written"]
-MORE_POINTS = ["before the first rollout", "after a rollout", "after a row of metrics", "while samples are written",
-               "after a checkpoint", "in the evaluation"]  # fmt: skip
-
-
-@pytest.mark.parametrize("point", [*POINTS, *(pytest.param(point, marks=pytest.mark.slow) for point in MORE_POINTS)])
-def test_killed_and_started_again_is_bit_equal(point, whole, tiny_base, tmp_path):
-    arguments = command(tiny_base, tmp_path / "run")
-    assert in_child(arguments, lambda: send(signal.SIGKILL, *kills()[point]), tmp_path / "log") == -signal.SIGKILL
-    assert RunFolder(tmp_path / "run").summary.get("status") != "finished"
-    assert cli.run(arguments) == 0
-    same(figures(tmp_path / "run"), whole)
-
-
-# --- judged midway, and the best update kept --------------------------------------------------------------------------
-
 BEST = ("evaluation.every=1", "evaluation.keep=best", "evaluation.metric=gold.score_mean", "checkpoint_every=2")
 
 
 @pytest.fixture(scope="module")
 def judged(tiny_base, tmp_path_factory) -> dict[str, Any]:
+    """The run that was never stopped, judged midway, its best update kept."""
     run = tmp_path_factory.mktemp("judged") / "run"
     assert cli.run(command(tiny_base, run, *BEST)) == 0
     found = figures(run)
@@ -155,33 +120,59 @@ def judged(tiny_base, tmp_path_factory) -> dict[str, Any]:
     return found
 
 
-def midway_kills() -> dict[str, Callable[[], tuple[Any, str, int, bool]]]:
+def kills(run: str) -> dict[str, Callable[..., None]]:
+    """Points of a run at which it can be killed: what is called there, the how-manieth time, before or after the call."""
     from rlhf_lora import checkpoints, evaluation, midway
     from rlhf_lora.backbone import Backbone
+    from rlhf_lora.run_folder import RunFolder
     from rlhf_lora.stages.best import Best
+    from rlhf_lora.stages.on_policy import OnPolicy
+    from rlhf_lora.stages.update import Updater
 
-    return {
-        "in the first evaluation": (evaluation, "sequence_kl", 1, False),
-        "when a best was found that no checkpoint knows": (Best, "offer", 1, True),
-        "in the last evaluation": (midway, "evaluate_policy", 3, True),
-        "after the checkpoint that knows the best": (checkpoints, "save", 1, True),
-        "while the best adapter is written": (Backbone, "save_adapter", 1, True),
-        "while the best is judged at the end": (evaluation, "sequence_kl", 4, False),
+    points: dict[str, dict[str, tuple[Any, str, int, bool]]] = {
+        "whole": {
+            "before the first rollout": (OnPolicy, "_measure_score_scale", 1, True),
+            "after a rollout": (OnPolicy, "_look_back", 2, False),
+            "in the middle of an update": (Updater, "_train_on", 3, True),
+            "after a row of metrics": (RunFolder, "log", 4, True),
+            "while samples are written": (RunFolder, "save_samples", 2, True),
+            "while a checkpoint is written": (checkpoints, "write_manifest", 2, False),
+            "after a checkpoint": (checkpoints, "save", 2, True),
+            "while the adapter is written": (Backbone, "save_adapter", 1, True),
+            "in the evaluation": (evaluation, "sequence_kl", 1, False),
+        },
+        "judged": {
+            "in the first evaluation": (evaluation, "sequence_kl", 1, False),
+            "when a best was found that no checkpoint knows": (Best, "offer", 1, True),
+            "in the last evaluation": (midway, "evaluate_policy", 3, True),
+            "after the checkpoint that knows the best": (checkpoints, "save", 1, True),
+            "while the best adapter is written": (Backbone, "save_adapter", 1, True),
+            "while the best is judged at the end": (evaluation, "sequence_kl", 4, False),
+        },
     }
+    return {name: partial(send, signal.SIGKILL, *point) for name, point in points[run].items()}
 
 
-MIDWAY = ["in the last evaluation", "while the best is judged at the end"]
-MORE_MIDWAY = ["in the first evaluation", "when a best was found that no checkpoint knows",
-               "after the checkpoint that knows the best", "while the best adapter is written"]  # fmt: skip
+FAST = {
+    "in the middle of an update", "while a checkpoint is written", "while the adapter is written",
+    "in the last evaluation", "while the best is judged at the end",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("point", [*MIDWAY, *(pytest.param(p, marks=pytest.mark.slow) for p in MORE_MIDWAY)])
-def test_judged_midway_killed_and_started_again_is_bit_equal(point, judged, tiny_base, tmp_path):
-    arguments = command(tiny_base, tmp_path / "run", *BEST)
-    killed = in_child(arguments, lambda: send(signal.SIGKILL, *midway_kills()[point]), tmp_path / "log")
-    assert killed == -signal.SIGKILL
+@pytest.mark.parametrize(
+    ("run", "point"),
+    [
+        pytest.param(run, point, marks=() if point in FAST else pytest.mark.slow)
+        for run in ("whole", "judged")
+        for point in kills(run)
+    ],
+)
+def test_killed_and_started_again_is_bit_equal(run, point, request, tiny_base, tmp_path):
+    arguments = command(tiny_base, tmp_path / "run", *(BEST if run == "judged" else ()))
+    assert in_child(arguments, lambda: kills(run)[point](), tmp_path / "log") == -signal.SIGKILL
+    assert RunFolder(tmp_path / "run").summary.get("status") != "finished"
     assert cli.run(arguments) == 0
-    same(figures(tmp_path / "run"), judged)
+    same(figures(tmp_path / "run"), request.getfixturevalue(run))
 
 
 @pytest.mark.slow
