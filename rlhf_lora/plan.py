@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_lora import __version__, derive, memory, plan_checks, registry, sources
+from rlhf_lora import __version__, derive, memory, plan_checks, registry, sources, stage_cache
 from rlhf_lora.config import PLUGIN_GROUPS
 from rlhf_lora.mini.base import BaseSettings
 from rlhf_lora.mini.base import content_hash as mini_hash
@@ -194,7 +194,7 @@ def _stages(
         spec.template,
         dict(spec.template_kwargs),
     ]
-    common = [__version__, config.seed, model, config.hardware.threads]
+    common = [stage_cache.code(), config.seed, model, config.hardware.threads]
     start_key, splits = inputs.get("model.adapter"), read.splits
     plans: list[StagePlan] = []
 

@@ -5,15 +5,26 @@ stages/reward_model-3f2a…/   adapter/   record.json (metrics, figures)   manif
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from rlhf_lora.atomic import damage, staging, write_manifest, write_text
+
+
+@cache
+def code() -> str:
+    """The kit's own code, by content: whoever changes it, or installs another version, gets stages trained by what they have."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:20]
 
 
 @contextmanager

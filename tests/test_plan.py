@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import jsonl, overrides
 
-from rlhf_lora import derive
+from rlhf_lora import derive, stage_cache
 from rlhf_lora.config import compose
 from rlhf_lora.errors import ConfigError, DataError
 from rlhf_lora.plan import Plan, make_plan
@@ -80,6 +80,11 @@ def unchanged(tiny_base) -> dict[str, str]:
 def test_a_stages_key_changes_with_whatever_decides_its_result_and_with_nothing_else(change, changes, plan, unchanged):
     one, other = unchanged, keys(plan(change))
     assert {name for name in one if one[name] != other[name]} == changes
+
+
+def test_a_stage_of_other_code_is_not_taken_from_the_cache(plan, unchanged, monkeypatch):
+    monkeypatch.setattr(stage_cache, "code", lambda: "another hash")
+    assert not set(keys(plan()).values()) & set(unchanged.values())
 
 
 def test_keys_are_the_same_in_every_process_and_follow_the_weights(plan, tiny_base, tmp_path):
