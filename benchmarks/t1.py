@@ -1,0 +1,200 @@
+"""What learning does on the task whose truth is known: PPO, DPO and best-of-n against SFT, and controls that must fail.
+
+    python benchmarks/t1.py --seeds 11 12 13 --jobs 2        writes benchmarks/results/t1.json; goes on where it stopped
+    python benchmarks/t1.py --page                           writes docs/results.md and docs/results.svg from that file
+
+Settings are the defaults, chosen on tuning prompts with seeds 101-103, but for the splits: 15 % of the prompts are kept
+for judging, so that there are 1,000 of them. Curves over a run are judged on the tuning prompts, the tables on the final
+ones, once. Each seed has a cache of its own: SFT and reward model are trained once a seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "t1.json"
+COMMON = (
+    "splits={sft: 15, reward_model: 45, prompts: 20, tuning: 5, final: 15}",
+    "evaluation.prompts=1000",
+)
+CURVE = ("evaluation.every=6",)
+BETAS = (0.05, 0.1, 0.2, 0.5)
+ARMS: dict[str, tuple[str, ...]] = {
+    "ppo, learned reward": (*CURVE, "evaluation.best_of_n=[4,16,64]"),
+    "ppo, gold rule": ("reward=orders_gold", *CURVE, "evaluation.best_of_n=[4,16]"),
+    "ppo, learned reward, no KL penalty": ("optimizer.beta=0", "optimizer.kl_target=null", *CURVE),
+    **{f"dpo, beta {beta}": ("optimizer=dpo", f"optimizer.beta={beta}") for beta in BETAS},
+    "control: random reward": ("control=random_reward",),
+    "control: flipped reward": ("control=flipped_reward",),
+    "control: shuffled labels": ("control=shuffled_labels",),
+    "control: no learning": ("control=no_learning", "optimizer.updates=6"),
+}
+
+
+def measure(seed: int, arm: str, home: Path, extra: Sequence[str]) -> dict[str, Any]:
+    """One run in a process of its own: its summary, and its evaluations on the way."""
+    run_dir = home / "runs" / str(list(ARMS).index(arm))
+    command = [sys.executable, "-m", "rlhf_lora", "train", f"seed={seed}", f"run_dir={run_dir}"]
+    environment = {**os.environ, "RLHF_LORA_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *COMMON, *ARMS[arm], *extra], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"{arm}, seed {seed}: exit code {done.returncode}\n{done.stderr[-2000:]}")
+    summary = json.loads((run_dir / "summary.json").read_text("utf-8"))
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text("utf-8").splitlines()]
+    curve = [row for row in rows if row["stage"] == "evaluation"]
+    return {"seed": seed, "arm": arm, "overrides": [*COMMON, *ARMS[arm], *extra], "summary": summary, "curve": curve}
+
+
+def measure_all(given: argparse.Namespace, extra: list[str]) -> list[dict[str, Any]]:
+    found = {"machine": platform.processor() or platform.machine(), "python": platform.python_version(), "runs": []}
+    if given.to.is_file():
+        found["runs"] = json.loads(given.to.read_text("utf-8"))["runs"]
+    rows: list[dict[str, Any]] = found["runs"]
+    known, lock = {(row["seed"], row["arm"]) for row in rows}, threading.Lock()
+
+    def one_seed(seed: int) -> None:
+        with tempfile.TemporaryDirectory() as home:
+            for arm in (arm for arm in given.arms if (seed, arm) not in known):
+                row = measure(seed, arm, Path(home), extra)
+                with lock:
+                    rows.append(row)
+                    rows.sort(key=lambda r: (r["seed"], list(ARMS).index(r["arm"])))
+                    given.to.parent.mkdir(parents=True, exist_ok=True)
+                    given.to.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+                    gold = row["summary"]["gold"]
+                    print(f"seed {seed}  {arm}: gold win rate {gold['win_rate_vs_reference']:.3f}", flush=True)
+
+    with ThreadPoolExecutor(given.jobs) as pool:
+        list(pool.map(one_seed, given.seeds))
+    return rows
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def cells(values: Sequence[float | None], digits: int = 3) -> str:
+    return ", ".join("–" if value is None else f"{value:.{digits}f}" for value in values)
+
+
+def rate(parts: Sequence[dict[str, Any]], key: str = "win_rate_vs_reference", ci: str = "win_rate_ci95") -> str:
+    """**mean**, then every seed with its interval."""
+    if not all(key in part for part in parts):
+        return "–"
+    each = ", ".join(f"{part[key]:.3f} [{part[ci][0]:.3f}, {part[ci][1]:.3f}]" for part in parts)
+    return f"**{statistics.mean(part[key] for part in parts):.3f}**: {each}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| arm | gold win rate vs SFT | gold score | KL (nats) | win rate by its own reward |",
+        "|---|---|---|---|---|",
+    ]
+    for arm in ARMS:
+        runs = [row["summary"] for row in rows if row["arm"] == arm]
+        if not runs:
+            continue
+        gold = [run["gold"] for run in runs]
+        score = f"{cells([g['score_mean_reference'] for g in gold], 2)} → {cells([g['score_mean'] for g in gold], 2)}"
+        own = cells([run["policy"].get("win_rate_vs_reference") for run in runs])
+        kl = cells([run["policy"]["kl_to_reference"] for run in runs], 1)
+        lines.append(f"| {arm} | {rate(gold)} | {score} | {kl} | {own} |")
+    return "\n".join(lines)
+
+
+def best_of_n_table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| picked by | n | KL at most (nats) | gold win rate vs SFT | gold score |", "|---|---|---|---|---|"]
+    for arm, picker in (("ppo, learned reward", "learned reward"), ("ppo, gold rule", "gold rule")):
+        runs = [row["summary"]["best_of_n"] for row in rows if row["arm"] == arm]
+        for n in runs[0] if runs else ():
+            gold = [run[n]["gold"] for run in runs]
+            means = cells([part["score_mean"] for part in gold], 2)
+            lines.append(f"| {picker} | {n} | {runs[0][n]['kl_bound']:.2f} | {rate(gold)} | {means} |")
+    return "\n".join(lines)
+
+
+def reward_model_table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| trained on | accuracy on held-out labels | against the true order |", "|---|---|---|"]
+    for arm, named in (
+        ("ppo, learned reward", "labels as given"),
+        ("control: flipped reward", "labels turned round"),
+        ("control: shuffled labels", "labels by a coin"),
+    ):
+        models = [row["summary"]["reward_model"] for row in rows if row["arm"] == arm]
+        if models:
+            held = rate(models, "accuracy", "accuracy_ci95")
+            lines.append(f"| {named} | {held} | {rate(models, 'gold_accuracy', 'gold_accuracy_ci95')} |")
+    return "\n".join(lines)
+
+
+def draw(rows: list[dict[str, Any]], to: Path) -> None:
+    """Gain over SFT against √KL: the reward that is trained on, and the truth."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams |= {"svg.hashsalt": "t1", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    for ax, arm in zip(axes, list(ARMS)[:3], strict=True):
+        for run in (row for row in rows if row["arm"] == arm):
+            curve = run["curve"]
+            root_kl = [0.0, *(math.sqrt(max(0.0, row["eval/kl_to_reference"])) for row in curve)]
+            for name, place, colour in (("its reward", "eval", "#c2571a"), ("the truth", "eval/gold", "#1a6e8e")):
+                gain = [0.0, *(row[f"{place}/score_mean"] - row[f"{place}/score_mean_reference"] for row in curve)]
+                first = run["seed"] == min(row["seed"] for row in rows)
+                ax.plot(root_kl, gain, color=colour, lw=1.2, marker=".", ms=4, label=name if first else None)
+        for run in (row for row in rows if row["arm"] == arm and "best_of_n" in row["summary"]):
+            for part in run["summary"]["best_of_n"].values():
+                gain = part["gold"]["score_mean"] - part["gold"]["score_mean_reference"]
+                ax.plot(math.sqrt(part["kl_bound"]), gain, "o", mfc="none", color="#1a6e8e", ms=5)
+        ax.set(title=arm, xlabel="√KL (√nats)", ylabel="gain over SFT")
+        ax.legend(frameon=False, loc="best")
+    figure.savefig(to, metadata={"Date": None})
+
+
+def write_page(rows: list[dict[str, Any]]) -> None:
+    page = ROOT / "docs" / "results.md"
+    before = page.read_text("utf-8")
+    for name, text in (
+        ("arms", table(rows)), ("best-of-n", best_of_n_table(rows)), ("reward models", reward_model_table(rows)),
+    ):  # fmt: skip
+        head, mark, rest = before.partition(f"<!-- {name} -->\n")
+        if not mark:
+            raise SystemExit(f"docs/results.md has no place for {name}")
+        before = f"{head}{mark}{text}\n{rest[rest.index(chr(10) + '<!-- end -->') + 1 :] if '<!-- end -->' in rest else rest}"
+    page.write_text(before, "utf-8")
+    draw(rows, page.with_suffix(".svg"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time")
+    parser.add_argument("--page", action="store_true", help="write docs/results.md from the last measurement")
+    parser.add_argument("--to", type=Path, default=RESULT)
+    given, extra = parser.parse_known_args()
+    if given.page:
+        write_page(json.loads(given.to.read_text("utf-8"))["runs"])
+        return
+    print(table(measure_all(given, extra)))
+
+
+if __name__ == "__main__":
+    main()
