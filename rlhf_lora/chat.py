@@ -26,7 +26,7 @@ class Chat:
     """Tokenizer and template of one model.
 
     Args:
-        tokenizer: a Transformers tokenizer with an end token.
+        tokenizer: a Transformers tokenizer with an end token, or a `BareTokenizer`.
         mode: `auto` applies the model's chat template to prompts that carry messages and leaves plain prompts as they
             are; `chat` wraps plain prompts into one user turn; `plain` never uses the template.
         template_kwargs: given to the chat template, e.g. `{"enable_thinking": False}`.
@@ -133,7 +133,8 @@ class Chat:
             rendered = self.tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=answer, **self.template_kwargs
             )
-        except TemplateError as error:  # "roles must alternate", "system role not supported"
+        # "Roles must alternate", "system role not supported"; the others where it calculates with what is not there.
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
             raise DataError(
                 f"the model's chat template refuses a conversation: {error}",
                 where=f"{' → '.join(turn['role'] for turn in messages)}, beginning {messages[0]['content'][:60]!r}",

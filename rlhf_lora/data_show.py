@@ -5,7 +5,8 @@ from __future__ import annotations
 import unicodedata
 from typing import Any
 
-from rlhf_lora.data_view import FileView, Lengths
+from rlhf_lora.data_lengths import Lengths
+from rlhf_lora.data_view import FileView
 
 BARS = ("prompts", "replies")
 """Drawn; of whole rows the limits alone are told."""

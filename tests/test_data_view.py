@@ -15,7 +15,7 @@ import pytest
 from test_plan_tokens import CHATML
 from tiny import jsonl, overrides
 
-from rlhf_lora import data_show, data_view, plan_view
+from rlhf_lora import data_lengths, data_show, data_view, plan_view
 from rlhf_lora.config import compose
 from rlhf_lora.loading import load_chat
 from rlhf_lora.plan import Plan, make_plan
@@ -201,7 +201,7 @@ def test_a_large_file_is_sampled_the_same_way_each_time_and_says_so(plan, tmp_pa
     (view,) = data_view.view(made)
     assert time.process_time() - started < 2
     assert view.lengths[0].of == 5000
-    assert 100 < view.lengths[1].counted <= 2 * data_view.SAMPLE
+    assert 100 < view.lengths[1].counted <= 2 * data_lengths.SAMPLE
     assert f"a sample of {view.lengths[0].counted:,} of 5,000" in printed(made)
     assert data_view.view(made) == [view]
 

@@ -13,7 +13,7 @@ from tiny import prompts, spec
 
 from rlhf_lora.loading import load_chat
 from rlhf_lora.model_spec import ModelSpec
-from rlhf_lora.plan_tokens import TemplateRefuses, plan_tokens
+from rlhf_lora.plan_tokens import LONGEST, TemplateRefuses, plan_tokens
 from rlhf_lora.records import Prompt
 
 SAID = (("user", "tea please"), ("assistant", "sure"), ("user", "soup"))
@@ -81,16 +81,43 @@ def test_the_embedded_base_is_counted_before_it_is_built(tiny_base):
 def test_a_template_that_refuses_a_conversation_says_why(with_template):
     tool = Prompt("x", messages=({"role": "tool", "content": "x"},))
     ours = plan_tokens(spec(with_template))
-    with pytest.raises(TemplateRefuses, match="no tools"):
+    with pytest.raises(TemplateRefuses, match=r"^no tools$"):
         ours.prompt(tool)
     assert ours.prompt_lengths([tool, ASKED[0]])[0] is None
 
 
 def test_templates_cannot_reach_out_of_their_sandbox(with_template):
+    (with_template / "chat_template.jinja").write_text("{{ messages.__class__.__mro__ }}")
     ours = plan_tokens(spec(with_template))
-    ours.template = "{{ messages.__class__.__mro__ }}"
     with pytest.raises(TemplateRefuses, match="unsafe"):
         ours.prompt(ASKED[5])
+
+
+def test_chat_without_a_template_is_counted_as_text_and_it_is_said(tiny_qwen2):
+    ours, plain = plan_tokens(spec(tiny_qwen2, template="chat")), plan_tokens(spec(tiny_qwen2))
+    assert ours.exact
+    assert "no chat template" in ours.said
+    assert "no chat template" not in plain.said
+    assert ours.prompt_lengths(ASKED) == plain.prompt_lengths(ASKED)
+
+
+@pytest.mark.parametrize("mode", ["auto", "plain"])
+def test_very_long_conversations_count_in_proportion(mode, with_template):
+    turns = [{"role": "user" if i % 2 == 0 else "assistant", "content": "tea " * (30_000 if i == 2 else 9_000)}
+             for i in range(5)]  # fmt: skip
+    long = Prompt("".join(turn["content"] for turn in turns), messages=tuple(turns))
+    model = spec(with_template, template=mode)
+    seen: list[int] = []
+    ours = plan_tokens(model)
+    encode = ours.chat._encode
+    ours.chat._encode = lambda text, meant=False: seen.append(len(text)) or encode(text, meant)  # type: ignore
+    (found,) = ours.prompt_lengths([long])
+    assert found == pytest.approx(len(load_chat(model).prompt_ids(long)), rel=0.01)
+    assert sum(seen) < 1.01 * LONGEST, "the rest is never tokenised"
+    seen.clear()
+    (found,) = ours.reply_lengths([(long, reply := "sure " * 40_000)])
+    assert found == pytest.approx(len(load_chat(model).response_ids(reply, prompt=long)), rel=0.01)
+    assert sum(seen) <= LONGEST
 
 
 @pytest.mark.parametrize("path", ["somebody/a-model-nobody-has", "no model at all!"])
