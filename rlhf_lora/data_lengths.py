@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlhf_lora.plan_tokens import LONGEST, PlanTokens, TemplateRefuses
-from rlhf_lora.records import Data, Pair, Prompt
+from rlhf_lora.records import Data, Pair, Prompt, prompt_of
 
 if TYPE_CHECKING:
     from rlhf_lora.plan import Plan
@@ -117,11 +117,6 @@ def _sampled(records: list[Any]) -> list[Any]:
             break
         chosen.append(index)
     return [records[index] for index in sorted(chosen)]
-
-
-def prompt_of(record: Any) -> Prompt:
-    """The prompt of a record of any kind; a prompt is its own."""
-    return record if isinstance(record, Prompt) else record.prompt
 
 
 def replies_of(record: Any) -> dict[str, str]:

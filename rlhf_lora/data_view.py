@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rlhf_lora.data_lengths import KINDS, Lengths, measured, prompt_of, replies_of
+from rlhf_lora.data_lengths import KINDS, Lengths, measured, replies_of
 from rlhf_lora.plan_tokens import PlanTokens, TemplateRefuses, plan_tokens
-from rlhf_lora.records import Data, Unused
+from rlhf_lora.records import Data, Unused, prompt_of
 from rlhf_lora.sources import SHARE, Source
 from rlhf_lora.splits import STAGE_LISTS, TRAINED
 

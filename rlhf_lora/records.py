@@ -202,6 +202,11 @@ class Data:
     format: str = ""
 
 
+def prompt_of(record: Any) -> Prompt:
+    """The prompt of a record of any kind; a prompt is its own."""
+    return record if isinstance(record, Prompt) else record.prompt
+
+
 def named_seed(seed: int, stream: str) -> int:
     """A 63-bit seed for a named stream: the same on every machine, unrelated between names."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:8], "big") >> 1

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from rlhf_lora.errors import ConfigError, ContractError
-from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, Unused
+from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, Unused, prompt_of
 
 Name = Literal["sft", "reward_model", "prompts", "tuning", "final"]
 Row = TypeVar("Row", Demonstration, Pair, Label)
@@ -160,9 +160,9 @@ class Splits:
         gone: list[Unused] = []
         for name in ("demonstrations", "pairs", "labels", "prompts"):
             rows = getattr(self, name)
-            kept[name] = [row for row in rows if _prompt_of(row).split_key not in keys]
+            kept[name] = [row for row in rows if prompt_of(row).split_key not in keys]
             why = f"among the {name}, and its prompt is held out for judging in another dataset"
-            gone += [Unused(f"prompt {_prompt_of(row).id}", why) for row in rows if _prompt_of(row).split_key in keys]
+            gone += [Unused(f"prompt {prompt_of(row).id}", why) for row in rows if prompt_of(row).split_key in keys]
         return dataclasses.replace(self, **kept, unused=[*self.unused, *gone])  # type: ignore[arg-type]
 
 
@@ -218,10 +218,6 @@ def joined(main: Splits, own: Mapping[str, Splits]) -> Splits:
     return together.without(together.held_out())
 
 
-def _prompt_of(row: Any) -> Prompt:
-    return row if isinstance(row, Prompt) else row.prompt
-
-
 def _good_answers(data: Data, chosen_rows: Callable[[Any], list[Any]]) -> list[Demonstration]:
     """What to imitate when nobody wrote demonstrations: the better answers of pairs, else the answers called good."""
     if data.pairs:
@@ -268,18 +264,16 @@ def _without_test_prompts(data: Data) -> tuple[Data, list[Unused]]:
     held_out = {prompt.split_key for prompt in (*test.prompts, *_prompts_of_rows(test))}
     leaked: list[Unused] = []
 
-    def kept(rows: Sequence[Any], prompt_of: Callable[[Any], Prompt]) -> list[Any]:
+    def kept(rows: Sequence[Any]) -> list[Any]:
         inside = [row for row in rows if prompt_of(row).split_key in held_out]
         leaked.extend(Unused(f"prompt {prompt_of(row).id}", "its prompt is in the test data too") for row in inside)
         return [row for row in rows if prompt_of(row).split_key not in held_out]
 
     return dataclasses.replace(
         data,
-        demonstrations=kept(data.demonstrations, lambda row: row.prompt),
-        pairs=kept(data.pairs, lambda row: row.prompt),
-        labels=kept(data.labels, lambda row: row.prompt),
-        prompts=kept(data.prompts, lambda prompt: prompt),
-    ), leaked
+        demonstrations=kept(data.demonstrations), pairs=kept(data.pairs), labels=kept(data.labels),
+        prompts=kept(data.prompts),
+    ), leaked  # fmt: skip
 
 
 def _plain(thing: Any) -> Any:
