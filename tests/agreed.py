@@ -101,11 +101,13 @@ AGREEMENTS: dict[str, Agreement] = {
 
 HEAD = """## Agreement with trl 1.12.0
 
-What was written here from the papers is what others arrived at: the kit's functions give what PPO of trl 1.12.0 gives, the
-last release that has it, on 1,000 random draws each (shapes, lengths, scales and settings drawn; float64 unless said
-otherwise). Its functions are called; what stands inside `PPOTrainer.train` is cut out of the installed file and run; and one
-update is made by the trainer itself, on a tiny Llama. What only an older release has is held against trl 0.11.4. Neither is a
-dependency: `pytest tests/agreement -m slow -rP` puts each into a folder of its own, and prints the differences it finds.
+The tests above are the kit's own reading of its sources. Here its functions are given the same 1,000 random draws (shapes,
+lengths, scales and settings drawn; float64 unless said otherwise) as the PPO of trl 1.12.0, the last release that has it.
+Functions of that release are called; what stands inside `PPOTrainer.train` is cut out of the installed file and run; and one
+update is made by the trainer itself, on a tiny Llama. What only an older release has is held against trl 0.11.4.
+
+Neither release is a dependency: `pytest tests/agreement -m slow -rP` has pip put each into a folder of its own, and prints the
+differences found. Without a package index that is a failure, or, with `RLHF_LORA_TEST_OFFLINE=1`, a skip that says so.
 """
 APART = """### Where trl 1.12.0 differs
 

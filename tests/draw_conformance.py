@@ -1,4 +1,4 @@
-"""`docs/conformance.md`, made from the docstrings of `tests/conformance` and `tests/agreement`: `python tests/draw_conformance.py`."""
+"""`docs/conformance.md`, made from docstrings of `tests/conformance` and `tests/agreement` by running this file."""
 
 from __future__ import annotations
 

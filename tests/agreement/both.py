@@ -91,14 +91,15 @@ def shaped(
 
 
 def losses(
-    theirs: SimpleNamespace, d: Draw, rows: Tensor | None = None, logits_BTV: Tensor | None = None
+    theirs: SimpleNamespace, d: Draw, rows: Tensor | None = None, temperature: float = 1 - 1e-7
 ) -> SimpleNamespace:
     """What the trainer makes of one micro-batch, from the model's output on, and the gradients with respect to that.
 
-    Its temperature is 1 − 1e-7, so that what it divides by is 1.
+    Args:
+        temperature: 1e-7 are added to it: 1 is what logits are divided by, unless told otherwise.
     """
     rows = torch.arange(len(d.scores_B)) if rows is None else rows
-    logits_BTV = (exact(d) if logits_BTV is None else logits_BTV).detach().requires_grad_()
+    logits_BTV = exact(d)
     values_BT = d.new_values_BT.clone().requires_grad_()
     mask_p1 = torch.arange(d.mask_BT.shape[1]) < d.lengths_B[:, None] + 1
     # One prompt token: what predicts the first answer token stands in column 0, and the last column predicts nothing.
@@ -113,7 +114,7 @@ def losses(
         logprobs=d.logprobs_BT.where(d.mask_BT, 1.0), returns=returns_BT, values=d.values_BT * mask_p1,
         padding_mask=~d.mask_BT, padding_mask_p1=~mask_p1, processing_class=SimpleNamespace(pad_token_id=PAD),
         forward=lambda *_: (SimpleNamespace(logits=logits_BSV), values_BS1),
-        args=SimpleNamespace(temperature=1 - 1e-7, cliprange=d.clip, cliprange_value=d.clip, vf_coef=0.1),
+        args=SimpleNamespace(temperature=temperature, cliprange=d.clip, cliprange_value=d.clip, vf_coef=0.1),
         accelerator=SimpleNamespace(backward=lambda loss: loss.backward()),
         optimizer=SimpleNamespace(step=lambda: None, zero_grad=lambda: None),
     )  # fmt: skip
