@@ -1,4 +1,4 @@
-"""`docs/conformance.md`, made from the docstrings of `tests/conformance`: `python tests/draw_conformance.py`."""
+"""`docs/conformance.md`, made from docstrings of `tests/conformance` and `tests/agreement` by running this file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ast
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+import agreed
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "conformance.md"
@@ -152,7 +154,8 @@ def page() -> str:
     return (
         f"{HEAD}\n## The published PPO\n\n{table('C')}\n\n## Adapters and a 4-bit base\n\n{table('L')}\n\n"
         f'## Where the kit differs\n\n"{DIFFERS}" = otherwise, on purpose or because it makes no difference; '
-        f'"{MISSING}" = a part of the item cannot be set. The tests above hold what the kit does instead.\n\n{notes()}\n'
+        f'"{MISSING}" = a part of the item cannot be set. The tests above hold what the kit does instead.\n\n{notes()}\n\n'
+        f"{agreed.section()}"
     )
 
 

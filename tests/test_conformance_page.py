@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import agreed
 import draw_conformance
 
 
@@ -18,3 +19,9 @@ def test_each_of_the_38_items_has_a_test_and_each_note_an_item():
 def test_a_test_names_profiles_that_there_are():
     for test in draw_conformance.tests():
         assert set(test.profiles) <= set(draw_conformance.PROFILES), test.name
+
+
+def test_a_row_of_agreement_names_a_test_that_there_is():
+    named = {agreement.test for agreement in agreed.AGREEMENTS.values()}
+    there = {test.name for file in ("test_trl_functions.py", "test_trl_update.py") for test in agreed.tests(file)}
+    assert named <= there
