@@ -66,10 +66,10 @@ def make() -> tuple[dict[str, Any], list[str]]:
 
     import yaml
 
-    from rlhf_lora import config, registry
+    from rlhf_lora import config, doors, registry
     from rlhf_lora.sweep_axes import SweepSettings
 
-    registry.load_entry_points()
+    doors.load_entry_points()
     conf = resources.files("rlhf_lora.conf")
     groups = {group: config.options(group) for group in config._groups()}
     defaults = yaml.safe_load(conf.joinpath("train.yaml").read_text("utf-8"))["defaults"]

@@ -18,7 +18,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_lora import registry, user_presets
+from rlhf_lora import doors, registry, user_presets
 from rlhf_lora.adamw import AdamW
 from rlhf_lora.errors import ConfigError, PluginError, did_you_mean
 
@@ -140,11 +140,11 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    registry.load_entry_points()
+    doors.load_entry_points()
     ConfigStore.instance().store(name="schema", node=TrainConfig, provider="rlhf_lora")
     given = [_own_dataset(override) for override in overrides]
     for file in plugin_files(given):
-        registry.load_file(file)
+        doors.load_file(file)
     own = user_presets.checked(config_dir) if config_dir is not None else None
     for kind in PLUGIN_GROUPS:
         for name in set(user_presets.names(own, kind)) & set(registry.names(kind)):
@@ -178,9 +178,9 @@ def recompose(saved: Mapping[str, Any], overrides: Sequence[str] = ()) -> DictCo
     import yaml
     from omegaconf.errors import OmegaConfBaseException
 
-    registry.load_entry_points()
+    doors.load_entry_points()
     for file in plugin_files(overrides):
-        registry.load_file(file)
+        doors.load_file(file)
     _check_plugin_names(overrides)
     try:
         config = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.create(dict(saved) | {"run_dir": None}))

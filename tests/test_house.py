@@ -24,7 +24,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "records errors progress atomic plain tables interrupts markup": 0,
-    "contracts registry": 1,
+    "contracts registry plugin_table doors scores": 1,
     "model_spec loading backbone adapters chat splits memory adamw objectives rollout testing mini": 2,
     "train_settings trainers trainer_checkpoints dpo_trainer": 2,
     "user_presets": 0,
