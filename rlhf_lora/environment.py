@@ -15,7 +15,7 @@ from typing import Any
 
 from rlhf_lora import doors, registry
 from rlhf_lora.plan import cache_folder
-from rlhf_lora.run_folder import versions
+from rlhf_lora.software import versions
 
 SETTINGS = (
     *("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "HF_HUB_OFFLINE"),

@@ -23,10 +23,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
-    "records errors progress atomic plain tables interrupts markup": 0,
+    "records errors progress atomic plain tables interrupts markup metrics_file software": 0,
     "contracts registry plugin_table doors scores": 1,
     "model_spec loading backbone adapters chat splits memory adamw objectives rollout testing mini": 2,
-    "train_settings trainers trainer_checkpoints dpo_trainer": 2,
+    "train_settings token_rows trainers trainer_checkpoints dpo_trainer": 2,
     "user_presets": 0,
     "schema hydra_errors config derive sources plan plan_checks plan_view plan_tokens data_view data_show": 3,
     "environment run_folder checkpoints stage_cache checks plugins": 3,
