@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rlhf_lora.plugins.datasets import rows_dataset
 
 from rlhf_lora.errors import ConfigError, DataError
-from rlhf_lora.plugins.datasets import rows_dataset
 from rlhf_lora.records import Data
 from rlhf_lora.registry import build, to_config
 
