@@ -31,7 +31,7 @@ FLOORS = {
     "schema hydra_errors config derive sources plan plan_checks plan_view plan_tokens data_view data_show": 3,
     "environment run_folder checkpoints stage_cache checks plugins": 3,
     "stages": 4,
-    "assembly pipeline taking_up evaluation midway report labels verify": 5,
+    "assembly pipeline adapter_stages taking_up evaluation midway report labels verify": 5,
     "sweep sweep_axes sweep_jobs sweep_optuna sweep_table": 5,
     "cli notebook __main__ completion completion_index help_texts": 6,
 }
