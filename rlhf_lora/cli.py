@@ -224,7 +224,7 @@ def _report(runs: list[str], as_json: bool) -> int:
 
 
 def _plugins(words: list[str], as_json: bool) -> int:
-    from rlhf_lora import config, registry
+    from rlhf_lora import config, doors, registry
 
     kinds = [w for w in words if "=" not in w]
     for kind in kinds:
@@ -235,7 +235,7 @@ def _plugins(words: list[str], as_json: bool) -> int:
                 fix=f"kinds: {', '.join(registry.KINDS)}",
             )
     for file in config.plugin_files([w for w in words if "=" in w]):
-        registry.load_file(file)
+        doors.load_file(file)
     found = [entry for entry in registry.entries() if not kinds or entry.kind in kinds]
     if as_json:
         print(json.dumps([_described(entry) for entry in found], indent=1))
@@ -245,7 +245,7 @@ def _plugins(words: list[str], as_json: bool) -> int:
         print(f"    from {entry.origin}")
         for name, setting in _described(entry)["settings"].items():
             print(f"    {entry.kind}.{name}={_shown(setting['default'])}  ({setting['type']})")
-    for package, why in registry.failures().items():
+    for package, why in doors.failures().items():
         print(f"failed to import: {package}: {why}", file=sys.stderr)
     return 0
 

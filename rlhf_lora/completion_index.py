@@ -66,12 +66,12 @@ def make() -> tuple[dict[str, Any], list[str]]:
 
     import yaml
 
-    from rlhf_lora import config, registry
+    from rlhf_lora import doors, registry, schema
     from rlhf_lora.sweep_axes import SweepSettings
 
-    registry.load_entry_points()
+    doors.load_entry_points()
     conf = resources.files("rlhf_lora.conf")
-    groups = {group: config.options(group) for group in config._groups()}
+    groups = {group: schema.options(group) for group in schema.groups()}
     defaults = yaml.safe_load(conf.joinpath("train.yaml").read_text("utf-8"))["defaults"]
     plugins: dict[str, dict[str, dict[str, str]]] = {}
     for entry in registry.entries():
@@ -79,14 +79,14 @@ def make() -> tuple[dict[str, Any], list[str]]:
     made = {
         "groups": groups,
         "defaults": {k: v for one in defaults if isinstance(one, dict) for k, v in one.items() if v is not None},
-        "settings": dict(_schema(config.TrainConfig)) | {"sweep": dict(_settings(_hints(SweepSettings)))},
+        "settings": dict(_schema(schema.TrainConfig)) | {"sweep": dict(_settings(_hints(SweepSettings)))},
         "plugins": plugins,
         "kinds": list(registry.KINDS),
     }
     files = {sys.modules[entry.cls.__module__].__file__ for entry in registry.entries()}
     folders = [str(conf), *(str(conf / group) for group in groups if (conf / group).is_dir())]
     beside = {str(Path(file).parent) for file in files if file}
-    own = [str(Path(config.__file__)), str(Path(__file__))]
+    own = [str(Path(schema.__file__)), str(Path(__file__))]
     return made, sorted({*folders, *beside, *own, *(file for file in files if file)})
 
 

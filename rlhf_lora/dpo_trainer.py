@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 
-from rlhf_lora import adapters, trainers
+from rlhf_lora import adapters, token_rows, trainers
 from rlhf_lora.chat import Chat
 from rlhf_lora.contracts import FitContext
 from rlhf_lora.loading import load_base, load_chat
@@ -92,7 +92,7 @@ def fit(
         DataError: no pair, or most are too long. Stopped: a loss is not finite.
     """
     chat = load_chat(spec)
-    rows = trainers.rows_of(tokenised(chat, pairs, label_smoothing), settings, "pairs")
+    rows = token_rows.rows_of(tokenised(chat, pairs, label_smoothing), settings, "pairs")
 
     def load() -> Any:
         return adapters.attach(load_base(spec), spec, "CAUSAL_LM", ctx.start_adapter)
@@ -109,7 +109,7 @@ def fit(
     return trainers.run(load, make, rows, settings, ctx, inputs)
 
 
-def tokenised(chat: Chat, pairs: Sequence[Pair], label_smoothing: float = 0.0) -> Iterator[tuple[trainers.Row, int]]:
+def tokenised(chat: Chat, pairs: Sequence[Pair], label_smoothing: float = 0.0) -> Iterator[tuple[token_rows.Row, int]]:
     """(row, length of its longer side) of each pair. `smoothing` = P(the label is wrong).
 
     A pair's own label p and the loss's ε are two independent chances of being wrong: p' = p(1−ε) + (1−p)ε.
@@ -129,11 +129,11 @@ class Collator:
     def __init__(self, fill_id: int):
         self.fill_id = fill_id
 
-    def __call__(self, rows: Sequence[trainers.Row]) -> dict[str, Tensor]:
+    def __call__(self, rows: Sequence[token_rows.Row]) -> dict[str, Tensor]:
         sides = [(row["prompt_ids"], row[side]) for side in ("chosen_ids", "rejected_ids") for row in rows]
-        ids_BS, lengths_B = trainers.pad([prompt + response for prompt, response in sides], self.fill_id)
-        mask_BS = trainers.mask_of(lengths_B, ids_BS.shape[1])
-        prompts_BS = trainers.mask_of(torch.tensor([len(prompt) for prompt, _ in sides]), ids_BS.shape[1])
+        ids_BS, lengths_B = token_rows.pad([prompt + response for prompt, response in sides], self.fill_id)
+        mask_BS = token_rows.mask_of(lengths_B, ids_BS.shape[1])
+        prompts_BS = token_rows.mask_of(torch.tensor([len(prompt) for prompt, _ in sides]), ids_BS.shape[1])
         batch = {"input_ids": ids_BS, "attention_mask": mask_BS, "completion_mask": mask_BS - prompts_BS}
         numbers = [name for name in ("smoothing", "ref_chosen_logps", "ref_rejected_logps") if name in rows[0]]
         return batch | {name: torch.tensor([float(row[name]) for row in rows]) for name in numbers}

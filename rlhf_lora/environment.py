@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_lora import registry
+from rlhf_lora import doors, registry
 from rlhf_lora.plan import cache_folder
-from rlhf_lora.run_folder import versions
+from rlhf_lora.software import versions
 
 SETTINGS = (
     *("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "HF_HUB_OFFLINE"),
@@ -30,7 +30,7 @@ def environment(gpu: bool = False) -> dict[str, Any]:
     Args:
         gpu: load torch, and say what it sees.
     """
-    registry.load_entry_points()
+    doors.load_entry_points()
     found: dict[str, Any] = dict(versions())
     if gpu:
         found |= _card()
@@ -44,7 +44,7 @@ def environment(gpu: bool = False) -> dict[str, Any]:
     cache = cache_folder()
     found["cache"] = {"folder": _shortened(str(cache.absolute())), "gib": round(_size_bytes(cache) / 2**30, 3)}
     found["plugins"] = {kind: registry.names(kind) for kind in registry.KINDS}
-    found["failed_plugins"] = {package: _shortened(why) for package, why in registry.failures().items()}
+    found["failed_plugins"] = {package: _shortened(why) for package, why in doors.failures().items()}
     return found
 
 

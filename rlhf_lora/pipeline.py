@@ -6,22 +6,20 @@ with the same inputs come from the cache and say `reused`. An interrupted run go
 
 from __future__ import annotations
 
-import dataclasses
 import gc
-import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rlhf_lora import progress, stage_cache
-from rlhf_lora.contracts import Context, FitContext
+from rlhf_lora import progress
+from rlhf_lora.adapter_stages import AdapterStages, StageRecords, with_base
+from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ConfigError, ContractError, Interrupted, Stopped, UserError
 from rlhf_lora.interrupts import Interrupts
-from rlhf_lora.plan import Plan, StagePlan
+from rlhf_lora.plan import Plan
 from rlhf_lora.records import named_seed
 from rlhf_lora.taking_up import claim, summarise
 
@@ -50,7 +48,7 @@ class Run:
         self.started = time.perf_counter()
         self._is_new = not plan.run_dir.is_dir() or not any(plan.run_dir.iterdir())
         self._folder, self.was_finished = claim(plan)
-        self._records: dict[str, dict[str, Any]] = self._folder_json("stages.json")
+        self._records = StageRecords(self.folder)
         self._prepared = False
         self._loop: Any = None
         self._midway: Any = None
@@ -62,6 +60,10 @@ class Run:
         from rlhf_lora.assembly import Assembly
 
         return Assembly(self.plan, self._folder)
+
+    @property
+    def _stages(self) -> AdapterStages:
+        return AdapterStages(self.parts, self._records, self._tracker, lambda: self.interrupts.number or None)
 
     @property
     def folder(self) -> Path:
@@ -78,7 +80,7 @@ class Run:
         if not self._is_at_work() or not self._policy_is_ready():
             return None
         if not self.plan.is_on_policy:
-            return self._off_policy()
+            return self._stages.train_policy()
         if self._loop.state.update >= self.plan.optimizer.updates:
             return None
         metrics = self._loop.step()
@@ -184,96 +186,17 @@ class Run:
             torch.set_num_threads(plan.config.hardware.threads)
         self._open_tracker()
         if plan.mini is not None:
-            self._build_mini()
-        for stage in plan.stages:
+            self.plan = with_base(plan, self._records)
+        for stage in self.plan.stages:
             if stage.name != "policy":
-                self._stage(stage)
-
-    def _build_mini(self) -> None:
-        from rlhf_lora.mini.base import ensure_base
-
-        assert self.plan.mini is not None
-        started, bar = time.perf_counter(), None
-
-        def report(done: int, total: int) -> None:
-            nonlocal bar
-            bar = bar or progress.Progress("base", total)
-            bar.update(1)
-
-        path = ensure_base(self.plan.cache_dir, self.plan.mini, report)
-        if bar is not None:
-            bar.close()
-            self._keep("base", {"seconds": time.perf_counter() - started, "reused": False})
-        elif "base" not in self._records:
-            self._keep("base", {"seconds": 0.0, "reused": True})
-        self.plan = dataclasses.replace(self.plan, spec=dataclasses.replace(self.plan.spec, path=str(path)))
-
-    def _stage(self, stage: StagePlan) -> None:
-        """Run one stage, or take it from the run folder or the cache."""
-        adapter = self.parts.adapter_of(stage.name)
-        if self._records.get(stage.name, {}).get("key") == stage.key and adapter.is_dir():
-            return
-        plan = self.plan
-        if not plan.config.cache:
-            self._keep(stage.name, {"key": stage.key, "reused": False, **self._fit(stage)})
-            return
-        with stage_cache.locked(plan.cache_dir, stage.name, stage.key) as cached:
-            record = stage_cache.take(cached, adapter)
-            if record is not None:
-                progress.stage(stage.name, "reused")
-                for row in record.pop("rows"):
-                    self._folder.log(row.pop("stage"), row.pop("step"), {k: v for k, v in row.items() if k != "time_s"})
-                self._keep(stage.name, record | {"key": stage.key, "reused": True, "seconds": 0.0})
-                return
-            record = self._fit(stage)
-            stage_cache.put(cached, adapter, record | {"rows": self._folder.metrics(stage.name)})
-        self._keep(stage.name, {"key": stage.key, "reused": False, **record})
-
-    def _fit(self, stage: StagePlan) -> dict[str, Any]:
-        """Train an off-policy stage. Returns its record: seconds, metrics, figures."""
-        from rlhf_lora.evaluation import judge_reward_model
-        from rlhf_lora.stages import reward_model, sft
-
-        plan, started = self.plan, time.perf_counter()
-        progress.stage(stage.name, f"{stage.rows} {stage.reads}")
-        ctx = self._fit_context(stage.name)
-        if stage.name == "sft":
-            metrics, figures = sft.fit(plan.spec, plan.splits.demonstrations, plan.settings("sft"), ctx), {}
-        else:
-            metrics = reward_model.fit(plan.spec, plan.splits.pairs, plan.settings("reward_model"), ctx)
-            figures = judge_reward_model(
-                plan.spec, ctx.out, plan.splits, self.parts.gold_scorer(), plan.config.evaluation.split
-            )
-        return {"seconds": time.perf_counter() - started, "metrics": metrics, "figures": figures}
-
-    def _fit_context(self, name: str) -> FitContext:
-        return FitContext(
-            out=self.parts.adapter_of(name), seed=named_seed(self.plan.config.seed, name) % 2**31, log=self._logger(name),
-            start_adapter=self.parts.sft_adapter if name != "sft" else self.plan.start_adapter, description=name,
-            work_dir=self.folder / "checkpoints" / name, interrupted=lambda: self.interrupts.number or None,
-        )  # fmt: skip
+                self._stages.run(stage)
 
     # --- the policy ---------------------------------------------------------------------------------------------------
 
     @property
     def _policy_is_due(self) -> bool:
-        return self.plan.stage("policy") is not None and not self._policy_is_done
-
-    @property
-    def _policy_is_done(self) -> bool:
         stage = self.plan.stage("policy")
-        return stage is not None and self._records.get("policy", {}).get("key") == stage.key
-
-    def _off_policy(self) -> dict[str, float]:
-        """DPO and whoever learns from data that exists: a model of its own, an adapter folder left behind."""
-        plan, started = self.plan, time.perf_counter()
-        stage = plan.stage("policy")
-        assert stage is not None
-        progress.stage("policy", f"{plan.config.optimizer.name} on {stage.rows} {stage.reads}")
-        rows = plan.rows(stage)
-        metrics: dict[str, float] = plan.optimizer.fit(plan.spec, rows, self._fit_context("policy"))
-        self._keep("policy", {"key": stage.key, "seconds": time.perf_counter() - started, "metrics": metrics})
-        return metrics
+        return stage is not None and not self._records.has(stage)
 
     def _open_loop(self) -> None:
         """The shared base with its roles, the reward and the optimizer opened, and the state of an interrupted run."""
@@ -362,34 +285,9 @@ class Run:
                 between=self._leave_if_asked,
             )
         self._folder.save_samples("evaluation", None, result.rows)
-        self._keep("evaluation", {"seconds": time.perf_counter() - started, "figures": result.summary})
+        self._records.keep("evaluation", {"seconds": time.perf_counter() - started, "figures": result.summary})
 
-    # --- the folder ---------------------------------------------------------------------------------------------------
-
-    def _folder_json(self, name: str) -> dict[str, Any]:
-        path = self.folder / name
-        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
-
-    def _keep(self, stage: str, record: Mapping[str, Any]) -> None:
-        from rlhf_lora.atomic import write_text
-
-        self._records[stage] = dict(record)
-        write_text(self.folder / "stages.json", json.dumps(self._records, indent=1, allow_nan=False) + "\n")
-
-    def _logger(self, stage: str) -> Any:
-        """Log to the folder; a stage that starts again writes over the rows of its first try."""
-        last = max((row["step"] for row in self._folder.metrics(stage)), default=-1)
-
-        def log(step: int, metrics: Mapping[str, float]) -> None:
-            nonlocal last
-            if step <= last:
-                self._folder.drop_metrics_after(stage, step - 1)
-            last = step
-            self._folder.log(stage, step, metrics)
-            named = metrics if stage == "policy" else {f"{stage}/{name}": value for name, value in metrics.items()}
-            self._tracker.log(step, named)
-
-        return log
+    # --- the ends ----------------------------------------------------------------------------------------------------
 
     def _open_tracker(self) -> None:
         """Before anything long begins: what it lacks is told at once, and every stage is tracked."""

@@ -19,11 +19,11 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf_lora import __version__, derive, memory, plan_checks, registry, sources, stage_cache
-from rlhf_lora.config import PLUGIN_GROUPS
 from rlhf_lora.mini.base import BaseSettings
 from rlhf_lora.mini.base import content_hash as mini_hash
 from rlhf_lora.model_spec import ModelSpec, adapter_hash, base_hash
 from rlhf_lora.records import Data
+from rlhf_lora.schema import PLUGIN_GROUPS
 from rlhf_lora.sources import Sources
 from rlhf_lora.splits import Splits
 from rlhf_lora.train_settings import TrainSettings

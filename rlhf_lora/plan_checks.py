@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rlhf_lora.adamw import AdamW
 from rlhf_lora.errors import ConfigError, DataError, ModelError, did_you_mean
 from rlhf_lora.memory import Shape
-from rlhf_lora.registry import columns_of
+from rlhf_lora.scores import columns_of
 from rlhf_lora.sources import Sources
 from rlhf_lora.splits import Splits
 from rlhf_lora.train_settings import TrainSettings, micro_batch_within

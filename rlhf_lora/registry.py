@@ -1,32 +1,23 @@
-"""One decorator per kind of plugin, one table, and Hydra's ConfigStore fed from it.
+"""One decorator per kind of plugin, looking plugins up by name, and building them from a configuration.
 
-`@reward("brevity")` on a class with fields does three things: makes it a frozen keyword-only dataclass, enters it in
-the table, and stores a non-frozen twin (the same fields plus the reserved `name`) in Hydra's ConfigStore, so that
-`reward=brevity reward.target=80` is typed and refused when wrong. There is no `_target_` anywhere: a configuration
-names plugins, never code.
-
-Three doors, one effect: installed packages (entry point group `rlhf_lora.plugins`; the built-ins use it too),
-`plugins=[file.py]`, and a decorated class or function in a notebook cell.
+`@reward("brevity")` on a class with fields makes it a frozen keyword-only dataclass and enters it in the table
+(`plugin_table`), which gives Hydra the fields. Files and installed packages of plugins come in by `doors`.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import functools
 import hashlib
-import importlib.util
 import inspect
-import os
-import sys
-import traceback
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
+from rlhf_lora import doors, plugin_table
 from rlhf_lora.errors import ConfigError, ContractError, PluginError, UserError, did_you_mean
+from rlhf_lora.plugin_table import Entry
 
 KINDS: Mapping[str, str] = {
     "reward": "score",
@@ -38,42 +29,7 @@ KINDS: Mapping[str, str] = {
 }
 """Kind → the method that a plugin of that kind must have."""
 
-ENTRY_POINTS = "rlhf_lora.plugins"
-ONLY = "RLHF_LORA_PLUGINS"
-"""Environment variable: a comma-separated list of entry points to load; for finding a plugin that breaks others."""
-
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One registered plugin and where it came from.
-
-    Attributes:
-        source: SHA-256 of the file (or the notebook cell's definition) that it stands in; empty for what comes with
-            the kit, whose version says as much.
-    """
-
-    kind: str
-    name: str
-    cls: type
-    origin: str
-    source: str = ""
-
-    @property
-    def summary(self) -> str:
-        return (inspect.getdoc(self.cls) or "").split("\n")[0]
-
-    def fields(self) -> dict[str, tuple[Any, Any]]:
-        """Field name → (type, default); `dataclasses.MISSING` when it has none."""
-        hints = typing.get_type_hints(self.cls)
-        return {f.name: (hints[f.name], _default(f)) for f in dataclasses.fields(self.cls)}
-
-
-_table: dict[tuple[str, str], Entry] = {}
-_failures: dict[str, str] = {}
-_files: dict[Path, str] = {}
-_loaded_entry_points = False
 
 
 # --- registering ------------------------------------------------------------------------------------------------------
@@ -106,7 +62,7 @@ def register(kind: str, name: str) -> Callable[[T], T]:
                 where=_origin(thing),
                 fix=f"def {method}(self, …)",
             )
-        _add(Entry(kind, name, cls, _origin(thing), _source_hash(thing)))
+        plugin_table.add(Entry(kind, name, cls, _origin(thing), _source_hash(thing)))
         return thing
 
     return enter
@@ -151,59 +107,6 @@ def tracker(name: str) -> Callable[[T], T]:
     return register("tracker", name)
 
 
-def _add(entry: Entry) -> None:
-    old = _table.get((entry.kind, entry.name))
-    if old is not None and not _may_replace(old, entry):
-        raise PluginError(
-            f"two plugins want the name {entry.kind}={entry.name}",
-            where=f"{old.origin} and {entry.origin}",
-            fix="rename one of them",
-        )
-    twin = _config_twin(entry)
-    _table[entry.kind, entry.name] = entry
-    from hydra.core.config_store import ConfigStore
-
-    ConfigStore.instance().store(group=entry.kind, name=entry.name, node=twin, provider=entry.origin)
-
-
-def _may_replace(old: Entry, new: Entry) -> bool:
-    """A notebook cell that is run again, or a file that is loaded again, replaces itself."""
-    return old.origin.rpartition(":")[0] == new.origin.rpartition(":")[0] or (_is_cell(old) and _is_cell(new))
-
-
-def _is_cell(entry: Entry) -> bool:
-    return entry.cls.__module__ == "__main__"
-
-
-def _config_twin(entry: Entry) -> type:
-    """The non-frozen dataclass that Hydra composes: OmegaConf makes nodes of frozen ones read-only."""
-    fields: list[Any] = []
-    for name, (hint, default) in entry.fields().items():
-        if name == "name":
-            raise PluginError(
-                "the field 'name' is reserved: it says which plugin a saved config means", where=entry.origin
-            )
-        if default is dataclasses.MISSING:
-            default = "???"
-        if isinstance(default, list | dict):
-            fields.append((name, hint, dataclasses.field(default_factory=functools.partial(copy.copy, default))))
-        else:
-            fields.append((name, hint, dataclasses.field(default=default)))
-    twin = dataclasses.make_dataclass(f"{entry.cls.__name__}Config", [("name", str, entry.name), *fields])
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        OmegaConf.structured(twin)
-    except OmegaConfBaseException as error:
-        raise PluginError(
-            f"a field of {entry.kind} '{entry.name}' is not a plain value: {str(error).splitlines()[0]}",
-            where=entry.origin,
-            fix="use bool, int, float, str, Optional, list, dict or an Enum, and check the rest in __post_init__",
-        ) from None
-    return twin
-
-
 def _class_around(function: Callable[..., Any], name: str) -> type:
     """A reward class whose fields are the function's keyword settings and whose columns are the rest."""
     signature = inspect.signature(function)
@@ -230,15 +133,6 @@ def _class_around(function: Callable[..., Any], name: str) -> type:
     return dataclasses.make_dataclass(cls_name, fields, namespace=namespace, frozen=True, kw_only=True)
 
 
-def columns_of(source: Any) -> tuple[str, ...]:
-    """The dataset columns a reward asks for: keyword-only parameters of `score` without a default."""
-    declared = getattr(source, "columns", None)
-    if declared is not None:
-        return tuple(declared)
-    parameters = inspect.signature(source.score).parameters.values()
-    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty)
-
-
 def _origin(thing: Any) -> str:
     """`package.module:12` for what is installed, `/path/file.py:12` for a file."""
     try:
@@ -261,26 +155,17 @@ def _source_hash(thing: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _default(f: dataclasses.Field[Any]) -> Any:
-    return f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-
-
 # --- looking up and building ------------------------------------------------------------------------------------------
 
 
 def entries(kind: str | None = None) -> list[Entry]:
     """All plugins, of one kind or of every kind, sorted by kind and name."""
-    load_entry_points()
-    return sorted((e for e in _table.values() if kind in (None, e.kind)), key=lambda e: (e.kind, e.name))
+    doors.load_entry_points()
+    return sorted((e for e in plugin_table.table.values() if kind in (None, e.kind)), key=lambda e: (e.kind, e.name))
 
 
 def names(kind: str) -> list[str]:
     return [entry.name for entry in entries(kind)]
-
-
-def failures() -> Mapping[str, str]:
-    """Packages whose plugins failed to import, and why."""
-    return dict(_failures)
 
 
 def lookup(kind: str, name: str) -> Entry:
@@ -289,11 +174,13 @@ def lookup(kind: str, name: str) -> Entry:
     Raises:
         PluginError: there is none; names near ones, the installed ones, and packages that failed to import.
     """
-    load_entry_points()
-    if (kind, name) in _table:
-        return _table[kind, name]
+    doors.load_entry_points()
+    if (kind, name) in plugin_table.table:
+        return plugin_table.table[kind, name]
     known = names(kind)
-    broken = "".join(f"\n  note: plugins of {package} failed to import: {why}" for package, why in _failures.items())
+    broken = "".join(
+        f"\n  note: plugins of {package} failed to import: {why}" for package, why in doors.failures().items()
+    )
     raise PluginError(
         f"no {kind} named '{name}'{did_you_mean(name, known)}",
         where=f"{kind}={name}",
@@ -334,7 +221,7 @@ def build(kind: str, config: Any, where: str | None = None) -> Any:
 
 def to_config(thing: Any) -> dict[str, Any]:
     """The configuration that rebuilds a plugin object: `build(kind, to_config(x)) == x`."""
-    for entry in _table.values():
+    for entry in plugin_table.table.values():
         if type(thing) is entry.cls:
             return {"name": entry.name, **dataclasses.asdict(typing.cast(Any, thing))}
     raise ContractError(f"{type(thing).__name__} is not a registered plugin")
@@ -346,110 +233,3 @@ def _plain(config: Any) -> Any:
     if isinstance(config, DictConfig):
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     return dict(config) if isinstance(config, Mapping) else config
-
-
-# --- the three doors --------------------------------------------------------------------------------------------------
-
-
-def load_entry_points() -> None:
-    """Import every installed plugin package once. A failure is remembered and told when a name is asked for."""
-    global _loaded_entry_points
-    if _loaded_entry_points:
-        return
-    _loaded_entry_points = True
-    from importlib.metadata import entry_points
-
-    only = {name for name in os.environ.get(ONLY, "").split(",") if name}
-    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda p: (p.name != "builtin", p.name)):
-        if only and point.name not in only | {"builtin"}:
-            continue
-        try:
-            point.load()
-        except Exception as error:
-            if point.name == "builtin":
-                raise
-            package = point.dist.name if point.dist else point.name
-            _failures[package] = f"{type(error).__name__}: {error} ({_last_line(error, None)})"
-
-
-def load_file(path: str | os.PathLike[str]) -> None:
-    """Load the plugins of one Python file. Loading the same unchanged file again does nothing.
-
-    Raises:
-        PluginError: no such file, it raised (with file and line), or it registered nothing.
-    """
-    file = Path(path).expanduser().resolve()
-    if not file.is_file():
-        raise PluginError(f"no plugin file {path}", where=f"plugins=[{path}]", fix="give the path of a .py file")
-    source_hash = hashlib.sha256(file.read_bytes()).hexdigest()
-    if _files.get(file) == source_hash:
-        return
-    load_entry_points()
-    before = set(_table.values())
-    module_name = f"rlhf_lora_plugin_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(module_name, file)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"{file} is not a Python file", where=f"plugins=[{path}]", fix="give the path of a .py file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except PluginError:
-        sys.modules.pop(module_name, None)
-        raise
-    except (Exception, SystemExit) as error:
-        sys.modules.pop(module_name, None)
-        raise PluginError(
-            f"the plugin file raised {type(error).__name__}: {error}",
-            where=_last_line(error, file),
-            fix=f"make `python {file}` run, then try again",
-        ) from error
-    if set(_table.values()) == before:
-        sys.modules.pop(module_name, None)
-        raise PluginError(
-            f"{file} registers no plugin",
-            where=f"plugins=[{path}]",
-            fix='put @reward("my_name") on a class or function',
-        )
-    _files[file] = source_hash
-
-
-def _last_line(error: BaseException, file: Path | None) -> str:
-    """`file.py, line 3: the line`: the deepest frame in the plugin's own file, or of a syntax error."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}, line {error.lineno}: {(error.text or '').strip()}"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if file is None or Path(f.filename) == file] or list(frames)
-    return f"{own[-1].filename}, line {own[-1].lineno}: {own[-1].line}" if own else str(file)
-
-
-def check_scores(scores: Sequence[Any], count: int, source: str) -> list[Any]:
-    """Hold a reward to its contract: `count` scores, each a finite number, a Score, or None.
-
-    Returns:
-        `Score` objects. A value that is not finite becomes `Score.none(kind="error")`: it is counted, never trained on.
-
-    Raises:
-        ContractError: a wrong count, or something that is no score at all.
-    """
-    from rlhf_lora.records import Score
-
-    if isinstance(scores, str | bytes) or not hasattr(scores, "__len__"):
-        raise ContractError(f"reward '{source}' returned {type(scores).__name__}, not a list of {count} scores")
-    if len(scores) != count:
-        raise ContractError(f"reward '{source}' returned {len(scores)} scores for {count} samples")
-    result = []
-    for i, value in enumerate(scores):
-        if isinstance(value, Score):
-            result.append(value)
-        elif value is None:
-            result.append(Score.none("the reward gave no value"))
-        elif isinstance(value, bool | int | float) or hasattr(value, "__float__"):
-            number = float(value)
-            finite = number == number and abs(number) != float("inf")
-            result.append(Score(number) if finite else Score.none(f"the reward gave {number}", kind="error"))
-        else:
-            raise ContractError(
-                f"reward '{source}' returned {value!r} for sample {i}; wanted a number, None or a Score"
-            )
-    return result

@@ -11,34 +11,23 @@ summary.json    the figures; report.html and README.md show them
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
 import re
-import subprocess
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_lora import checkpoints, tables
-from rlhf_lora.atomic import publish, settle, staging, write_text
+from rlhf_lora.atomic import settle, write_text
 from rlhf_lora.checkpoints import Checkpoint
-from rlhf_lora.errors import Stopped, UserError
-from rlhf_lora.plain import finite_number, plain
+from rlhf_lora.errors import UserError
+from rlhf_lora.metrics_file import MetricsFile
+from rlhf_lora.plain import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Checkpoint", "RunFolder", "find_run", "publish", "staging", "versions"]
-
-_RESERVED = ("stage", "step", "time_s")
-_PACKAGES = (
-    *("rlhf-lora", "torch", "transformers", "peft", "bitsandbytes", "trl", "accelerate"),
-    *("datasets", "tokenizers", "safetensors", "hydra-core", "omegaconf", "pyarrow", "wandb"),
-)
 _SAMPLES = re.compile(r"^(?P<stage>.+?)(?:-(?P<step>\d{6,}))?\.parquet$")
 
 
@@ -47,21 +36,19 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
-        self._started: float | None = None
+        self._metrics = MetricsFile(self.path / "metrics.jsonl")
         self._lock: int | None = None
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
 
     @classmethod
-    def create(
-        cls, path: str | os.PathLike[str], config: Mapping[str, Any], versions: Mapping[str, Any] | None = None
-    ) -> RunFolder:
+    def create(cls, path: str | os.PathLike[str], config: Mapping[str, Any], versions: Mapping[str, Any]) -> RunFolder:
         """Lay out a new run.
 
         Args:
             config: the resolved configuration, plain values only; secrets are the caller's to keep out.
-            versions: what `versions()` says, unless given.
+            versions: what the run runs on, as `software.versions` says it.
 
         Raises:
             UserError: the folder holds a run, or other people's files.
@@ -80,8 +67,7 @@ class RunFolder:
             )
         for name in ("samples", "checkpoints", "adapters"):
             (folder.path / name).mkdir(parents=True, exist_ok=True)
-        found = globals()["versions"]() if versions is None else versions
-        write_text(folder.path / "versions.json", _json(plain(found)))
+        write_text(folder.path / "versions.json", _json(plain(versions)))
         write_text(folder.path / "config.yaml", _yaml(plain(config, keep_none=True)))
         return folder
 
@@ -159,75 +145,17 @@ class RunFolder:
 
     # --- metrics ------------------------------------------------------------------------------------------------------
 
-    @property
-    def _metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
     def log(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one row. It survives the kill of this process.
-
-        Raises:
-            Stopped: a value is not a finite number; nothing is written.
-        """
-        if self._started is None:
-            self._start_clock(self._read_metrics(cut_torn=True))
-        elapsed_s = time.monotonic() - (self._started or 0.0)
-        row: dict[str, Any] = {"stage": stage, "step": int(step), "time_s": round(elapsed_s, 3)}
-        for key, value in metrics.items():
-            if key in _RESERVED:
-                raise Stopped(f"a metric may not be called '{key}': that is a column of metrics.jsonl")
-            number = finite_number(value)
-            if number is None:
-                raise Stopped(f"the metric '{key}' of {stage}, step {step}, is {value!r}, not a finite number")
-            row[key] = number
-        with open(self._metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        """Append one row to metrics.jsonl; see `MetricsFile.append`."""
+        self._metrics.append(stage, step, metrics)
 
     def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
-        """The rows in the order they were written, of one stage or of all; a last line cut by a kill is left out.
-
-        Raises:
-            UserError: a line in the middle cannot be read.
-        """
-        return [row for row in self._read_metrics() if stage in (None, row["stage"])]
+        """The rows of metrics.jsonl, of one stage or of all; see `MetricsFile.rows`."""
+        return self._metrics.rows(stage)
 
     def drop_metrics_after(self, stage: str, step: int) -> int:
-        """Forget the rows of `stage` after `step`, so that a resumed run writes no row twice.
-
-        Returns:
-            How many rows went.
-        """
-        rows = self._read_metrics()
-        kept = [row for row in rows if row["stage"] != stage or row["step"] <= step]
-        if self._metrics.exists():
-            write_text(self._metrics, "".join(json.dumps(row, allow_nan=False) + "\n" for row in kept))
-        self._start_clock(kept)
-        return len(rows) - len(kept)
-
-    def _start_clock(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """`time_s` goes on where the rows end: the time between a kill and the resumption does not count."""
-        self._started = time.monotonic() - (float(rows[-1]["time_s"]) if rows else 0.0)
-
-    def _read_metrics(self, cut_torn: bool = False) -> list[dict[str, Any]]:
-        if not self._metrics.exists():
-            return []
-        data = self._metrics.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if cut_torn and len(whole) < len(data):
-            os.truncate(self._metrics, len(whole))
-        rows = []
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                row = json.loads(line)
-                row["stage"], row["step"], row["time_s"]
-            except (ValueError, LookupError, TypeError):
-                raise UserError(
-                    "a line of metrics.jsonl cannot be read",
-                    where=f"{self._metrics}, line {number}",
-                    fix="delete the line, or restore the file",
-                ) from None
-            rows.append(row)
-        return rows
+        """Forget the rows of `stage` after `step`; returns how many went."""
+        return self._metrics.drop_after(stage, step)
 
     # --- samples ------------------------------------------------------------------------------------------------------
 
@@ -311,35 +239,6 @@ def find_run(path: str | os.PathLike[str]) -> RunFolder:
         some = ", ".join(str(p) for p in below[-3:])
         raise UserError(f"{path} holds {len(below)} runs", where=str(path), fix=f"name one of them, such as {some}")
     return RunFolder.open(path)
-
-
-def versions() -> dict[str, Any]:
-    """What the run runs on, without importing any of it: python, packages, platform, threads, the kit's commit."""
-    found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in _PACKAGES:
-        try:
-            found[package.replace("-", "_")] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    torch = sys.modules.get("torch")
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    found["threads"] = torch.get_num_threads() if torch else int(asked) if asked.isdigit() else os.cpu_count()
-    if torch and torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    if commit := _commit(Path(__file__).resolve().parents[1]):
-        found["commit"] = commit
-    return found
-
-
-def _commit(source: Path) -> str | None:
-    """The kit's own commit; nothing for an installed copy, which may lie in somebody else's repository."""
-    if not (source / ".git").exists():
-        return None
-    ask = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(ask, capture_output=True, encoding="utf-8", timeout=5, check=True).stdout.strip() or None
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _yaml(value: Any) -> str:

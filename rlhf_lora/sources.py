@@ -17,9 +17,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from rlhf_lora import registry
-from rlhf_lora.config import OWN_DATASETS
 from rlhf_lora.errors import ConfigError, UserError
 from rlhf_lora.records import Data
+from rlhf_lora.schema import OWN_DATASETS
 from rlhf_lora.splits import TRAINED, Name, Shares, Splits, joined, split
 
 SHARE = {"sft": "sft", "demonstrations": "sft"} | dict.fromkeys(("reward_model", "pairs", "labels"), "reward_model")

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rlhf_lora import config, plan, progress, sweep_axes, sweep_jobs, sweep_table, user_presets
+from rlhf_lora import config, plan, progress, schema, sweep_axes, sweep_jobs, sweep_table, user_presets
 from rlhf_lora.errors import ConfigError, Interrupted, UserError
 from rlhf_lora.interrupts import Interrupts
 from rlhf_lora.records import Data
@@ -36,7 +36,7 @@ class Sweep:
     def __init__(self, words: Sequence[str], config_dir: Path | None = None):
         self.config_dir = user_presets.checked(config_dir) if config_dir else None
         self.request: SweepRequest = sweep_axes.read(
-            words, lambda group: config.options(group, self.config_dir), self.config_dir
+            words, lambda group: schema.options(group, self.config_dir), self.config_dir
         )
         self.fixed = [word for word in self.request.fixed if word.partition("=")[0] != "run_dir"]
         self.folder = SweepFolder(self._path())

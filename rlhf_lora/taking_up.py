@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.plan import Plan
-from rlhf_lora.run_folder import RunFolder, versions
+from rlhf_lora.run_folder import RunFolder
+from rlhf_lora.software import versions
 
 NOT_COMPARED = ("run_dir", "resume", "cache", "plugins")
 """Settings that may differ when a run folder is taken up again: they do not change what is computed."""

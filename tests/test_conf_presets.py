@@ -12,9 +12,10 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from rlhf_lora.config import HardwareConfig, ModelConfig, compose
+from rlhf_lora.config import compose
 from rlhf_lora.memory import ROLES, Shape, estimate
 from rlhf_lora.registry import names
+from rlhf_lora.schema import HardwareConfig, ModelConfig
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 MODELS = {file.stem: file for file in sorted((CONF / "model").glob("*.yaml"))}

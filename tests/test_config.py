@@ -9,9 +9,10 @@ import yaml
 from omegaconf import OmegaConf
 from tiny import overrides
 
-from rlhf_lora.config import PLUGIN_GROUPS, TrainConfig, compose, plugin_files, recompose
+from rlhf_lora.config import compose, plugin_files, recompose
 from rlhf_lora.errors import ConfigError, PluginError
 from rlhf_lora.registry import build
+from rlhf_lora.schema import PLUGIN_GROUPS, TrainConfig
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 YAMLS = sorted(CONF.rglob("*.yaml"))

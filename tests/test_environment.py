@@ -57,7 +57,7 @@ def test_no_secret_no_user_name_and_no_home_are_in_it(flags, home):
 
 
 def test_a_plugin_package_that_failed_is_named_with_its_reason(home):
-    fail = f"from rlhf_lora import registry\nregistry._failures['lovely-rewards'] = 'ImportError: {home}/x.py'"
+    fail = f"from rlhf_lora import doors\ndoors._failures['lovely-rewards'] = 'ImportError: {home}/x.py'"
     done = run(home, code=fail)
     assert "lovely-rewards: ImportError: ~/x.py" in done.stdout
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tiny import jsonl
 
-from rlhf_lora import cli, config, registry
+from rlhf_lora import cli, config, plugin_table, schema
 from rlhf_lora.config import compose
 from rlhf_lora.help_texts import HELP, USAGE
 from rlhf_lora.run_folder import RunFolder
@@ -45,7 +45,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     jsonl(tmp_path / "pairs.jsonl", rows)
     Path("my_reward.py").write_text(PLUGIN)
     yield
-    registry._table.pop(("reward", "my_reward"), None)
+    plugin_table.table.pop(("reward", "my_reward"), None)
 
 
 def test_every_verb_has_help_with_examples():
@@ -112,4 +112,4 @@ def test_every_setting_that_the_help_names_is_one(key):
     """Also in running text: `evaluation.keep=best`."""
     known = {"group", "key.sub", "reward.target", "reward.path", "dataset.path", "dataset.test_path"}
     top = key.partition(".")[0]
-    assert key in known or top in ("sweep", "tag") or key in config._all_keys(()) or key in config._groups()
+    assert key in known or top in ("sweep", "tag") or key in schema.all_keys(()) or key in schema.groups()

@@ -23,15 +23,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
-    "records errors progress atomic plain tables interrupts markup jinja_template": 0,
-    "contracts registry": 1,
+    "records errors progress atomic plain tables interrupts markup metrics_file software jinja_template": 0,
+    "contracts registry plugin_table doors scores": 1,
     "model_spec loading backbone adapters chat bare_tokenizer splits memory adamw objectives rollout testing mini": 2,
-    "train_settings trainers trainer_checkpoints dpo_trainer": 2,
+    "train_settings token_rows trainers trainer_checkpoints dpo_trainer": 2,
     "user_presets": 0,
-    "config derive sources plan plan_checks plan_view plan_tokens data_view data_lengths data_show": 3,
+    "schema hydra_errors config derive sources plan plan_checks plan_view plan_tokens data_view data_lengths data_show": 3,
     "environment run_folder checkpoints stage_cache checks plugins": 3,
     "stages": 4,
-    "assembly pipeline taking_up evaluation midway report labels verify": 5,
+    "assembly pipeline adapter_stages taking_up evaluation midway report labels verify": 5,
     "sweep sweep_axes sweep_jobs sweep_optuna sweep_table": 5,
     "cli notebook __main__ completion completion_index help_texts": 6,
 }

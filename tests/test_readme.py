@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_lora import cli, registry
+from rlhf_lora import cli, plugin_table, registry
 from rlhf_lora.config import compose
 from rlhf_lora.records import Sample
 from rlhf_lora.sweep import Sweep
@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def _forget_brevity():
     """Each test loads the README's plugin from a folder of its own."""
     yield
-    registry._table.pop(("reward", "brevity"), None)
+    plugin_table.table.pop(("reward", "brevity"), None)
 
 
 def blocks(language: str) -> list[str]:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from rlhf_lora import registry
+from rlhf_lora import doors, plugin_table, registry
 from rlhf_lora.config import compose
 from rlhf_lora.errors import ConfigError, ContractError, PluginError
 from rlhf_lora.records import Sample, Score
-from rlhf_lora.registry import build, check_scores, columns_of, to_config
+from rlhf_lora.registry import build, to_config
+from rlhf_lora.scores import check_scores, columns_of
 
 SAMPLES = [Sample("p", "one two"), Sample("p", "three")]
 
@@ -21,9 +22,9 @@ SAMPLES = [Sample("p", "one two"), Sample("p", "three")]
 @pytest.fixture(autouse=True)
 def _own_table(monkeypatch):
     """What a test registers is gone after it; Hydra's store keeps it, where nobody finds it."""
-    registry.load_entry_points()
-    for name in ("_table", "_failures", "_files"):
-        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    doors.load_entry_points()
+    for room, name in ((plugin_table, "table"), (doors, "_failures"), (doors, "_files")):
+        monkeypatch.setattr(room, name, dict(getattr(room, name)))
 
 
 def text(name: str, body: str = "return [float(len(s.text)) * self.weight for s in samples]") -> str:
@@ -51,7 +52,7 @@ def write(path: Path, content: str) -> Path:
 
 
 def by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    registry.load_file(write(tmp_path / "by_file.py", text("door")))
+    doors.load_file(write(tmp_path / "by_file.py", text("door")))
 
 
 def by_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,10 +73,10 @@ def by_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     write(tmp_path / "their_plugins.py", text("door"))
     monkeypatch.syspath_prepend(tmp_path)
-    point = importlib.metadata.EntryPoint("theirs", "their_plugins", registry.ENTRY_POINTS)
+    point = importlib.metadata.EntryPoint("theirs", "their_plugins", doors.ENTRY_POINTS)
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point])
-    monkeypatch.setattr(registry, "_loaded_entry_points", False)
-    registry.load_entry_points()
+    monkeypatch.setattr(doors, "_loaded_entry_points", False)
+    doors.load_entry_points()
     sys.modules.pop("their_plugins")
 
 
@@ -99,9 +100,9 @@ def test_a_package_whose_plugins_fail_is_told_when_a_name_is_missing_and_stops_n
 
     write(tmp_path / "broken_plugins.py", "import nowhere_to_be_found\n")
     monkeypatch.syspath_prepend(tmp_path)
-    point = importlib.metadata.EntryPoint("broken", "broken_plugins", registry.ENTRY_POINTS)
+    point = importlib.metadata.EntryPoint("broken", "broken_plugins", doors.ENTRY_POINTS)
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point])
-    monkeypatch.setattr(registry, "_loaded_entry_points", False)
+    monkeypatch.setattr(doors, "_loaded_entry_points", False)
     compose("reward=length")
     with pytest.raises(PluginError) as error:
         registry.lookup("reward", "theirs")
@@ -147,47 +148,47 @@ def test_a_classs_columns_are_the_keywords_of_score():
 
 def test_two_owners_of_a_name_are_refused_naming_both_files(tmp_path):
     one, other = write(tmp_path / "one.py", text("twice")), write(tmp_path / "other.py", text("twice"))
-    registry.load_file(one)
+    doors.load_file(one)
     with pytest.raises(PluginError, match="two plugins want the name reward=twice") as error:
-        registry.load_file(other)
+        doors.load_file(other)
     assert str(one) in error.value.where
     assert str(other) in error.value.where
 
 
 def test_a_built_in_name_cannot_be_taken(tmp_path):
     with pytest.raises(PluginError, match="reward=length") as error:
-        registry.load_file(write(tmp_path / "mine.py", text("length")))
+        doors.load_file(write(tmp_path / "mine.py", text("length")))
     assert "rlhf_lora.plugins.rewards.length" in error.value.where
 
 
 def test_a_file_that_was_edited_replaces_itself_and_an_unchanged_one_is_not_run_again(tmp_path):
     file = write(tmp_path / "edited.py", text("edited"))
-    registry.load_file(file)
+    doors.load_file(file)
     first = registry.lookup("reward", "edited").cls
-    registry.load_file(file)
+    doors.load_file(file)
     assert registry.lookup("reward", "edited").cls is first
-    registry.load_file(write(file, text("edited", "return [7.0 for s in samples]")))
+    doors.load_file(write(file, text("edited", "return [7.0 for s in samples]")))
     assert build("reward", {"name": "edited"}).score(SAMPLES) == [7.0, 7.0]
 
 
 def test_a_file_is_the_same_by_every_path_to_it(tmp_path, monkeypatch):
     (tmp_path / "sub").mkdir()
     file = write(tmp_path / "same.py", text("same"))
-    registry.load_file(file)
+    doors.load_file(file)
     monkeypatch.chdir(tmp_path / "sub")
-    registry.load_file("../same.py")
+    doors.load_file("../same.py")
 
 
 def test_a_file_that_raises_is_told_by_its_own_line(tmp_path):
     file = write(tmp_path / "raises.py", "import json\n\n\ndef f():\n    json.loads('{')\n\n\nf()\n")
     with pytest.raises(PluginError, match="raised JSONDecodeError") as error:
-        registry.load_file(file)
+        doors.load_file(file)
     assert error.value.where == f"{file}, line 5: json.loads('{{')"
 
 
 def test_a_file_that_exits_does_not_take_us_with_it(tmp_path):
     with pytest.raises(PluginError, match="raised SystemExit"):
-        registry.load_file(write(tmp_path / "exits.py", "raise SystemExit(0)\n"))
+        doors.load_file(write(tmp_path / "exits.py", "raise SystemExit(0)\n"))
 
 
 @pytest.mark.parametrize("name", ["a-b", "a b", "1a", ""])
@@ -199,11 +200,9 @@ def test_a_name_that_could_not_be_an_override_is_refused(name):
 def test_fields_that_no_configuration_can_hold_are_refused(tmp_path):
     content = text("odd").replace("weight: float = 2.0", "weight: object = print")
     with pytest.raises(PluginError, match="not a plain value"):
-        registry.load_file(write(tmp_path / "odd.py", content))
+        doors.load_file(write(tmp_path / "odd.py", content))
     with pytest.raises(PluginError, match="'name' is reserved"):
-        registry.load_file(
-            write(tmp_path / "named.py", text("named").replace("weight: float = 2.0", "name: str = 'x'"))
-        )
+        doors.load_file(write(tmp_path / "named.py", text("named").replace("weight: float = 2.0", "name: str = 'x'")))
 
 
 def test_unknown_and_missing_settings_are_refused_by_name():

@@ -15,7 +15,8 @@ import torch
 
 from rlhf_lora.atomic import damage, publish, settle, staging, write_manifest, write_text
 from rlhf_lora.errors import RlhfLoraError, Stopped, UserError
-from rlhf_lora.run_folder import RunFolder, find_run, versions
+from rlhf_lora.run_folder import RunFolder, find_run
+from rlhf_lora.software import versions
 
 CONFIG = {"optimizer": {"name": "ppo", "beta": 0.05, "lr": 1e-05}, "seed": 0, "run_dir": None, "stages": ["sft"]}
 
@@ -39,11 +40,11 @@ def test_the_saved_configuration_is_the_one_given(folder: RunFolder) -> None:
 
 def test_a_run_is_not_created_over_another_or_over_peoples_files(folder: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a run folder already"):
-        RunFolder.create(folder.path, CONFIG)
+        RunFolder.create(folder.path, CONFIG, {})
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").touch()
     with pytest.raises(UserError, match=r"holds other files: thesis\.tex"):
-        RunFolder.create(tmp_path / "home", CONFIG)
+        RunFolder.create(tmp_path / "home", CONFIG, {})
 
 
 def test_a_launchers_log_in_a_new_run_dir_is_no_obstacle(tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_one_run_folder_has_one_writer(folder: RunFolder) -> None:
 
 
 def test_versions_name_the_kit_without_loading_torch() -> None:
-    code = "import sys; from rlhf_lora.run_folder import versions; print(versions()['torch'], 'torch' in sys.modules)"
+    code = "import sys; from rlhf_lora.software import versions; print(versions()['torch'], 'torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split()[1] == "False"
     assert versions()["rlhf_lora"]

@@ -72,13 +72,13 @@ def test_a_run_that_fails_closes_its_tracker_once(tiny_base, tmp_path):
 
 
 def test_a_run_that_leaves_nothing_behind_closes_its_tracker_first(tiny_base, tmp_path, monkeypatch):
-    from rlhf_lora import pipeline
+    from rlhf_lora import adapter_stages
     from rlhf_lora.errors import DataError
 
     def refuse(self: Any, *_: Any) -> None:
         raise DataError("all prompts are too long", where="…", fix="…")
 
-    monkeypatch.setattr(pipeline.Run, "_stage", refuse)
+    monkeypatch.setattr(adapter_stages.AdapterStages, "run", refuse)
     found = told(tiny_base, tmp_path, "refused", 2)
     assert found[-1] == {"closed": True}
     assert not (tmp_path / "run").exists()

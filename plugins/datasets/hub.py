@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any
 
-from rlhf_lora.errors import ConfigError, DataError
+from rlhf_lora.errors import DataError
 from rlhf_lora.records import Data
 from rlhf_lora.registry import dataset
 
-from . import formats, row_reader, tabular
+from . import row_reader, tabular
 from .json_rows import shortened
+from .rows_dataset import RowsDataset
 
 
 @dataset("hub")
-class Hub:
+class Hub(RowsDataset):
     """Rows that `datasets.load_dataset` finds, in any of the shapes of `docs/data.md`. Runs no code of the dataset.
 
     Attributes:
@@ -26,57 +26,33 @@ class Hub:
         split: which part; the loader's slices (`train[:1000]`) work.
         test_split: a second part, for the final evaluation alone.
         revision: commit, tag or branch; give a commit to get the same rows tomorrow.
-        columns: our names (prompt, chosen, rejected, completion, …) → the dataset's; null = the same, or a common one.
-        limit: read only this many rows of each part.
-        format: `auto` lets the first row decide; else one of the names in `docs/data.md`.
     """
 
-    path: str
+    missing = ("dataset", "dataset.path=OWNER/NAME or a folder")
+    part, test_setting = "split", "test_split"
+
     config: str | None = None
     split: str = "train"
     test_split: str | None = None
     revision: str | None = None
-    columns: dict[str, str | None] = dataclasses.field(default_factory=lambda: dict.fromkeys(formats.OUR_COLUMNS))
-    limit: int | None = None
-    format: str = "auto"
-
-    def __post_init__(self) -> None:
-        if not self.path:
-            raise ConfigError("no dataset is given", where="dataset.path", fix="dataset.path=OWNER/NAME or a folder")
-        if self.test_split is not None and self.test_split == self.split:
-            raise ConfigError(
-                "the test split is the split itself",
-                where="dataset.test_split",
-                fix="leave it out: a share of the prompts is kept for the final evaluation anyway",
-            )
-        row_reader.check_settings(self._renamed, self.columns, self.format, self.limit)
-
-    def load(self) -> Data:
-        """Fetch (or take from the loader's cache) and read.
-
-        Raises:
-            DataError: not found, not to be reached, no such subset or split; rows that cannot be used.
-        """
-        data = self._read(self.split)
-        if self.test_split is not None:
-            data = dataclasses.replace(data, test=self._read(self.test_split))
-        return data
 
     def fingerprint(self) -> str:
         """SHA-256 of the rows and how they are read; where they came from does not matter."""
-        digest = hashlib.sha256(json.dumps([self._renamed, self.limit, self.format], sort_keys=True).encode())
-        for split in filter(None, (self.split, self.test_split)):
+        digest = hashlib.sha256(json.dumps(self._how_read(), sort_keys=True).encode())
+        for split in self._parts():
             for _, row in self._rows(split):
                 digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
         return digest.hexdigest()
 
-    @property
-    def _renamed(self) -> dict[str, str]:
-        return {ours: theirs for ours, theirs in self.columns.items() if theirs is not None}
+    def _parts(self) -> list[str]:
+        return [self.split, *([] if self.test_split is None else [self.test_split])]
 
-    def _read(self, split: str) -> Data:
-        rows = self._rows(split)
-        return row_reader.read(rows, self._renamed, self.format, name=f"{self.path} ({split})", limit=self.limit)
+    def _read(self, part: str) -> Data:
+        name = f"{self.path} ({part})"
+        return row_reader.read(self._rows(part), self.renamed, self.format, name=name, limit=self.limit)
+
+    def _tests_itself(self) -> bool:
+        return self.test_split == self.split
 
     def _rows(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         import datasets

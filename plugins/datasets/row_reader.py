@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from rlhf_lora.errors import ConfigError, DataError, did_you_mean
+from rlhf_lora.errors import DataError, did_you_mean
 from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, Unused
 
 from . import formats
@@ -75,37 +75,6 @@ def read(
             fix=f"correct the rows, {reader.unused[0].where} first{instead if was == 'rated' else ''}",
         )
     return reader.data(cut=f"; the first {limit} rows at most" if limit else "")
-
-
-def check_settings(
-    renamed: Mapping[str, str], columns: Mapping[str, str | None], format: str, limit: int | None
-) -> None:
-    """Refuse settings that no file could honour, before one is read.
-
-    Raises:
-        ConfigError: an unknown format, a column that is not ours or named twice, a limit below 1.
-    """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}", where="dataset.limit", fix="give 1 or more, or null for all")
-    known = ("auto", *formats.BY_NAME)
-    if format not in known:
-        raise ConfigError(
-            f"no format named '{format}'{did_you_mean(format, known)}",
-            where="dataset.format",
-            fix=f"one of: {', '.join(known)}",
-        )
-    for ours in columns:
-        if ours not in formats.OUR_COLUMNS:
-            raise ConfigError(
-                f"'{ours}' is not one of our columns{did_you_mean(ours, formats.OUR_COLUMNS)}",
-                where=f"dataset.columns.{ours}",
-                fix=f"ours are {', '.join(formats.OUR_COLUMNS)}; e.g. 'dataset.columns={{prompt: question}}'",
-            )
-    twice = [theirs for theirs, count in Counter(renamed.values()).items() if count > 1]
-    if twice:
-        raise ConfigError(
-            f"the column '{twice[0]}' is named twice", where="dataset.columns", fix="name each column of the file once"
-        )
 
 
 class RowReader:

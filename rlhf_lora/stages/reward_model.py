@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from trl import RewardConfig, RewardTrainer
 
-from rlhf_lora import adapters, progress, trainers
+from rlhf_lora import adapters, progress, token_rows, trainers
 from rlhf_lora.atomic import write_text
 from rlhf_lora.chat import Chat
 from rlhf_lora.contracts import FitContext
@@ -82,7 +82,7 @@ def fit(spec: ModelSpec, pairs: Sequence[Pair], settings: TrainSettings, ctx: Fi
         DataError: no pair, or most are too long. Stopped: a loss is not finite.
     """
     chat = load_chat(spec)
-    rows = trainers.rows_of(tokenised(chat, pairs), settings, "pairs")
+    rows = token_rows.rows_of(tokenised(chat, pairs), settings, "pairs")
 
     def load() -> Any:
         return adapters.attach(load_base(spec, num_labels=1), spec, "SEQ_CLS", ctx.start_adapter)
@@ -99,7 +99,7 @@ def fit(spec: ModelSpec, pairs: Sequence[Pair], settings: TrainSettings, ctx: Fi
     return trainers.run(load, make, rows, settings, ctx, inputs, files)
 
 
-def tokenised(chat: Chat, pairs: Sequence[Pair]) -> Iterator[tuple[trainers.Row, int]]:
+def tokenised(chat: Chat, pairs: Sequence[Pair]) -> Iterator[tuple[token_rows.Row, int]]:
     """(row, length of its longer side) of each pair."""
     for pair in pairs:
         prompt = chat.prompt_ids(pair.prompt)
@@ -115,9 +115,9 @@ class Collator:
     def __init__(self, fill_id: int):
         self.fill_id = fill_id
 
-    def __call__(self, rows: Sequence[trainers.Row]) -> dict[str, Tensor]:
+    def __call__(self, rows: Sequence[token_rows.Row]) -> dict[str, Tensor]:
         both = [row["chosen_ids"] for row in rows] + [row["rejected_ids"] for row in rows]
-        ids_BS, lengths_B = trainers.pad(both, self.fill_id)
+        ids_BS, lengths_B = token_rows.pad(both, self.fill_id)
         batch = {"input_ids": ids_BS, "lengths": lengths_B}
         return batch | {name: torch.tensor([float(row[name]) for row in rows]) for name in ("margin", "label")}
 
@@ -227,7 +227,7 @@ class Scorer:
         with progress.Progress("scores", len(order), inner=True) as bar:
             for start in range(0, len(order), batch_size):
                 part = order[start : start + batch_size]
-                ids_BS, lengths_B = trainers.pad(part, self.chat.fill_id)
+                ids_BS, lengths_B = token_rows.pad(part, self.chat.fill_id)
                 with torch.no_grad():
                     scores_B = pooled_scores(self.model, ids_BS.to(self.device), lengths_B.to(self.device))
                 scores |= zip(part, (self.info["gain"] * scores_B + self.info["bias"]).tolist(), strict=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from rlhf_lora.errors import ContractError, DataError
 from rlhf_lora.records import Sample, Score
-from rlhf_lora.registry import check_scores, columns_of
+from rlhf_lora.scores import check_scores, columns_of
 
 
 class Scorer:

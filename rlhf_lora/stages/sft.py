@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from trl import SFTConfig, SFTTrainer
 
-from rlhf_lora import adapters, trainers
+from rlhf_lora import adapters, token_rows, trainers
 from rlhf_lora.chat import Chat
 from rlhf_lora.contracts import FitContext
 from rlhf_lora.loading import load_base, load_chat
@@ -38,7 +38,7 @@ def fit(
         DataError: no demonstration, or most are too long. Stopped: a loss is not finite.
     """
     chat = load_chat(spec)
-    rows = trainers.rows_of(tokenised(chat, demonstrations), settings, "demonstrations")
+    rows = token_rows.rows_of(tokenised(chat, demonstrations), settings, "demonstrations")
 
     def load() -> Any:
         return adapters.attach(load_base(spec), spec, "CAUSAL_LM", ctx.start_adapter)
@@ -53,7 +53,7 @@ def fit(
     return trainers.run(load, make, rows, settings, ctx, inputs)
 
 
-def tokenised(chat: Chat, demonstrations: Sequence[Demonstration]) -> Iterator[tuple[trainers.Row, int]]:
+def tokenised(chat: Chat, demonstrations: Sequence[Demonstration]) -> Iterator[tuple[token_rows.Row, int]]:
     """(row, length) of each demonstration; labels are the assistant's tokens, and `NO_LOSS` on everybody else's.
 
     A conversation with several replies is one row as long as each prompt begins with the tokens before it. Where it does
@@ -90,8 +90,8 @@ class Collator:
     def __init__(self, fill_id: int):
         self.fill_id = fill_id
 
-    def __call__(self, rows: Sequence[trainers.Row]) -> dict[str, Tensor]:
-        ids_BS, lengths_B = trainers.pad([row["input_ids"] for row in rows], self.fill_id)
-        labels_BS, _ = trainers.pad([row["labels"] for row in rows], NO_LOSS)
-        mask_BS = trainers.mask_of(lengths_B, ids_BS.shape[1])
+    def __call__(self, rows: Sequence[token_rows.Row]) -> dict[str, Tensor]:
+        ids_BS, lengths_B = token_rows.pad([row["input_ids"] for row in rows], self.fill_id)
+        labels_BS, _ = token_rows.pad([row["labels"] for row in rows], NO_LOSS)
+        mask_BS = token_rows.mask_of(lengths_B, ids_BS.shape[1])
         return {"input_ids": ids_BS, "labels": labels_BS, "attention_mask": mask_BS}

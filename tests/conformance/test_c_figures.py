@@ -100,7 +100,7 @@ def test_C14_one_epoch_and_linear_decay(tmp_path):
     """
     from transformers import get_scheduler
 
-    from rlhf_lora import trainers
+    from rlhf_lora import token_rows, trainers
     from rlhf_lora.contracts import FitContext
     from rlhf_lora.train_settings import TrainSettings
 
@@ -113,7 +113,7 @@ def test_C14_one_epoch_and_linear_decay(tmp_path):
         assert adamw.param_groups[0]["lr"] == pytest.approx(5e-5 * (1 - step / 156))
         adamw.step()
         schedule.step()
-    rows = [row for part in trainers.Batches([1] * 100, TrainSettings(), seed=1) for row in part]
+    rows = [row for part in token_rows.Batches([1] * 100, TrainSettings(), seed=1) for row in part]
     assert sorted(rows) == list(range(100))
     assert rows != sorted(rows)
 

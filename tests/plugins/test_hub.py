@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rlhf_lora.plugins.datasets import rows_dataset
 
 from rlhf_lora.errors import ConfigError, DataError
 from rlhf_lora.records import Data
@@ -109,3 +110,9 @@ def test_saved_settings_build_the_same_dataset_and_fingerprints_follow_rows(fold
 def test_the_loader_is_not_imported_before_it_is_needed():
     code = "import sys, rlhf_lora.plugins.datasets.hub; assert not {'datasets', 'pyarrow', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_fingerprint_follows_the_code_that_reads_rows(folder, monkeypatch):
+    before = hub(folder).fingerprint()
+    monkeypatch.setattr(rows_dataset, "READERS", rows_dataset.READERS[1:])
+    assert hub(folder).fingerprint() != before

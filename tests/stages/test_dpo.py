@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import make_base, make_pairs
 
-from rlhf_lora import registry
+from rlhf_lora import doors, registry
 from rlhf_lora.adamw import AdamW
 from rlhf_lora.contracts import FitContext, OffPolicyOptimizer
 from rlhf_lora.errors import ConfigError, DataError
@@ -152,7 +152,7 @@ def test_hydra_composes_adamw_inside_the_optimizer_typed():
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError, ValidationError
 
-    registry.load_entry_points()
+    doors.load_entry_points()
     node = OmegaConf.structured(ConfigStore.instance().repo["optimizer"]["dpo.yaml"].node)
     node.adamw.lr = 2e-4
     assert registry.build("optimizer", node).adamw.lr == 2e-4

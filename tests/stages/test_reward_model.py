@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import END, make_base, make_pairs
 
-from rlhf_lora import adapters, trainers
+from rlhf_lora import adapters, token_rows
 from rlhf_lora.contracts import FitContext
 from rlhf_lora.errors import DataError, ModelError
 from rlhf_lora.loading import load_base, load_chat
@@ -85,7 +85,7 @@ def test_score_is_read_at_the_last_token_whatever_the_padding_token(tmp_path: Pa
     # Rows that end in the end token, in the filler itself, and in a word; the filler is what pads.
     fill = load_chat(spec).fill_id
     rows = [[5, 6, 7, END], [5, 6, fill, fill], [5, END], [fill], [9, 8, 7, 6, 5, 4]]
-    ids_BS, lengths_B = trainers.pad(rows, fill)
+    ids_BS, lengths_B = token_rows.pad(rows, fill)
     with torch.no_grad():
         together = reward_model.pooled_scores(model, ids_BS, lengths_B)
         for row, score in zip(rows, together.tolist(), strict=True):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_models import make_demonstrations, make_pairs
 
-from rlhf_lora import dpo_trainer, trainer_checkpoints, trainers
+from rlhf_lora import dpo_trainer, token_rows, trainer_checkpoints
 from rlhf_lora.contracts import FitContext
 from rlhf_lora.errors import Interrupted
 from rlhf_lora.model_spec import ModelSpec
@@ -22,7 +22,7 @@ STEPS = 10  # 36 rows: 5 batches in an epoch, the last one with half the rows
 
 
 def batches(lengths: list[int], seed: int = 0, epoch: int = 0, **settings: int) -> list[list[int]]:
-    made = trainers.Batches(lengths, TrainSettings(**{"batch_size": 8, "micro_batch": 4} | settings), seed)
+    made = token_rows.Batches(lengths, TrainSettings(**{"batch_size": 8, "micro_batch": 4} | settings), seed)
     made.set_epoch(epoch)
     assert len(list(made)) == len(made)
     return list(made)
@@ -54,9 +54,9 @@ def test_steps_are_what_the_trainer_does():
 
 
 def test_mask_follows_from_lengths_and_never_from_ids():
-    ids_BS, lengths_B = trainers.pad([[7, 7], [7, 7, 7]], fill=7)
+    ids_BS, lengths_B = token_rows.pad([[7, 7], [7, 7, 7]], fill=7)
     assert ids_BS.tolist() == [[7, 7, 7], [7, 7, 7]]
-    assert trainers.mask_of(lengths_B, 3).tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert token_rows.mask_of(lengths_B, 3).tolist() == [[1, 1, 0], [1, 1, 1]]
 
 
 # --- going on ---------------------------------------------------------------------------------------------------------
