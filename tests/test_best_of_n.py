@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import pytest
 from tiny import overrides
 
-from rlhf_lora import best_of_n
+from rlhf_lora import best_of_n, cli
 from rlhf_lora.best_of_n import judge_best_of_n, kl_bound, pick, sizes
 from rlhf_lora.config import compose
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.plan import make_plan
 from rlhf_lora.records import Prompt, Sample, Score
+from rlhf_lora.run_folder import RunFolder
 
 
 def told(*values: float | None) -> list[tuple[Sample, Score]]:
@@ -59,7 +61,7 @@ def test_sizes_come_as_a_list_in_order(given, is_):
 
 @pytest.mark.parametrize("given", [1, 0, -4, [], [4, 1], [4, 4], "four", 4.0, True, [None]])
 def test_what_is_no_size_is_refused(given):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"empty|twice|no whole number|no choice"):
         sizes(given)
 
 
@@ -172,3 +174,36 @@ def test_dpo_with_a_rule_has_something_to_choose_by(tiny_base, tmp_path):
             *overrides(tiny_base, tmp_path / "run", "evaluation.best_of_n=[4,16]", "optimizer=dpo", "reward=length")
         )
     )
+
+
+FIRST_PLACE = """
+from rlhf_lora.records import Verdict
+from rlhf_lora.registry import judge
+@judge("first_place")
+class FirstPlace:
+    always: str = "A"
+    def compare(self, prompt, a, b):
+        return Verdict(self.always)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_and_its_second_evaluation_have_best_of_n_and_the_judge(tiny_base, tmp_path, capsys):
+    given = ["optimizer.updates=1", "reward=orders_gold", "evaluation.best_of_n=[2,3]", "stages=[policy]"]
+    assert cli.run(["train", *overrides(tiny_base, tmp_path / "run", *given)]) == 0
+    run = RunFolder(tmp_path / "run")
+    assert run.summary["best_of_n"].keys() == {"2", "3"}
+    assert {"win_rate_vs_reference", "gold", "kl_bound"} <= run.summary["best_of_n"]["3"].keys()
+    assert {"best_of_2_text", "best_of_3_gold"} <= run.read_samples("evaluation")[0].keys()
+    assert "best of 3, at most 0.43 nats: gold: wins" in capsys.readouterr().out  # log 3 − 2/3
+    assert "Wins of the best of 2" in (run.path / "report.html").read_text("utf-8")
+    (tmp_path / "first.py").write_text(FIRST_PLACE)
+    words = ["evaluate", str(run.path), f"plugins=[{tmp_path / 'first.py'}]", "judge=first_place"]
+    assert cli.run([*words, "evaluation.best_of_n=null"]) == 0
+    assert "judge=first_place: wins 0.500" in (out := capsys.readouterr().out)
+    assert "100 % changed with the order" in out
+    assert "best of" not in out
+    assert cli.run([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["judge"]["flip_rate"], told["judge"]["name"]) == (1.0, "first_place")
+    assert told["best_of_n"].keys() == {"2", "3"}

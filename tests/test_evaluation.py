@@ -11,8 +11,8 @@ import torch
 from tiny import prompts, spec
 
 from rlhf_lora.backbone import Backbone
-from rlhf_lora.evaluation import _gold_accuracy, evaluate_policy, judge_of, sequence_kl
 from rlhf_lora.errors import ConfigError, UserError
+from rlhf_lora.evaluation import _gold_accuracy, evaluate_policy, judge_of, sequence_kl
 from rlhf_lora.records import Pair, Prompt, Sample, Score, Verdict
 from rlhf_lora.registry import build
 from rlhf_lora.registry import judge as register_judge
