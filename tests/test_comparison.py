@@ -9,6 +9,7 @@ import pytest
 
 from rlhf_lora.comparison import bootstrap_ci95, compare, compare_by_judge, length_differences
 from rlhf_lora.errors import ContractError
+from rlhf_lora.length_control import length_controlled
 from rlhf_lora.records import Prompt, Sample, Score, Verdict
 
 
@@ -50,10 +51,11 @@ def test_the_interval_of_the_gain_is_paired():
 
 
 def test_the_rate_at_equal_length_looks_at_the_prompts_that_were_compared():
-    # The 25 that count are won and lost in turns at no difference; those left out were all long and all won.
-    ours, theirs = scores(*[1.0, 0.0] * 20, *[None] * 10), scores(*[0.5] * 50)
-    found = compare(ours, theirs, 0, [0.0] * 40 + [99.0] * 10)
-    assert (found["win_rate_length_controlled"], found["unscored"]) == (0.5, 10)
+    wins, differences = [1.0, 0.0, 1.0, 1.0] * 10, [float(i % 7 - 3) for i in range(40)]
+    ours, theirs = scores(*[None] * 10, *wins), scores(*[0.5] * 50)
+    found = compare(ours, theirs, 0, [99.0] * 10 + differences)
+    assert found["unscored"] == 10
+    assert found["win_rate_length_controlled"] == length_controlled(wins, differences)["win_rate_length_controlled"]
     assert "win_rate_length_controlled" not in compare(ours, theirs)
 
 
