@@ -141,16 +141,16 @@ def _sweep(words: list[str]) -> int:
 
 def _headline(summary: dict[str, Any]) -> None:
     """The figures that matter, on stdout before the run folder."""
-    for name, what in (("gold", "gold"), ("policy", f"reward={summary.get('reward')}")):
-        part = summary.get(name, {})
-        if "win_rate_vs_reference" in part:
-            low, high = part["win_rate_ci95"]
-            print(
-                f"{what}: wins {part['win_rate_vs_reference']:.3f} [{low:.3f}, {high:.3f}] against the reference, "
-                f"mean {part['score_mean_reference']:.3f} → {part['score_mean']:.3f}"
-            )
+    own = f"reward={summary.get('reward')}"
+    for name, what in (("gold", "gold"), ("policy", own), ("judge", "judge")):
+        if "win_rate_vs_reference" in (part := summary.get(name, {})):
+            print(_against_reference(part, f"judge={part['name']}" if name == "judge" else what))
     if "kl_to_reference" in summary.get("policy", {}):
         print(f"KL to the reference: {summary['policy']['kl_to_reference']:.2f} nats a sequence")
+    for n, best in summary.get("best_of_n", {}).items():
+        for part, what in ((best.get("gold", {}), "gold"), (best, own)):
+            if "win_rate_vs_reference" in part:
+                print(f"best of {n}, at most {best['kl_bound']:.2f} nats: {_against_reference(part, what)}")
     model = summary.get("reward_model", {})
     if "accuracy" in model:
         low, high = model["accuracy_ci95"]
@@ -159,6 +159,18 @@ def _headline(summary: dict[str, Any]) -> None:
             f"length alone {model['length_baseline']:.3f}"
             + (f", against the true order {model['gold_accuracy']:.3f}" if "gold_accuracy" in model else "")
         )
+
+
+def _against_reference(part: dict[str, Any], what: str) -> str:
+    low, high = part["win_rate_ci95"]
+    line = f"{what}: wins {part['win_rate_vs_reference']:.3f} [{low:.3f}, {high:.3f}] against the reference"
+    if "win_rate_length_controlled" in part:
+        line += f", at equal length {part['win_rate_length_controlled']:.3f}"
+    if "score_mean" in part:
+        line += f", mean {part['score_mean_reference']:.3f} → {part['score_mean']:.3f}"
+    if "flip_rate" in part:
+        line += f", {100 * part['flip_rate']:.0f} % changed with the order"
+    return line
 
 
 def _plan(overrides: list[str], as_json: bool) -> int:

@@ -1,7 +1,7 @@
 """Held-out evaluation: policy against reference on prompts nobody trained on, with intervals, and the KL beside it.
 
 Both answer each prompt once, at the rollout's temperature. A win rate without its KL says little: a policy that went
-far from the reference may have found what the reward overlooks. Ties count one half.
+far from the reference may have found what the reward overlooks. What the figures mean: docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_lora import registry
+from rlhf_lora.best_of_n import judge_best_of_n, sizes
+from rlhf_lora.comparison import compare, compare_by_judge, length_differences, mean_length
 from rlhf_lora.config import recompose
 from rlhf_lora.errors import UserError
 from rlhf_lora.records import Pair, Prompt, Sample, Score, named_seed
@@ -20,15 +23,14 @@ from rlhf_lora.splits import Splits
 if TYPE_CHECKING:
     from rlhf_lora.plan import Plan
 
-RESAMPLES = 10_000
-
 
 @dataclass(frozen=True)
 class Evaluation:
     """What an evaluation found.
 
     Attributes:
-        summary: `policy` and, where the truth is known, `gold`, as in summary.json.
+        summary: `policy` and, where the truth is known, `gold`, as in summary.json; `best_of_n` and `judge` where they
+            were asked for.
         rows: one per prompt, for samples/evaluation.parquet.
     """
 
@@ -58,7 +60,8 @@ def answer_reference(
 
 def evaluate_policy(
     backbone: Any, engine: Any, prompts: Sequence[Prompt], seed: int, scorers: Mapping[str, Any],
-    between: Callable[[], None] = lambda: None, reference: Reference | None = None,
+    between: Callable[[], None] = lambda: None, reference: Reference | None = None, best_of: Sequence[int] = (),
+    judge: Any = None,
 ) -> Evaluation:  # fmt: skip
     """Answer every prompt with the roles policy and reference, and compare.
 
@@ -66,12 +69,15 @@ def evaluate_policy(
         scorers: `score` (the run's reward) and `gold` (the truth), whichever there are; opened `Scorer`s.
         between: called between the long parts; may raise to leave.
         reference: what `answer_reference` gave for the same prompts and scorers; answered anew when not given.
+        best_of: also judge the reference's best of so many answers, against the same single ones.
+        judge: an opened `Judge` to be asked as well.
     """
     policy = engine.generate(backbone, prompts, 1, seed)
     between()
     if reference is None:
         reference = Reference(engine.generate(backbone, prompts, 1, seed + 1, role="reference"))
     between()
+    theirs = reference.scores or {name: scorer(reference.answers) for name, scorer in scorers.items()}
     kl = sequence_kl(backbone, policy, engine.temperature)
     rows = [
         {
@@ -83,14 +89,23 @@ def evaluate_policy(
         }
         for p, r, k in zip(policy, reference.answers, kl, strict=True)
     ]
-    summary: dict[str, Any] = {"policy": {"kl_to_reference": sum(kl) / len(kl), "mean_length": _mean_length(policy)}}
-    summary["policy"]["mean_length_reference"] = _mean_length(reference.answers)
+    summary: dict[str, Any] = {"policy": {"kl_to_reference": sum(kl) / len(kl), "mean_length": mean_length(policy)}}
+    summary["policy"]["mean_length_reference"] = mean_length(reference.answers)
+    differences = length_differences(policy, reference.answers)
     for name, scorer in scorers.items():
         ours = scorer(policy)
-        theirs = scorer(reference.answers) if reference.scores is None else reference.scores[name]
-        for row, a, b in zip(rows, ours, theirs, strict=True):
+        for row, a, b in zip(rows, ours, theirs[name], strict=True):
             row |= {f"policy_{name}": a.value, f"reference_{name}": b.value}
-        summary.setdefault("policy" if name == "score" else "gold", {}).update(compare(ours, theirs, seed))
+        figures = compare(ours, theirs[name], seed, differences)
+        summary.setdefault("policy" if name == "score" else "gold", {}).update(figures)
+    if best_of:
+        between()
+        summary["best_of_n"], texts = judge_best_of_n(
+            backbone, engine, prompts, seed, scorers, best_of, reference.answers, theirs, between
+        )
+        rows = [row | more for row, more in zip(rows, texts, strict=True)]
+    if judge is not None:
+        summary["judge"] = compare_by_judge(judge, policy, reference.answers, seed)
     return Evaluation(summary, rows)
 
 
@@ -101,44 +116,6 @@ def sequence_kl(backbone: Any, samples: Sequence[Sample], temperature: float) ->
     responses = [list(sample.tokens or ()) for sample in samples]
     reference = backbone.sequence_logprobs("reference", prompts, responses, temperature)
     return [sum(sample.logprobs or ()) - sum(row) for sample, row in zip(samples, reference, strict=True)]
-
-
-def compare(ours: Sequence[Score], theirs: Sequence[Score], seed: int = 0) -> dict[str, Any]:
-    """Means and win rate over the prompts where both sides have a score.
-
-    Returns:
-        `score_mean`, `score_mean_reference`, `win_rate_vs_reference` (ties ½) with `win_rate_ci95`, `compared`, and
-        `unscored` when a prompt had to be left out. Nothing but `unscored` when none is left.
-    """
-    both = [
-        (a.value, b.value) for a, b in zip(ours, theirs, strict=True) if a.value is not None and b.value is not None
-    ]
-    missing = {"unscored": len(ours) - len(both)} if len(both) < len(ours) else {}
-    if not both:
-        return missing
-    wins = [0.5 if a == b else float(a > b) for a, b in both]
-    return {
-        "score_mean": sum(a for a, _ in both) / len(both),
-        "score_mean_reference": sum(b for _, b in both) / len(both),
-        "win_rate_vs_reference": sum(wins) / len(wins),
-        "win_rate_ci95": bootstrap_ci95(wins, seed),
-        "compared": len(both),
-        **missing,
-    }
-
-
-def bootstrap_ci95(values: Sequence[float], seed: int = 0) -> list[float]:
-    """Percentile bootstrap interval of a mean over prompts, 10,000 resamples of a fixed stream."""
-    import numpy as np
-
-    draw, data = np.random.default_rng(seed), np.asarray(values, dtype=np.float64)
-    means = [data[draw.integers(0, len(data), (500, len(data)))].mean(1) for _ in range(RESAMPLES // 500)]
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return [float(low), float(high)]
-
-
-def _mean_length(samples: Sequence[Sample]) -> float:
-    return sum(len(sample.tokens or ()) for sample in samples) / len(samples)
 
 
 # --- the reward model -------------------------------------------------------------------------------------------------
@@ -219,10 +196,11 @@ def evaluation_seed(plan: Plan) -> int:
 
 
 def evaluate(run: str, *overrides: str) -> dict[str, Any]:
-    """Evaluate a finished run again, on its own held-out prompts or with overrides (`evaluation.seed=1`, `reward=length`).
+    """Evaluate a finished run again, on its own held-out prompts or with overrides (`evaluation.seed=1`, `reward=length`,
+    `evaluation.best_of_n=4`, `judge=NAME judge.setting=…`).
 
     Returns:
-        The `policy` and `gold` parts of a summary; nothing in the run folder changes.
+        The `policy`, `gold`, `best_of_n` and `judge` parts of a summary; nothing in the run folder changes.
 
     Raises:
         UserError: no run folder, or it has no policy yet.
@@ -240,7 +218,9 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
         )
     if any(override.startswith("seed=") for override in overrides):
         raise UserError("seed is the run's own", where="seed=", fix="evaluation.seed=N draws other answers")
-    plan = make_plan(recompose(folder.config, overrides))
+    asked = [override for override in overrides if override.partition("=")[0].partition(".")[0] == "judge"]
+    plan = make_plan(recompose(folder.config, [override for override in overrides if override not in asked]))
+    judge = judge_of(asked)
     if plan.mini is not None:
         plan = replace(plan, spec=replace(plan.spec, path=str(ensure_base(plan.cache_dir, plan.mini))))
     parts = Assembly(plan, folder)
@@ -248,5 +228,25 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
     ctx = parts.context(backbone)
     engine = opened(plan.rollout, ctx)
     prompts = parts.short_enough(backbone, evaluation_prompts(plan))
-    result = evaluate_policy(backbone, engine, prompts, evaluation_seed(plan), parts.judges(ctx))
+    result = evaluate_policy(
+        backbone, engine, prompts, evaluation_seed(plan), parts.judges(ctx),
+        best_of=sizes(plan.config.evaluation.best_of_n), judge=None if judge is None else opened(judge, ctx),
+    )  # fmt: skip
+    if judge is not None:
+        result.summary["judge"]["name"] = registry.to_config(judge)["name"]
     return {"reward": plan.config.reward.name, **result.summary}
+
+
+def judge_of(overrides: Sequence[str]) -> Any:
+    """The judge that `judge=NAME judge.setting=…` describes; None without any of it.
+
+    Raises:
+        ConfigError, PluginError: no name, no such judge, or a setting that it does not have.
+    """
+    import yaml
+
+    settings: dict[str, Any] = {}
+    for override in overrides:
+        key, _, text = override.partition("=")
+        settings[key.removeprefix("judge.") if "." in key else "name"] = yaml.safe_load(text)
+    return registry.build("judge", settings) if settings else None

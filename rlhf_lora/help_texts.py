@@ -47,6 +47,7 @@ Used most:
   optimizer=ppo|dpo     optimizer.beta=0.05 (strength of the KL penalty) optimizer.updates=100
   rollout.max_new_tokens=256  rollout.stop=["\\n\\n"]  model.template_kwargs={enable_thinking: false}
   evaluation.every=10   judge within the run; evaluation.keep=best keeps the best update
+  evaluation.best_of_n=4  judge the best of 4 answers of the reference beside the policy; [4,16] for several
   run_dir=FOLDER        the same command on an interrupted run goes on, on a finished one does nothing
   seed=0  stages=[sft,reward_model]  cache=false  tracker=wandb  plugins=[my_reward.py]
   --config-dir DIR      presets of your own: DIR/model/mine.yaml, DIR/experiment/mine.yaml, …
@@ -93,13 +94,14 @@ EVALUATE = """\
 rlhf-lora evaluate RUN [overrides] [--json]
 
 Answers the run's held-out prompts again with its policy and its reference and compares them: win rate with interval,
-mean scores, KL.
+at equal length too, mean scores, KL.
 
 Reads: the run folder, its model and data.  Writes: nothing; the figures go to stdout.
 
 Used most: evaluation.seed=1 (other answers), evaluation.prompts=500 (more = narrower intervals),
-evaluation.split=tuning, reward=NAME (judge with another reward), plugins=[FILE] (a plugin file of the run has to be
-named again).
+evaluation.split=tuning, reward=NAME (judge with another reward), evaluation.best_of_n=[4,16] (the reference's best of n
+beside the policy), judge=NAME with its settings (a judge that compares, asked in both orders), plugins=[FILE] (a plugin
+file of the run has to be named again).
 
 Examples:
   rlhf-lora evaluate runs/mine

@@ -264,6 +264,7 @@ class Run:
         if self.plan.stage("policy") is None:
             return
         from rlhf_lora.assembly import opened
+        from rlhf_lora.best_of_n import sizes
         from rlhf_lora.evaluation import evaluate_policy, evaluation_prompts, evaluation_seed
 
         progress.stage("evaluation", f"{len(evaluation_prompts(self.plan))} held-out prompts")
@@ -283,6 +284,7 @@ class Run:
                 evaluation_seed(self.plan),
                 self.parts.judges(ctx, self._loop and self._loop.scorer),
                 between=self._leave_if_asked,
+                best_of=sizes(self.plan.config.evaluation.best_of_n),
             )
         self._folder.save_samples("evaluation", None, result.rows)
         self._records.keep("evaluation", {"seconds": time.perf_counter() - started, "figures": result.summary})

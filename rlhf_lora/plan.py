@@ -143,6 +143,7 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     if "policy" in names:
         plan_checks.check_columns(built["reward"], splits)
         plan_checks.check_midway(config, built["optimizer"], splits, data.gold)
+        plan_checks.check_best_of_n(config, built["reward"], names)
     cache_dir = cache_folder()
     inputs = _inputs(config, spec, mini, read, {"model.adapter": start_adapter, "reward.path": reward_adapter})
     stages = _stages(config, names, spec, shape, read, built, inputs, cache_dir)

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rlhf_lora import best_of_n
 from rlhf_lora.adamw import AdamW
 from rlhf_lora.errors import ConfigError, DataError, ModelError, did_you_mean
 from rlhf_lora.memory import Shape
@@ -189,6 +190,24 @@ def check_midway(config: DictConfig, optimizer: Any, splits: Splits, gold: str |
             "the truth is not known for this data, so there is no gold figure", where=f"evaluation.metric={metric}",
             fix="a figure of the run's own reward: evaluation.metric=policy.win_rate_vs_reference",
         )  # fmt: skip
+
+
+def check_best_of_n(config: DictConfig, reward: Any, names: Sequence[str]) -> None:
+    """Best of n is given as numbers of answers, and the run has a reward to choose by."""
+    given = config.evaluation.best_of_n
+    try:
+        wanted = best_of_n.sizes(given)
+    except ValueError as error:
+        raise ConfigError(
+            f"evaluation.best_of_n={given}: {error}", where="evaluation.best_of_n",
+            fix="a number of answers from 2, or several: 4, [4,16]; null = none",
+        ) from error  # fmt: skip
+    if wanted and [name for name in getattr(reward, "stages", ()) if name not in names]:
+        raise ConfigError(
+            f"reward={config.reward.name} is not trained in this run, so nothing can choose the best of {wanted[0]}",
+            where=f"evaluation.best_of_n={given}",
+            fix="evaluation.best_of_n=null, reward.path=RUN of a trained reward model, or a reward that needs no training",
+        )
 
 
 def check_columns(reward: Any, splits: Splits) -> None:

@@ -84,6 +84,7 @@ class EvaluationConfig:
     every: int | None = None
     keep: str = "last"
     metric: str = "policy.win_rate_vs_reference"
+    best_of_n: Any = None
 
 
 @dataclass

@@ -110,6 +110,6 @@ def test_each_other_example_runs(line, capsys):
 )
 def test_every_setting_that_the_help_names_is_one(key):
     """Also in running text: `evaluation.keep=best`."""
-    known = {"group", "key.sub", "reward.target", "reward.path", "dataset.path", "dataset.test_path"}
+    known = {"group", "key.sub", "reward.target", "reward.path", "dataset.path", "dataset.test_path", "judge"}
     top = key.partition(".")[0]
     assert key in known or top in ("sweep", "tag") or key in schema.all_keys(()) or key in schema.groups()

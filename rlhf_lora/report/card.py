@@ -59,6 +59,8 @@ def _figures(summary: Mapping[str, Any]) -> str:
             low, high = figures.get("win_rate_ci95", (None, None))
             between = f" (95 % interval {low:.3g} to {high:.3g})" if low is not None else ""
             rows.append((f"win rate against the reference, by {title}", f"{rate:.3g}{between}"))
+        if (rate := figures.get("win_rate_length_controlled")) is not None:
+            rows.append((f"the same at equal length, by {title}", f"{rate:.3g}"))
         if (mean := figures.get("score_mean")) is not None:
             before = figures.get("score_mean_reference")
             rows.append((f"mean {title}", f"{mean:.3g}" + (f" (reference {before:.3g})" if before is not None else "")))

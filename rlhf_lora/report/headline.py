@@ -42,6 +42,7 @@ def facts(summary: Mapping[str, Any], reference: str) -> str:
         _means(summary, "gold", "Gold reward", reference),
         _means(summary, "policy", "Reward", reference),
         _kl(summary),
+        *_best_of_n(summary),
         _length(summary, reference),
         _reward_model(summary),
         _cost(summary),
@@ -70,7 +71,28 @@ def _win_rate(summary: Mapping[str, Any], part: str, title: str) -> str:
     if not interval:
         return _fact(title, _percent(rate))
     drawn = plots.interval(rate, *interval)
-    return _fact(title, _percent(rate), f"95 % interval {_between(interval)}; dotted: a coin flip", drawn)
+    notes = [f"95 % interval {_between(interval)}; dotted: a coin flip", *_at_equal_length(figures)]
+    return _fact(title, _percent(rate), " · ".join(notes), drawn)
+
+
+def _at_equal_length(figures: Mapping[str, Any]) -> list[str]:
+    rate = figures.get("win_rate_length_controlled")
+    if rate is None:
+        return []
+    return [f"at equal length {_percent(rate)} ({_between(figures['win_rate_length_controlled_ci95'])})"]
+
+
+def _best_of_n(summary: Mapping[str, Any]) -> list[str]:
+    """What sampling alone gives: by gold if there is one, so that it stands beside the policy's figure."""
+    found = []
+    for n, figures in summary.get("best_of_n", {}).items():
+        judged, by = (figures["gold"], "gold") if "gold" in figures else (figures, "reward")
+        rate = judged.get("win_rate_vs_reference")
+        if rate is not None:
+            note = f"by {by}, {_between(judged['win_rate_ci95'])} · a KL of {number(figures['kl_bound'])} nats at most"
+            drawn = plots.interval(rate, *judged["win_rate_ci95"])
+            found.append(_fact(f"Wins of the best of {escape(n)}", _percent(rate), note, drawn))
+    return found
 
 
 def _means(summary: Mapping[str, Any], part: str, title: str, reference: str) -> str:

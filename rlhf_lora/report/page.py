@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lora.atomic import write_text
-from rlhf_lora.report import curves, held_out, plots
+from rlhf_lora.report import curves, held_out, overoptimization, plots
 from rlhf_lora.report.headline import duration, facts, lede, reference_name
 from rlhf_lora.report.plots import Series, number
 from rlhf_lora.run_folder import RunFolder
@@ -45,8 +45,11 @@ def render(folder: RunFolder) -> str:
     summary, metrics = folder.summary, folder.metrics()
     samples = folder.read_samples("evaluation")
     reference = reference_name(summary, metrics)
+    judged = [row for row in metrics if row["stage"] == "evaluation"]
+    warning = f'<p class="status">{told}</p>' if (told := overoptimization.warning(judged)) else ""
+    further = overoptimization.figures(judged, summary)
     sections = [
-        ("before-after", "Before and after", _before_after(samples, metrics, reference)),
+        ("before-after", "Before and after", _before_after(samples, metrics, reference, further)),
         ("samples", "Samples", _samples(samples, reference)),
         ("training", "Training", _training(metrics, folder.config, summary.get("status") == "finished")),
         ("time", "Time", _time(summary)),
@@ -63,7 +66,8 @@ def render(folder: RunFolder) -> str:
         f"<title>{escape(folder.name)} · rlhf_lora</title><style>{style}</style></head>\n<body><main>"
         f'<header><div class="top"><h1>{escape(folder.name)}</h1>'
         f'<span class="{"status finished" if status == "finished" else "status"}">{escape(status)}</span></div>'
-        f'<p class="lede">{lede(summary, reference)}</p><p class="soft">{_what_ran(summary, folder)}</p>'
+        f'<p class="lede">{lede(summary, reference)}</p>'
+        f'{warning}<p class="soft">{_what_ran(summary, folder)}</p>'
         f"<nav>{links}</nav></header>{facts(summary, reference)}{body}{_FOOTER}</main></body></html>\n"
     )
 
@@ -92,11 +96,12 @@ def _what_ran(summary: Mapping[str, Any], folder: RunFolder) -> str:
 # --- before and after -------------------------------------------------------------------------------------------------
 
 
-def _before_after(samples: Rows, metrics: Rows, reference: str) -> str:
+def _before_after(samples: Rows, metrics: Rows, reference: str, further: Sequence[str]) -> str:
     figures = [
         _distribution(samples, "score", "Reward", reference),
         _distribution(samples, "gold", "Gold reward", reference),
         curves.against_kl([row for row in metrics if row["stage"] == "policy"]),
+        *further,
     ]
     if not any(figures):
         return _absent("No held-out evaluation in this run folder, and no policy that was trained against a reward.")
