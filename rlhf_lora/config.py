@@ -18,13 +18,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_lora import registry, user_presets
+from rlhf_lora import honoured, registry, user_presets
 from rlhf_lora.adamw import AdamW
 from rlhf_lora.errors import ConfigError, PluginError, did_you_mean
 
 PLUGIN_GROUPS = ("dataset", "reward", "optimizer", "rollout", "tracker")
 OWN_DATASETS = ("sft", "reward_model", "policy")
 """Stages that can read a dataset of their own: `dataset@sft.dataset=NAME`, or shorter `sft.dataset=NAME`."""
+
+NO_PRESET = ("profile=null", "control=null", "experiment=null")
+"""The default, which Hydra's groups cannot be told in words; one value of a sweep over them."""
 
 
 @dataclass
@@ -80,6 +83,11 @@ class StageConfig:
 
 
 @dataclass
+class RewardModelConfig(StageConfig):
+    labels: str = "as_given"
+
+
+@dataclass
 class PolicyConfig:
     dataset: Any = None
 
@@ -119,9 +127,12 @@ class TrainConfig:
     plugins: list[str] = field(default_factory=list)
     splits: SplitsConfig = field(default_factory=SplitsConfig)
     sft: StageConfig = field(default_factory=StageConfig)
-    reward_model: StageConfig = field(default_factory=StageConfig)
+    reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    profile: str | None = None
+    profile_overrides: bool = False
+    control: str | None = None
 
 
 def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig:
@@ -142,7 +153,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
 
     registry.load_entry_points()
     ConfigStore.instance().store(name="schema", node=TrainConfig, provider="rlhf_lora")
-    given = [_own_dataset(override) for override in overrides]
+    given = [_own_dataset(override) for override in overrides if override not in NO_PRESET]
     for file in plugin_files(given):
         registry.load_file(file)
     own = user_presets.checked(config_dir) if config_dir is not None else None
@@ -153,6 +164,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
             )
     _check_plugin_names(given, own)
     _check_no_deletions(given)
+    honoured.check_typed(given)
     search_path = [user_presets.search_path(own)] if own else []
     GlobalHydra.instance().clear()  # a notebook cell that was interrupted may have left one behind
     try:
@@ -183,7 +195,7 @@ def recompose(saved: Mapping[str, Any], overrides: Sequence[str] = ()) -> DictCo
         registry.load_file(file)
     _check_plugin_names(overrides)
     try:
-        config = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.create(dict(saved) | {"run_dir": None}))
+        config = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.create(honoured.released(saved) | {"run_dir": None}))
         for override in overrides:
             key, _, text = override.partition("=")
             value = {"name": text} if key in PLUGIN_GROUPS else yaml.safe_load(text)

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf_lora.adamw import AdamW
+from rlhf_lora.controls import LABELS
 from rlhf_lora.errors import ConfigError, DataError, ModelError, did_you_mean
 from rlhf_lora.memory import Shape
 from rlhf_lora.registry import columns_of
@@ -27,7 +28,7 @@ def check_ranges(config: DictConfig) -> None:
     """Ranges of what no plugin checks for itself."""
     choices = {
         "resume": ("auto", "never"), "model.dtype": ("float32", "bfloat16"), "model.template": ("auto", "chat", "plain"),
-        "evaluation.split": ("final", "tuning"), "evaluation.keep": ("last", "best"), "evaluation.metric": KEPT_BY,
+        "reward_model.labels": LABELS, "evaluation.split": ("final", "tuning"), "evaluation.keep": ("last", "best"), "evaluation.metric": KEPT_BY,
     }  # fmt: skip
     for place, allowed in choices.items():
         value = OmegaConf.select(config, place)

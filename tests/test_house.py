@@ -28,7 +28,7 @@ FLOORS = {
     "model_spec loading backbone adapters chat splits memory adamw objectives rollout testing mini": 2,
     "train_settings trainers trainer_checkpoints dpo_trainer": 2,
     "user_presets": 0,
-    "config derive sources plan plan_checks plan_view plan_tokens data_view data_show": 3,
+    "config honoured controls derive sources plan plan_checks plan_view plan_tokens data_view data_show": 3,
     "environment run_folder checkpoints stage_cache checks plugins": 3,
     "stages": 4,
     "assembly pipeline taking_up evaluation midway report labels verify": 5,

@@ -45,6 +45,7 @@ def test_what_the_user_says_wins_over_a_profile(name):
 
 def test_the_critic_begins_as_the_reward_model(tiny_base, tmp_path):
     few = (
+        "profile_overrides=true",
         "optimizer.prompts_per_update=12",
         "optimizer.minibatch_size=12",
         "optimizer.updates=1",
