@@ -195,7 +195,9 @@ def recompose(saved: Mapping[str, Any], overrides: Sequence[str] = ()) -> DictCo
         registry.load_file(file)
     _check_plugin_names(overrides)
     try:
-        config = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.create(honoured.released(saved) | {"run_dir": None}))
+        config = OmegaConf.merge(
+            OmegaConf.structured(TrainConfig), OmegaConf.create(honoured.released(saved) | {"run_dir": None})
+        )
         for override in overrides:
             key, _, text = override.partition("=")
             value = {"name": text} if key in PLUGIN_GROUPS else yaml.safe_load(text)

@@ -25,7 +25,7 @@ def check_typed(overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: another plugin than the one that a profile or control is made of, or truncated sampling.
     """
-    typed = dict((key.lstrip("+"), value) for key, _, value in (override.partition("=") for override in overrides))
+    typed = {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in overrides)}
     for group in FIXING:
         for kind, plugin in _plugins_of(group, typed.get(group, "")).items():
             if kind in typed and typed[kind] != plugin:

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rlhf_lora import progress, stage_cache
+from rlhf_lora import controls, progress, stage_cache
 from rlhf_lora.contracts import Context, FitContext
 from rlhf_lora.errors import ConfigError, ContractError, Interrupted, Stopped, UserError
 from rlhf_lora.interrupts import Interrupts
@@ -362,7 +362,8 @@ class Run:
                 between=self._leave_if_asked,
             )
         self._folder.save_samples("evaluation", None, result.rows)
-        self._keep("evaluation", {"seconds": time.perf_counter() - started, "figures": result.summary})
+        figures = controls.exact_kl(result.summary, backbone)
+        self._keep("evaluation", {"seconds": time.perf_counter() - started, "figures": figures})
 
     # --- the folder ---------------------------------------------------------------------------------------------------
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from tiny import overrides
+from tiny import jsonl, overrides, prompts
 
 from rlhf_lora import cli, controls
 from rlhf_lora.config import compose
@@ -18,6 +20,7 @@ from rlhf_lora.loading import read_adapter
 from rlhf_lora.plan import Plan, make_plan
 from rlhf_lora.records import Pair, Prompt, Sample
 from rlhf_lora.registry import build
+from rlhf_lora.report import write_model_card, write_report
 from rlhf_lora.run_folder import RunFolder
 
 CONF = Path(__file__).resolve().parent.parent / "conf" / "control"
@@ -167,9 +170,85 @@ def test_no_learning_moves_nothing_and_its_kl_is_exactly_0(tiny_base, tmp_path, 
     sft, policy = (read_adapter(run.adapter(name))[1] for name in ("sft", "policy"))
     assert sft.keys() == policy.keys()
     assert all(torch.equal(sft[name], policy[name]) for name in sft)
-    print(run.summary["policy"], run.metrics("policy"))
     assert run.summary["control"] == "no_learning"
     assert run.summary["policy"]["kl_to_reference"] == 0.0
-    assert [row["objective/kl"] for row in run.metrics("policy")] == [0.0, 0.0]
+    assert all(
+        abs(row["objective/kl"]) < 1e-5 for row in run.metrics("policy")
+    )  # sampling's arithmetic against reading's
     low, high = run.summary["policy"]["win_rate_ci95"]
     assert low <= 0.5 <= high
+
+
+@pytest.mark.slow
+def test_no_learning_moves_nothing_in_dpo_either(tiny_base, tmp_path, cache):
+    run = train(tiny_base, tmp_path / "run", "control=no_learning", "optimizer=dpo")
+    sft, policy = (read_adapter(run.adapter(name))[1] for name in ("sft", "policy"))
+    assert all(torch.equal(sft[name], policy[name]) for name in sft)
+    assert run.summary["policy"]["kl_to_reference"] == 0.0
+
+
+def test_a_policy_that_moved_keeps_the_kl_that_was_measured():
+    class Moved:
+        """A backbone of two roles, with one number each."""
+
+        def __init__(self, policy: float, reference: float | None):
+            self.roles = {"reference": SimpleNamespace(adapter=reference is not None)}
+            self.numbers = {"policy": policy, "reference": reference}
+
+        def parameters(self, name: str) -> dict[str, torch.Tensor]:
+            number = self.numbers[name]
+            return {} if number is None else {"lora_A": torch.ones(1), "lora_B": torch.tensor([number])}
+
+    figures = {"policy": {"kl_to_reference": 1e-7}, "gold": {"score_mean": 1.0}}
+    rounding = {"policy": {"kl_to_reference": 0.0, "kl_rounding": 1e-7}, "gold": {"score_mean": 1.0}}
+    assert controls.exact_kl(figures, Moved(0.5, 0.5)) == controls.exact_kl(figures, Moved(0.0, None)) == rounding
+    assert (
+        controls.exact_kl(figures, Moved(0.5, 0.5 + 1e-7)) == controls.exact_kl(figures, Moved(1e-9, None)) == figures
+    )
+    assert controls.exact_kl({}, Moved(0.5, 0.5)) == {}
+
+
+def accuracy(base: Path, folder: Path, *more: str) -> dict[str, float]:
+    """Of a reward model trained on a file of a user's own, on held-out pairs: the courteous answer is the better one."""
+    rows = [
+        {"prompt": p.text, "chosen": f"certainly {p.text[:9]}", "rejected": f"ugh whatever {p.text[:9]}"}
+        for p in prompts(160)
+    ]
+    folder.mkdir()
+    given = ("stages=[reward_model]", "reward_model.epochs=3", "reward_model.adamw.lr=5e-3", "reward_model.batch_size=16",
+             "dataset=jsonl", f"dataset.path={jsonl(folder / 'pairs.jsonl', rows)}",
+             "splits={sft: 10, reward_model: 40, prompts: 10, tuning: 10, final: 30}")  # fmt: skip
+    summary = train(base, folder / "run", *given, *more).summary
+    return summary["reward_model"] | {"control": summary.get("control")}
+
+
+def test_flipped_labels_put_accuracy_on_true_pairs_below_one_half(tiny_base, tmp_path, cache):
+    given = accuracy(tiny_base, tmp_path / "given")
+    flipped = accuracy(tiny_base, tmp_path / "flipped", "control=flipped_reward")
+    assert given["accuracy_ci95"][0] > 0.5
+    assert flipped["accuracy_ci95"][1] < 0.5
+    assert (given["control"], flipped["control"]) == (None, "flipped_reward")
+
+
+@pytest.mark.slow
+def test_shuffled_labels_leave_one_half_in_the_interval(tiny_base, tmp_path, cache):
+    """On the orders task, whose pairs differ in many ways: where one difference tells all pairs apart, as above, a model
+    of shuffled labels leans to one side on all of them, and only the mean over seeds is one half."""
+    more = ("stages=[reward_model]", "dataset.pairs=600", "reward_model.adamw.lr=5e-3",
+            "splits={sft: 10, reward_model: 50, prompts: 10, tuning: 10, final: 20}")  # fmt: skip
+    figures = train(tiny_base, tmp_path / "run", "control=shuffled_labels", *more).summary["reward_model"]
+    low, high = figures["accuracy_ci95"]
+    assert low <= 0.5 <= high
+
+
+def test_a_control_is_told_first_wherever_its_figures_are(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", {}, {"os": "x"})
+    figures = {"status": "finished", "gold": {"win_rate_vs_reference": 0.9, "win_rate_ci95": [0.8, 1.0]}}
+    for name in (*controls.MUST_GIVE, "<i>mine"):
+        folder.write_summary(figures | {"control": name})
+        page, card = write_report(folder).read_text("utf-8"), write_model_card(folder).read_text("utf-8")
+        assert page.index(f"Control, not a result: {escape(name)}.") < page.index("The policy beats")
+        assert card.index(f"Control, not a result: `{name}`") < card.index("## Figures")
+        assert "<i>mine" not in page
+    folder.write_summary(figures)
+    assert "Control" not in write_report(folder).read_text("utf-8") + write_model_card(folder).read_text("utf-8")
