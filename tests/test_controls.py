@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 from tiny import jsonl, overrides, prompts
 
 from rlhf_lora import cli, controls
-from rlhf_lora.config import compose
+from rlhf_lora.config import compose, recompose
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.loading import read_adapter
 from rlhf_lora.plan import Plan, make_plan
@@ -160,6 +161,13 @@ def test_a_run_with_the_settings_of_a_control_is_one_by_any_name(setting, contro
 def test_a_control_with_its_setting_put_back_is_refused(plan, given):
     with pytest.raises(ConfigError, match="fixes"):
         plan(*given.split(), "profile_overrides=true")
+
+
+def test_a_control_is_judged_by_another_reward_like_any_run(plan):
+    saved = OmegaConf.to_container(plan("control=flipped_reward").config)
+    assert saved["control"] == "flipped_reward"
+    made = make_plan(recompose(saved, ["reward=orders_gold"]))
+    assert (made.config.control, made.config.reward.name) == (None, "orders_gold")
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------
