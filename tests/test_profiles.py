@@ -44,7 +44,7 @@ def test_a_profile_has_its_papers_constants(name):
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_what_the_user_says_wins_over_a_profile(name):
+def test_what_the_user_says_is_composed_over_a_profile(name):
     assert compose(f"profile={name}", "optimizer.beta=0.3").optimizer.beta == 0.3
 
 
