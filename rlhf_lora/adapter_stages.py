@@ -129,7 +129,7 @@ class AdapterStages:
         if stage.name == "sft":
             metrics, figures = sft.fit(plan.spec, plan.splits.demonstrations, plan.settings("sft"), ctx), {}
         else:
-            metrics = reward_model.fit(plan.spec, plan.splits.pairs, plan.settings("reward_model"), ctx)
+            metrics = reward_model.fit(plan.spec, plan.rows(stage), plan.settings("reward_model"), ctx)
             figures = judge_reward_model(
                 plan.spec, ctx.out, plan.splits, self.parts.gold_scorer(), plan.config.evaluation.split
             )

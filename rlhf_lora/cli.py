@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf_lora.controls import must_give
 from rlhf_lora.errors import ConfigError, RlhfLoraError, did_you_mean
 from rlhf_lora.help_texts import HELP, USAGE
 
@@ -141,6 +142,8 @@ def _sweep(words: list[str]) -> int:
 
 def _headline(summary: dict[str, Any]) -> None:
     """The figures that matter, on stdout before the run folder."""
+    if "control" in summary:
+        print(f"control={summary['control']}: {must_give(summary['control'])}")
     own = f"reward={summary.get('reward')}"
     for name, what in (("gold", "gold"), ("policy", own), ("judge", "judge")):
         if "win_rate_vs_reference" in (part := summary.get(name, {})):

@@ -14,10 +14,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_lora import doors, registry, user_presets
+from rlhf_lora import doors, honoured, registry, user_presets
 from rlhf_lora.errors import ConfigError, did_you_mean
 from rlhf_lora.hydra_errors import as_config_error
-from rlhf_lora.schema import OWN_DATASETS, PLUGIN_GROUPS, TrainConfig, is_preset
+from rlhf_lora.schema import NO_PRESET, OWN_DATASETS, PLUGIN_GROUPS, TrainConfig, is_preset
 
 
 def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig:
@@ -38,7 +38,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
 
     doors.load_entry_points()
     ConfigStore.instance().store(name="schema", node=TrainConfig, provider="rlhf_lora")
-    given = [_own_dataset(override) for override in overrides]
+    given = [_own_dataset(override) for override in overrides if override not in NO_PRESET]
     for file in plugin_files(given):
         doors.load_file(file)
     own = user_presets.checked(config_dir) if config_dir is not None else None
@@ -49,6 +49,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
             )
     _check_plugin_names(given, own)
     _check_no_deletions(given)
+    honoured.check_typed(given)
     search_path = [user_presets.search_path(own)] if own else []
     GlobalHydra.instance().clear()  # a notebook cell that was interrupted may have left one behind
     try:
@@ -79,7 +80,9 @@ def recompose(saved: Mapping[str, Any], overrides: Sequence[str] = ()) -> DictCo
         doors.load_file(file)
     _check_plugin_names(overrides)
     try:
-        config = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.create(dict(saved) | {"run_dir": None}))
+        config = OmegaConf.merge(
+            OmegaConf.structured(TrainConfig), OmegaConf.create(honoured.released(saved) | {"run_dir": None})
+        )
         for override in overrides:
             key, _, text = override.partition("=")
             value = {"name": text} if key in PLUGIN_GROUPS else yaml.safe_load(text)

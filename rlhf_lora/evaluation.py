@@ -110,12 +110,18 @@ def evaluate_policy(
 
 
 def sequence_kl(backbone: Any, samples: Sequence[Sample], temperature: float) -> list[float]:
-    """k1 summed over each policy sample, in nats: log π − log ρ of what was sampled from π."""
+    """k1 summed over each policy sample, in nats: log π − log ρ of what was sampled from π.
+
+    Both are read in the same way, so that a policy that is its reference has a KL of exactly 0; what was captured while
+    sampling differs from that by rounding.
+    """
     chat = backbone.chat
     prompts = [chat.prompt_ids(Prompt.of(sample)) for sample in samples]
     responses = [list(sample.tokens or ()) for sample in samples]
-    reference = backbone.sequence_logprobs("reference", prompts, responses, temperature)
-    return [sum(sample.logprobs or ()) - sum(row) for sample, row in zip(samples, reference, strict=True)]
+    policy, reference = (
+        backbone.sequence_logprobs(role, prompts, responses, temperature) for role in ("policy", "reference")
+    )
+    return [sum(ours) - sum(theirs) for ours, theirs in zip(policy, reference, strict=True)]
 
 
 # --- the reward model -------------------------------------------------------------------------------------------------

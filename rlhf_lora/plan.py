@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_lora import __version__, derive, memory, plan_checks, registry, sources, stage_cache
+from rlhf_lora import __version__, controls, derive, honoured, memory, plan_checks, registry, sources, stage_cache
 from rlhf_lora.mini.base import BaseSettings
 from rlhf_lora.mini.base import content_hash as mini_hash
 from rlhf_lora.model_spec import ModelSpec, adapter_hash, base_hash
@@ -92,8 +92,11 @@ class Plan:
         return self.sources.splits
 
     def rows(self, stage: StagePlan) -> Sequence[Any]:
-        """What a stage learns from."""
-        return stage_rows(self.sources, stage.name, stage.reads)
+        """What a stage learns from; pairs labelled as `reward_model.labels` says."""
+        rows = stage_rows(self.sources, stage.name, stage.reads)
+        if stage.reads != "pairs":
+            return rows
+        return controls.relabelled(rows, self.config.reward_model.labels, self.config.seed)
 
     def stage(self, name: str) -> StagePlan | None:
         return next((stage for stage in self.stages if stage.name == name), None)
@@ -115,6 +118,7 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     """
     config = config.copy()
     plan_checks.check_ranges(config)
+    honoured.check_config(config)
     if "seed" in config.dataset and config.dataset.seed is None:
         config.dataset.seed = config.seed
     dataset = registry.build("dataset", config.dataset)
@@ -140,6 +144,7 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
         plan_checks.check_adapter_fits(reward_adapter, shape, "reward.path")
     names = plan_checks.stage_names(config, built["reward"], built["optimizer"], splits, start_adapter)
     plan_checks.check_rows(names, read, built["optimizer"], reward_adapter is not None or "reward_model" in names)
+    controls.check_control(config, names, learns_from)
     if "policy" in names:
         plan_checks.check_columns(built["reward"], splits)
         plan_checks.check_midway(config, built["optimizer"], splits, data.gold)
@@ -227,6 +232,7 @@ def _stages(
             *(OmegaConf.to_container(config[k]) for k in PLUGIN_GROUPS),
             [what for name, what in inputs.items() if name.startswith("the plugin")],
             *([inputs["the data"], inputs["the data of policy"]] if "the data of policy" in inputs else []),
+            *([config.reward_model.labels] if reads == "pairs" else []),
         ]
         add("policy", reads, "adapters/policy", len(stage_rows(read, "policy", reads)), of, cached=False)
     return plans
@@ -263,6 +269,10 @@ def _run_dir(config: DictConfig) -> Path:
 def _notes(config: DictConfig, splits: Splits, stages: Sequence[StagePlan]) -> list[str]:
     """What a user would want to know before starting."""
     notes = []
+    if (control := controls.control_of(config)) is not None:
+        notes.append(f"this is a control ({control}), not a result. {controls.must_give(control)}")
+    if changed := honoured.told(config):
+        notes.append(f"not quite profile={config.profile}: {', '.join(changed)}")
     final, prompts = len(splits.final_prompts), len(splits.prompts)
     if any(s.name == "policy" for s in stages) and final < 100:
         notes.append(f"only {final} held-out prompts: a win rate will be ± {98 / final**0.5:.0f} points")

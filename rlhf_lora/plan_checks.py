@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlhf_lora import best_of_n
 from rlhf_lora.adamw import AdamW
+from rlhf_lora.controls import LABELS
 from rlhf_lora.errors import ConfigError, DataError, ModelError, did_you_mean
 from rlhf_lora.memory import Shape
 from rlhf_lora.scores import columns_of
@@ -28,6 +29,7 @@ def check_ranges(config: DictConfig) -> None:
     """Ranges of what no plugin checks for itself."""
     choices = {
         "resume": ("auto", "never"), "model.dtype": ("float32", "bfloat16"), "model.template": ("auto", "chat", "plain"),
+        "reward_model.labels": LABELS,
         "evaluation.split": ("final", "tuning"), "evaluation.keep": ("last", "best"), "evaluation.metric": KEPT_BY,
     }  # fmt: skip
     for place, allowed in choices.items():
@@ -40,7 +42,7 @@ def check_ranges(config: DictConfig) -> None:
         "adapter.r": 1, "adapter.alpha": 1, "checkpoint_every": 1, "samples_every": 1, "evaluation.prompts": 1,
         "evaluation.every": 1,
         "evaluation.show": 0, "hardware.logprob_chunk": 1, "hardware.micro_batch": 1, "hardware.rollout_batch": 1,
-        "hardware.threads": 1, "seed": 0, "max_prompt_tokens": 1,
+        "hardware.threads": 1, "seed": 0, "max_prompt_tokens": 1, "rollout.max_new_tokens": 1,
     }  # fmt: skip
     for place, low in lowest.items():
         value = OmegaConf.select(config, place)

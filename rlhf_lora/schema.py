@@ -16,6 +16,8 @@ from rlhf_lora.adamw import AdamW
 PLUGIN_GROUPS = ("dataset", "reward", "optimizer", "rollout", "tracker")
 OWN_DATASETS = ("sft", "reward_model", "policy")
 """Stages that can read a dataset of their own: `dataset@sft.dataset=NAME`, or shorter `sft.dataset=NAME`."""
+NO_PRESET = ("profile=null", "control=null", "experiment=null")
+"""The default, which Hydra's groups cannot be told in words; one value of a sweep over them."""
 
 
 @dataclass
@@ -71,6 +73,11 @@ class StageConfig:
 
 
 @dataclass
+class RewardModelConfig(StageConfig):
+    labels: str = "as_given"
+
+
+@dataclass
 class PolicyConfig:
     dataset: Any = None
 
@@ -111,9 +118,12 @@ class TrainConfig:
     plugins: list[str] = field(default_factory=list)
     splits: SplitsConfig = field(default_factory=SplitsConfig)
     sft: StageConfig = field(default_factory=StageConfig)
-    reward_model: StageConfig = field(default_factory=StageConfig)
+    reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    profile: str | None = None
+    profile_overrides: bool = False
+    control: str | None = None
 
 
 def groups() -> list[str]:

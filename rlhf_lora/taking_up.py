@@ -8,7 +8,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from rlhf_lora.controls import control_of
 from rlhf_lora.errors import ConfigError
+from rlhf_lora.honoured import told
 from rlhf_lora.plan import Plan
 from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.software import versions
@@ -87,6 +89,10 @@ def summarise(
         "reused": [name for name, record in records.items() if record.get("reused")],
         "peak_memory_gib": _peak_memory_gib(plan.spec.device),
     }  # fmt: skip
+    if (control := control_of(config)) is not None:
+        summary["control"] = control
+    if config.profile is not None:
+        summary |= {"profile": config.profile, "profile_overrides": told(config)}
     summary |= records.get("evaluation", {}).get("figures", {})
     if figures := records.get("reward_model", {}).get("figures"):
         summary["reward_model"] = figures

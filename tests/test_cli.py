@@ -163,6 +163,37 @@ BAD: dict[str, tuple[Make, str]] = {
     "more new tokens than positions": (said("rollout.max_new_tokens=64"), "leave no room"),
     "reward target": (said("reward=length reward.target=0"), "target must be at least 1"),
     "orders items": (said("dataset.items=3"), "items is 3"),
+    # settings that cannot be honoured together
+    "top-p with exact log-probs": (said("rollout.top_p=0.9"), "fewer tokens than its log-probs are of"),
+    "top-k with exact log-probs": (said("rollout=hf rollout.top_k=50"), "fewer tokens than its log-probs are of"),
+    "top-p of a rollout of one's own": (
+        file("nucleus.py", "from rlhf_lora.registry import rollout\n@rollout('nucleus')\nclass Nucleus:\n"
+             "    temperature: float = 1.0\n    top_p: float = 0.95\n    max_new_tokens: int = 4\n"
+             "    def generate(self, backbone, prompts, n, seed, role='policy'): return []\n", "rollout=nucleus"),
+        "rollout.top_p=0.95 draws from fewer tokens",
+    ),
+    "whitening few": (
+        said("optimizer.whiten_rewards=true optimizer.minibatch_size=4"), "whiten_rewards needs minibatch_size ≥ 8"
+    ),
+    "override against a profile": (said("profile=oai2019 optimizer.beta=0.3"), "optimizer.beta=0.15, here 0.3"),
+    "optimizer against a profile": (said("profile=tldr2024 optimizer=dpo"), "made of optimizer=ppo"),
+    "override against a control": (
+        said("control=flipped_reward reward_model.labels=as_given profile_overrides=true"), "fixes reward_model.labels"
+    ),
+    "reward against a control": (said("control=random_reward reward=length"), "made of reward=random"),
+    "a control that nothing learns from": (said("control=flipped_reward reward=length"), "learns from pairs"),
+    "labels": (said("reward_model.labels=fliped"), "did you mean 'flipped'"),
+    "gamma": (said("optimizer.gamma=1.5"), "gamma must be in [0, 1]"),
+    "lambda": (said("optimizer.lam=-0.1"), "lam must be in [0, 1]"),
+    "lambda nan": (said("optimizer.lam=nan"), "lam must be in [0, 1]"),
+    "kl target zero": (said("optimizer.kl_target=0"), "kl_target must be above 0"),
+    "kl target below zero": (said("optimizer=rloo optimizer.kl_target=-1"), "kl_target must be above 0"),
+    "response length zero": (said("rollout.max_new_tokens=0"), "max_new_tokens is 0"),
+    "response length zero in hf": (said("rollout=hf rollout.max_new_tokens=0"), "max_new_tokens is 0"),
+    "minibatch of a group": (
+        said("optimizer=grpo optimizer.prompts_per_update=3 optimizer.samples_per_prompt=4 optimizer.minibatch_size=5"),
+        "minibatch_size 5 does not divide the 12",
+    ),
     # models and adapters
     "no model": (said("model.path=./nowhere"), "no model folder"),
     "model without config": (model(lambda f: (f / "config.json").unlink()), "no config.json"),
@@ -247,6 +278,7 @@ seed below zero|rank zero|temperature zero|negative learning rate|minibatch|no p
 stage|stage that a reward needs|evaluation of nothing|more new tokens than positions|no model|model without config
 model without weights|model as pickle|weights that are none|no tokenizer|start adapter of another base|no reward model
 reward model of another base|lora on nothing|jsonl without model|jsonl without path|empty file|broken line|no known columns
+top-p with exact log-probs|override against a profile|reward against a control|gamma|kl target zero|response length zero
 chosen is rejected|column that a reward wants|no plugin file|plugin that raises|plugin with a syntax error
 plugin that defines nothing|plugin with a name that is taken
 """.strip().replace("\n", "|").split("|")  # fmt: skip

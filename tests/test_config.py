@@ -43,7 +43,8 @@ def test_every_yaml_opens_with_what_it_is_for_and_the_command_that_uses_it(file)
 
 def test_every_setting_has_a_line_in_the_yaml_that_people_read():
     shown = yaml.safe_load((CONF / "train.yaml").read_text())
-    missing = set(OmegaConf.structured(TrainConfig)) - set(shown) - {"model", "adapter", "hardware", *PLUGIN_GROUPS}
+    groups = {"model", "adapter", "hardware", "profile", "control", *PLUGIN_GROUPS}
+    missing = set(OmegaConf.structured(TrainConfig)) - set(shown) - groups
     assert not missing
 
 

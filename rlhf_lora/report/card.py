@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lora.atomic import write_text
+from rlhf_lora.controls import must_give
 from rlhf_lora.run_folder import RunFolder
 
 _KINDS = {"sft": "supervised fine-tuning", "reward": "reward model (sequence classification)", "policy": "policy"}
@@ -28,6 +29,7 @@ def write_model_card(folder: RunFolder, base: str | None = None, data: str | Non
     parts = [
         _front_matter(base),
         f"# {folder.name}\n\nLoRA adapters on `{base}`, trained with rlhf_lora{f' ({what})' if what else ''}.",
+        _control(summary),
         "## Adapters\n\n" + (listed or "None: the run has not finished."),
         "## Figures\n\n" + _figures(summary),
         _loading(base, adapters, bool(_of(config, "model", "load_in_4bit"))),
@@ -39,6 +41,12 @@ def write_model_card(folder: RunFolder, base: str | None = None, data: str | Non
     path = folder.path / "README.md"
     write_text(path, "\n\n".join(part for part in parts if part) + "\n")
     return path
+
+
+def _control(summary: Mapping[str, Any]) -> str:
+    """Whoever finds the adapters is told that they were never meant to be good."""
+    control = summary.get("control")
+    return f"**Control, not a result: `{control}`.** {must_give(control)}" if control else ""
 
 
 def _front_matter(base: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from rlhf_lora.controls import must_give
 from rlhf_lora.report import plots
 from rlhf_lora.report.plots import number
 
@@ -33,6 +34,14 @@ def lede(summary: Mapping[str, Any], reference: str) -> str:
     if model is not None:
         return f"The reward model puts {_percent(model)} of held-out pairs in the right order."
     return "No evaluation yet: this page shows what has been recorded so far."
+
+
+def control_notice(summary: Mapping[str, Any]) -> str:
+    """Above the headline of a control: nobody is to take its figures for a result. Nothing for other runs."""
+    control = summary.get("control")
+    if control is None:
+        return ""
+    return f'<p class="control"><b>Control, not a result: {escape(str(control))}.</b> {escape(must_give(str(control)))}</p>'
 
 
 def facts(summary: Mapping[str, Any], reference: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rlhf_lora.atomic import write_text
 from rlhf_lora.report import curves, held_out, overoptimization, plots
-from rlhf_lora.report.headline import duration, facts, lede, reference_name
+from rlhf_lora.report.headline import control_notice, duration, facts, lede, reference_name
 from rlhf_lora.report.plots import Series, number
 from rlhf_lora.run_folder import RunFolder
 
@@ -66,7 +66,7 @@ def render(folder: RunFolder) -> str:
         f"<title>{escape(folder.name)} · rlhf_lora</title><style>{style}</style></head>\n<body><main>"
         f'<header><div class="top"><h1>{escape(folder.name)}</h1>'
         f'<span class="{"status finished" if status == "finished" else "status"}">{escape(status)}</span></div>'
-        f'<p class="lede">{lede(summary, reference)}</p>'
+        f'{control_notice(summary)}<p class="lede">{lede(summary, reference)}</p>'
         f'{warning}<p class="soft">{_what_ran(summary, folder)}</p>'
         f"<nav>{links}</nav></header>{facts(summary, reference)}{body}{_FOOTER}</main></body></html>\n"
     )
