@@ -51,7 +51,8 @@ def measure(seed: int, arm: str, home: Path, extra: Sequence[str]) -> dict[str, 
     command = [sys.executable, "-m", "rlhf_lora", "train", f"seed={seed}", f"run_dir={run_dir}"]
     environment = {**os.environ, "RLHF_LORA_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, *COMMON, *ARMS[arm], *extra], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [*command, *COMMON, *ARMS[arm], *extra], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        encoding="utf-8",
     )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"{arm}, seed {seed}: exit code {done.returncode}\n{done.stderr[-2000:]}")

@@ -154,14 +154,14 @@ def _headline(summary: dict[str, Any]) -> None:
         for part, what in ((best.get("gold", {}), "gold"), (best, own)):
             if "win_rate_vs_reference" in part:
                 print(f"best of {n}, at most {best['kl_bound']:.2f} nats: {_against_reference(part, what)}")
-    model = summary.get("reward_model", {})
-    if "accuracy" in model:
-        low, high = model["accuracy_ci95"]
-        print(
-            f"reward model: {model['accuracy']:.3f} [{low:.3f}, {high:.3f}] of {model['pairs']} held-out pairs, "
-            f"length alone {model['length_baseline']:.3f}"
-            + (f", against the true order {model['gold_accuracy']:.3f}" if "gold_accuracy" in model else "")
-        )
+    for name, what in (("reward_model", "reward model"), ("implicit_reward", "the policy as a reward model")):
+        if "accuracy" in (model := summary.get(name, {})):
+            low, high = model["accuracy_ci95"]
+            print(
+                f"{what}: {model['accuracy']:.3f} [{low:.3f}, {high:.3f}] of {model['pairs']} held-out pairs, "
+                f"length alone {model['length_baseline']:.3f}"
+                + (f", against the true order {model['gold_accuracy']:.3f}" if "gold_accuracy" in model else "")
+            )
 
 
 def _against_reference(part: dict[str, Any], what: str) -> str:

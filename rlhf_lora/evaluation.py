@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_lora import registry
@@ -18,7 +17,6 @@ from rlhf_lora.config import recompose
 from rlhf_lora.errors import UserError
 from rlhf_lora.records import Pair, Prompt, Sample, Score, named_seed
 from rlhf_lora.run_folder import find_run
-from rlhf_lora.splits import Splits
 
 if TYPE_CHECKING:
     from rlhf_lora.plan import Plan
@@ -124,75 +122,19 @@ def sequence_kl(backbone: Any, samples: Sequence[Sample], temperature: float) ->
     return [sum(ours) - sum(theirs) for ours, theirs in zip(policy, reference, strict=True)]
 
 
-# --- the reward model -------------------------------------------------------------------------------------------------
-
-
-def judge_reward_model(
-    spec: Any, folder: Path, splits: Splits, gold: Any = None, split: str = "final"
-) -> dict[str, Any]:
-    """Accuracy on held-out pairs beside the length baseline; then scale its scores to deviation 1.
-
-    The scale (`reward.json`: gain and bias) comes from both answers of the tuning pairs, 512 pairs at most.
-
-    Args:
-        split: whose pairs are judged, `final` or `tuning`.
-        gold: scorer of the truth, where it is known; adds `gold_accuracy`, against the true order without its ties.
-    """
-    from rlhf_lora.stages import reward_model
-
-    scorer = reward_model.Scorer(spec, folder)
-    figures: dict[str, Any] = {}
-    pairs = splits.tuning_pairs if split == "tuning" else splits.final_pairs
-    if pairs:
-        chosen, rejected = _both_sides(scorer, pairs)
-        figures = reward_model.accuracy(chosen, rejected, pairs)
-        if gold is not None:
-            figures |= _gold_accuracy(chosen, rejected, pairs, gold)
-    if splits.tuning_pairs:
-        chosen, rejected = _both_sides(scorer, splits.tuning_pairs[:512])
-        if len({*chosen, *rejected}) > 1:
-            reward_model.normalise(folder, [*chosen, *rejected])
-    return figures
-
-
-def _gold_accuracy(
-    chosen: Sequence[float], rejected: Sequence[float], pairs: Sequence[Pair], gold: Any
-) -> dict[str, Any]:
-    """Labels are noisy, the truth is not: how often the model orders a pair as the truth does, where that is no tie."""
-    from rlhf_lora.stages.accuracy import wilson
-
-    better = [score.value for score in gold([Sample(p.prompt.text, p.chosen, columns=p.prompt.columns) for p in pairs])]
-    worse = [
-        score.value for score in gold([Sample(p.prompt.text, p.rejected, columns=p.prompt.columns) for p in pairs])
-    ]
-    rights = [
-        0.5 if c == r else float((c > r) == (a > b))
-        for c, r, a, b in zip(chosen, rejected, better, worse, strict=True)
-        if a is not None and b is not None and a != b
-    ]
-    if not rights:
-        return {}
-    share = sum(rights) / len(rights)
-    return {
-        "gold_accuracy": share,
-        "gold_accuracy_ci95": list(wilson(sum(rights), len(rights))),
-        "gold_pairs": len(rights),
-    }
-
-
-def _both_sides(scorer: Any, pairs: Sequence[Pair]) -> tuple[list[float], list[float]]:
-    prompts = [pair.prompt for pair in pairs]
-    return scorer.score(prompts, [pair.chosen for pair in pairs]), scorer.score(
-        prompts, [pair.rejected for pair in pairs]
-    )
-
-
 # --- a finished run, again --------------------------------------------------------------------------------------------
 
 
 def evaluation_prompts(plan: Plan) -> Sequence[Prompt]:
     split = plan.splits
     chosen = split.tuning_prompts if plan.config.evaluation.split == "tuning" else split.final_prompts
+    return chosen[: plan.config.evaluation.prompts]
+
+
+def evaluation_pairs(plan: Plan) -> Sequence[Pair]:
+    """As many pairs as prompts at most."""
+    split = plan.splits
+    chosen = split.tuning_pairs if plan.config.evaluation.split == "tuning" else split.final_pairs
     return chosen[: plan.config.evaluation.prompts]
 
 

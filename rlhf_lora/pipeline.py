@@ -265,7 +265,8 @@ class Run:
             return
         from rlhf_lora.assembly import opened
         from rlhf_lora.best_of_n import sizes
-        from rlhf_lora.evaluation import evaluate_policy, evaluation_prompts, evaluation_seed
+        from rlhf_lora.evaluation import evaluate_policy, evaluation_pairs, evaluation_prompts, evaluation_seed
+        from rlhf_lora.held_out_pairs import judge_implicit_reward
 
         progress.stage("evaluation", f"{len(evaluation_prompts(self.plan))} held-out prompts")
         started = time.perf_counter()
@@ -286,6 +287,10 @@ class Run:
                 between=self._leave_if_asked,
                 best_of=sizes(self.plan.config.evaluation.best_of_n),
             )
+            if getattr(self.plan.optimizer, "learns_from", None) == "pairs" and evaluation_pairs(self.plan):
+                result.summary["implicit_reward"] = judge_implicit_reward(
+                    backbone, evaluation_pairs(self.plan), self.plan.optimizer.max_length, self.parts.gold_scorer()
+                )
         self._folder.save_samples("evaluation", None, result.rows)
         self._records.keep("evaluation", {"seconds": time.perf_counter() - started, "figures": result.summary})
 

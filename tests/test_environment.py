@@ -39,7 +39,7 @@ def test_it_says_what_a_report_needs_and_loads_nothing_heavy(home):
     assert {"python", "platform", "torch", "transformers", "trl", "bitsandbytes", "threads", "cores"} <= found.keys()
     assert found["settings"]["OMP_NUM_THREADS"] == "3"
     assert found["cache"] == {"folder": os.path.join("~", ".cache", "rlhf_lora"), "gib": 0.002}
-    assert {"learned", "length", "orders_gold"} == set(
+    assert {"learned", "length", "orders_gold", "random"} == set(
         found["plugins"]["reward"]
     )  # of its own process: no test's plugins
     assert found["failed_plugins"] == {}

@@ -12,7 +12,8 @@ from tiny import prompts, spec
 
 from rlhf_lora.backbone import Backbone
 from rlhf_lora.errors import ConfigError, UserError
-from rlhf_lora.evaluation import _gold_accuracy, evaluate_policy, judge_of, sequence_kl
+from rlhf_lora.evaluation import evaluate_policy, judge_of, sequence_kl
+from rlhf_lora.held_out_pairs import gold_accuracy, judge_implicit_reward
 from rlhf_lora.records import Pair, Prompt, Sample, Score, Verdict
 from rlhf_lora.registry import build
 from rlhf_lora.registry import judge as register_judge
@@ -135,6 +136,19 @@ class LongerOfTwo:
         return Verdict("tie" if abs(len(a) - len(b)) < self.by else "A" if len(a) > len(b) else "B")
 
 
+def test_a_policy_that_makes_the_chosen_likelier_implies_a_reward_that_is_right(backbone):
+    pairs = [Pair(prompt, "certainly tea soup and bread", "ugh whatever soup") for prompt in prompts(12)]
+    same = judge_implicit_reward(backbone, pairs, longest=64)
+    assert same["pairs"] == 12
+    turned = judge_implicit_reward(backbone, [Pair(p.prompt, p.rejected, p.chosen) for p in pairs], longest=64)
+    assert same["accuracy"] + turned["accuracy"] == pytest.approx(1.0)
+    assert same["margin_mean"] == pytest.approx(-turned["margin_mean"])
+    short = min(len(backbone.chat.prompt_ids(p.prompt)) for p in pairs) + 6
+    cut = judge_implicit_reward(backbone, pairs, longest=short)
+    assert cut["pairs"] + cut["too_long"] == 12
+    assert cut["too_long"] > 0
+
+
 def test_gold_accuracy_is_against_the_true_order_without_its_ties():
     # The truth: a > b, a < b, tie, unknown. The model is right on the first, undecided on the second.
     pairs = [Pair(Prompt(name), "x", "y") for name in ("more", "less", "tie", "odd")]
@@ -150,6 +164,6 @@ def test_gold_accuracy_is_against_the_true_order_without_its_ties():
     def gold(samples: list[Sample]) -> list[Any]:
         return [SimpleNamespace(value=truth.get((s.prompt, s.text))) for s in samples]
 
-    found = _gold_accuracy([1.0, 0.0, 5.0, 5.0], [0.0, 0.0, 1.0, 1.0], pairs, gold)
+    found = gold_accuracy([1.0, 0.0, 5.0, 5.0], [0.0, 0.0, 1.0, 1.0], pairs, gold)
     assert (found["gold_accuracy"], found["gold_pairs"]) == (0.75, 2)
-    assert _gold_accuracy([1.0], [0.0], pairs[2:3], gold) == {}
+    assert gold_accuracy([1.0], [0.0], pairs[2:3], gold) == {}

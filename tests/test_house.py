@@ -33,7 +33,7 @@ FLOORS = {
     "data_view data_lengths data_show": 3,
     "environment run_folder checkpoints stage_cache checks plugins": 3,
     "stages": 4,
-    "assembly pipeline adapter_stages taking_up evaluation midway report labels verify": 5,
+    "assembly pipeline adapter_stages taking_up evaluation held_out_pairs midway report labels verify": 5,
     "sweep sweep_axes sweep_jobs sweep_optuna sweep_table": 5,
     "cli notebook __main__ completion completion_index help_texts": 6,
 }

@@ -190,6 +190,7 @@ def test_dpo_end_to_end(tiny_base, tmp_path):
     assert {"policy", "gold"} <= run.summary.keys()
     assert run.summary["optimizer"] == "dpo"
     assert "kl_to_reference" in run.summary["policy"]
+    assert {"accuracy", "gold_accuracy"} <= run.summary["implicit_reward"].keys()
     assert "score_mean" not in run.summary["policy"]  # no reward model was trained: nothing is faked
     assert adapter(run, "policy") != adapter(run, "sft")
 

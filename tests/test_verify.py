@@ -196,14 +196,20 @@ def test_a_value_head_begins_as_the_reward_model_where_it_is_to(tiny_base, train
 
 @pytest.mark.parametrize("profile", ["oai2019", "tldr2024"])
 def test_nothing_fails_under_a_published_profile(tiny_base, trained_reward, tmp_path, profile):
-    more = (f"profile={profile}", "reward=learned", f"reward.path={trained_reward}", "optimizer.minibatch_size=12")
+    more = (
+        f"profile={profile}",
+        "reward=learned",
+        f"reward.path={trained_reward}",
+        "optimizer.minibatch_size=12",
+        "profile_overrides=true",
+    )
     results = verify.verify(make_plan(compose(*overrides(tiny_base, tmp_path / "run", *more))))
     assert [(r.item, r.title, r.figure) for r in results if r.state == "failed"] == []
     assert {r.state for r in results if r.item == "C20"} == {"passed"}
 
 
 def test_a_critic_of_a_reward_model_that_is_not_there_yet_does_not_apply(tiny_base, tmp_path):
-    more = ("profile=tldr2024", "reward=learned", "dataset.seed=17")
+    more = ("optimizer.value=adapter", "optimizer.value_init=reward", "reward=learned", "dataset.seed=17")
     result = found(loop_checks.value_head, make_plan(compose(*overrides(tiny_base, tmp_path / "run", *more))), tmp_path)
     assert result.state == "not applicable"
 
@@ -480,7 +486,7 @@ def test_profile_belongs_to_verify_alone_and_wants_a_name(capsys):
 
 @pytest.mark.parametrize("line", [x.strip() for x in HELP["verify"].splitlines() if x.startswith("  rlhf-lora verify")])
 def test_each_example_of_the_help_reaches_the_checks(line, monkeypatch, tmp_path, capsys):
-    from rlhf_lora import registry as plugins
+    from rlhf_lora import plugin_table as plugins
 
     monkeypatch.chdir(tmp_path)
     Path("my_reward.py").write_text(UNSTEADY.replace("unsteady", "my_reward"))
@@ -492,4 +498,4 @@ def test_each_example_of_the_help_reaches_the_checks(line, monkeypatch, tmp_path
         == 0
     )
     assert len(asked) == 1
-    plugins._table.pop(("reward", "my_reward"), None)
+    plugins.table.pop(("reward", "my_reward"), None)
