@@ -15,6 +15,7 @@ import json
 import math
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "t1.json"
+PAGE = ROOT / "docs" / "results.md"
 COMMON = (
     "splits={sft: 15, reward_model: 45, prompts: 20, tuning: 5, final: 15}",
     "evaluation.prompts=1000",
@@ -140,6 +142,13 @@ def reward_model_table(rows: list[dict[str, Any]]) -> str:
         if models:
             held = rate(models, "accuracy", "accuracy_ci95")
             lines.append(f"| {named} | {held} | {rate(models, 'gold_accuracy', 'gold_accuracy_ci95')} |")
+    for beta in BETAS:
+        models = [row["summary"]["implicit_reward"] for row in rows if row["arm"] == f"dpo, beta {beta}"]
+        if models:
+            held = rate(models, "accuracy", "accuracy_ci95")
+            lines.append(
+                f"| DPO's implied reward, beta {beta} | {held} | {rate(models, 'gold_accuracy', 'gold_accuracy_ci95')} |"
+            )
     return "\n".join(lines)
 
 
@@ -169,18 +178,14 @@ def draw(rows: list[dict[str, Any]], to: Path) -> None:
     figure.savefig(to, metadata={"Date": None})
 
 
-def write_page(rows: list[dict[str, Any]]) -> None:
-    page = ROOT / "docs" / "results.md"
-    before = page.read_text("utf-8")
-    for name, text in (
-        ("arms", table(rows)), ("best-of-n", best_of_n_table(rows)), ("reward models", reward_model_table(rows)),
-    ):  # fmt: skip
-        head, mark, rest = before.partition(f"<!-- {name} -->\n")
-        if not mark:
-            raise SystemExit(f"docs/results.md has no place for {name}")
-        before = f"{head}{mark}{text}\n{rest[rest.index(chr(10) + '<!-- end -->') + 1 :] if '<!-- end -->' in rest else rest}"
-    page.write_text(before, "utf-8")
-    draw(rows, page.with_suffix(".svg"))
+def page(text: str, rows: list[dict[str, Any]]) -> str:
+    """The page with its tables filled in: each stands between `<!-- NAME -->` and `<!-- end -->`."""
+    tables = {"arms": table(rows), "best of n": best_of_n_table(rows), "reward models": reward_model_table(rows)}
+    for name, lines in tables.items():
+        text = re.sub(
+            f"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, t=lines: f"{m[1]}{t}\n{m[2]}", text, flags=re.S
+        )
+    return text
 
 
 def main() -> None:
@@ -192,7 +197,9 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=RESULT)
     given, extra = parser.parse_known_args()
     if given.page:
-        write_page(json.loads(given.to.read_text("utf-8"))["runs"])
+        rows = json.loads(given.to.read_text("utf-8"))["runs"]
+        PAGE.write_text(page(PAGE.read_text("utf-8"), rows), "utf-8")
+        draw(rows, PAGE.with_suffix(".svg"))
         return
     print(table(measure_all(given, extra)))
 
