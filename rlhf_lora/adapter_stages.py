@@ -107,13 +107,14 @@ class AdapterStages:
     def _cached(self, stage: StagePlan) -> Record:
         """The record of a stage that the cache has, or that is trained and put there."""
         adapter, folder = self.parts.adapter_of(stage.name), self.parts.folder
-        with stage_cache.locked(self.parts.plan.cache_dir, stage.name, stage.key) as cached:
+        with stage_cache.locked(self.parts.plan.cache_dir, stage.name, stage.key, self.interrupted) as cached:
             record = stage_cache.take(cached, adapter)
             if record is None:
                 record = self._fit(stage)
                 stage_cache.put(cached, adapter, record | {"rows": folder.metrics(stage.name)})
                 return record
         progress.stage(stage.name, "reused")
+        folder.drop_metrics_after(stage.name, -1)  # of a start that was killed here
         for row in record.pop("rows"):
             folder.log(row.pop("stage"), row.pop("step"), {k: v for k, v in row.items() if k != "time_s"})
         return record | {"reused": True, "seconds": 0.0}

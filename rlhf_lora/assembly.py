@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rlhf_lora.backbone import Backbone
 from rlhf_lora.contracts import Context
 from rlhf_lora.errors import DataError
 from rlhf_lora.plan import Plan
-from rlhf_lora.records import Prompt
+from rlhf_lora.records import Demonstration, Prompt
 from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.stages.scoring import Scorer
 
@@ -27,10 +27,12 @@ class Assembly:
 
     Attributes:
         plan: with `spec.path` known. folder: where the stages' adapters are.
+        too_long: use → rows that it had to do without, since they are longer than the limits; for the summary.
     """
 
     plan: Plan
     folder: RunFolder
+    too_long: dict[str, int] = field(default_factory=dict)
 
     def adapter_of(self, stage: str) -> Path:
         return self.folder.adapter("reward" if stage == "reward_model" else stage)
@@ -68,8 +70,8 @@ class Assembly:
             backbone.add_head("value", reward if as_reward else None)
         return backbone
 
-    def short_enough(self, backbone: Backbone, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """The prompts within `max_prompt_tokens`.
+    def short_enough(self, backbone: Backbone, prompts: Sequence[Prompt], use: str) -> list[Prompt]:
+        """The prompts within `max_prompt_tokens`; how many of them `use` has to do without is in `too_long`.
 
         Raises:
             DataError: not one of them is.
@@ -82,8 +84,28 @@ class Assembly:
                 fix="raise max_prompt_tokens (more memory), or give shorter prompts",
             )  # fmt: skip
         if len(kept) < len(prompts):
+            self.too_long[use] = len(prompts) - len(kept)
             progress.stage(
-                "prompts", f"{len(prompts) - len(kept)} of {len(prompts)} are longer than {limit} tokens: not used"
+                use, f"{len(prompts) - len(kept)} of {len(prompts)} are longer than {limit} tokens: not used"
+            )
+        return kept
+
+    def demonstrations(self, backbone: Backbone) -> list[Demonstration]:
+        """The demonstrations within `sft.max_length`, which is what SFT learns from."""
+        chat, limit, given = backbone.chat, self.plan.config.sft.max_length, self.plan.splits.demonstrations
+        kept = [
+            row for row in given
+            if len(chat.prompt_ids(row.prompt)) + len(chat.response_ids(row.completion, prompt=row.prompt)) <= limit
+        ]  # fmt: skip
+        if not kept:
+            raise DataError(
+                f"all {len(given)} demonstrations are longer than {limit} tokens", where="optimizer.ptx, sft.max_length",
+                fix="raise sft.max_length (more memory), give shorter ones, or optimizer.ptx=0",
+            )  # fmt: skip
+        if len(kept) < len(given):
+            self.too_long["demonstrations"] = len(given) - len(kept)
+            progress.stage(
+                "demonstrations", f"{len(given) - len(kept)} of {len(given)} are longer than {limit} tokens: not used"
             )
         return kept
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rlhf_lora import memory, registry
 from rlhf_lora.adamw import derived_lr
@@ -123,12 +123,16 @@ def shape_of(config: DictConfig, mini: BaseSettings | None) -> memory.Shape:
         )
     check_model_folder(model.path)
     file = Path(model.path) / "config.json"
-    if not file.is_file() and model.shape is not None:
-        return memory.Shape(**model.shape)
     if not file.is_file():
+        if model.shape:
+            return memory.Shape.of(model.shape)
         file = _hub_config(model.path, model.revision)
     try:
         return memory.from_config_json(json.loads(file.read_text("utf-8")))
+    except ModelError:
+        if not model.shape:
+            raise
+        return memory.Shape.of(model.shape)  # given because config.json does not say it
     except json.JSONDecodeError as error:
         raise ModelError(
             f"config.json is not JSON: {error}", where=str(file), fix="copy the model folder again"
@@ -144,7 +148,7 @@ def _hub_config(path: str, revision: str | None) -> Path:
         raise ModelError(
             f"the model '{path}' is no folder here, and its config.json cannot be had from the hub ({type(error).__name__})",
             where=f"model.path={path}",
-            fix="give a local folder, a preset (model=qwen3_4b), or model.shape={hidden: …}; check the name and the network",
+            fix="give a local folder, a preset (model=qwen3_4b), or every number of model.shape; check the name and the network",
         ) from error
 
 
@@ -166,10 +170,16 @@ def mini_settings(config: DictConfig, dataset: Any) -> BaseSettings | None:
 def model_spec(config: DictConfig) -> ModelSpec:
     model, adapter = config.model, config.adapter
     targets = adapter.target_modules
+    names = [targets] if isinstance(targets, str) else list(targets) if isinstance(targets, ListConfig) else []
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(
+            f"adapter.target_modules is {targets}", where="adapter.target_modules",
+            fix="all-linear, or names of linear layers: adapter.target_modules=[q_proj,v_proj]",
+        )  # fmt: skip
     return ModelSpec(
         path=model.path or "", revision=model.revision, load_in_4bit=model.load_in_4bit, dtype=model.dtype,
         device=config.hardware.device, template=model.template,
         template_kwargs=OmegaConf.to_container(model.template_kwargs) or {},  # type: ignore[arg-type]
         gradient_checkpointing=model.gradient_checkpointing,
-        lora=LoraSpec(adapter.r, adapter.alpha, adapter.dropout, targets if isinstance(targets, str) else tuple(targets)),
+        lora=LoraSpec(adapter.r, adapter.alpha, adapter.dropout, targets if isinstance(targets, str) else tuple(names)),
     )  # fmt: skip

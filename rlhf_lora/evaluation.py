@@ -132,8 +132,10 @@ def evaluation_prompts(plan: Plan) -> Sequence[Prompt]:
 
 
 def evaluation_pairs(plan: Plan) -> Sequence[Pair]:
-    """As many pairs as prompts at most."""
-    split = plan.splits
+    """Of the dataset that an optimizer learns pairs from, as many as prompts at most; none for one that rolls out."""
+    if getattr(plan.optimizer, "learns_from", None) != "pairs":
+        return []
+    split = plan.sources.existing
     chosen = split.tuning_pairs if plan.config.evaluation.split == "tuning" else split.final_pairs
     return chosen[: plan.config.evaluation.prompts]
 
@@ -175,7 +177,7 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
     backbone = parts.backbone(folder.adapter("policy"))
     ctx = parts.context(backbone)
     engine = opened(plan.rollout, ctx)
-    prompts = parts.short_enough(backbone, evaluation_prompts(plan))
+    prompts = parts.short_enough(backbone, evaluation_prompts(plan), "evaluation prompts")
     result = evaluate_policy(
         backbone, engine, prompts, evaluation_seed(plan), parts.judges(ctx),
         best_of=sizes(plan.config.evaluation.best_of_n), judge=None if judge is None else opened(judge, ctx),

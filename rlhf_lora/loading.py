@@ -10,6 +10,7 @@ Two rules that cost others days, each held by a test:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,10 +84,29 @@ def load_base(spec: ModelSpec, num_labels: int | None = None) -> Any:
     # Sampling is the rollout's business: a repetition penalty of generation_config.json would change what is drawn.
     if getattr(model, "generation_config", None) is not None:
         model.generation_config = GenerationConfig()
+    _check_targets(model, spec)
     _no_repacking(model)
     model.requires_grad_(False)
     disable_dropout(model)
     return model
+
+
+def _check_targets(model: nn.Module, spec: ModelSpec) -> None:
+    """Peft would take those that exist, and leave out without a word those that do not. A string is a pattern for it."""
+    asked = spec.lora.target_modules
+    if asked == "all-linear":
+        return
+    names = [name for name, _ in model.named_modules()]
+    known = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if isinstance(asked, str):
+        wrong = [] if any(re.fullmatch(asked, name) for name in names) else [asked]
+    else:
+        wrong = [target for target in asked if not any(f".{name}".endswith(f".{target}") for name in names)]
+    if wrong:
+        raise ModelError(
+            f"the model has no layer called {', '.join(wrong)}", where="adapter.target_modules",
+            fix=f"all-linear, or some of: {', '.join(sorted(known - {'lm_head', 'score'}))}",
+        )  # fmt: skip
 
 
 def quantisation(spec: ModelSpec) -> Any:

@@ -44,6 +44,9 @@ ROLES: dict[Stage, tuple[int, int, int]] = {
 }
 
 
+SHAPE_IN_FULL = "give model.shape={hidden:…,layers:…,heads:…,kv_heads:…,head_dim:…,mlp:…,vocab:…,tied:…}"
+
+
 @dataclass(frozen=True)
 class Shape:
     """What of a decoder's shape decides its memory (Llama family: gated MLP, grouped-query attention).
@@ -61,6 +64,20 @@ class Shape:
     mlp: int
     vocab: int
     tied: bool
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Shape:
+        """The shape that `model.shape` gives.
+
+        Raises:
+            ModelError: a number is missing, or it has one too many.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if names ^ given.keys():
+            wrong = [f"no {name}" for name in sorted(names - given.keys())]
+            wrong += [f"'{name}', which is none of its numbers" for name in sorted(given.keys() - names)]
+            raise ModelError(f"model.shape has {', '.join(wrong)}", where="model.shape", fix=SHAPE_IN_FULL)
+        return cls(**given)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -119,7 +136,7 @@ def from_config_json(config: Mapping[str, Any]) -> Shape:
         raise ModelError(
             f"the model's config.json (model_type {kind}) has no {', '.join(missing)}",
             where="config.json",
-            fix="give model.shape={hidden:…,layers:…,heads:…,kv_heads:…,head_dim:…,mlp:…,vocab:…,tied:…}",
+            fix=SHAPE_IN_FULL,
         )
     hidden, layers, heads, mlp, vocab = (config[key] for key in keys)
     return Shape(

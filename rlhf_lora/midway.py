@@ -30,7 +30,7 @@ class Midway:
         self.parts, self.loop = parts, loop
         self.settings = parts.plan.config.evaluation
         chosen = parts.plan.splits.tuning_prompts[: self.settings.prompts]
-        self.prompts = parts.short_enough(loop.backbone, chosen)
+        self.prompts = parts.short_enough(loop.backbone, chosen, "tuning prompts")
         self.judges = parts.judges(parts.context(loop.backbone), loop.scorer)
         self._seed = named_seed(parts.plan.config.seed, "evaluation/midway") >> 1
         self._reference: Reference | None = None

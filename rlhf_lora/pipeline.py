@@ -53,13 +53,14 @@ class Run:
         self._loop: Any = None
         self._midway: Any = None
         self._tracker: Any = None
+        self._too_long: dict[str, int] = {}  # rows that a use had to do without
         self._is_open = not self.was_finished
 
     @property
     def parts(self) -> Any:
         from rlhf_lora.assembly import Assembly
 
-        return Assembly(self.plan, self._folder)
+        return Assembly(self.plan, self._folder, self._too_long)
 
     @property
     def _stages(self) -> AdapterStages:
@@ -211,9 +212,9 @@ class Run:
         ctx = self.parts.context(backbone)
         self._loop = OnPolicy(
             backbone, opened(plan.rollout, ctx), self.parts.scorer(ctx), opened(plan.optimizer, ctx),
-            self.parts.short_enough(backbone, plan.splits.prompts),
+            self.parts.short_enough(backbone, plan.splits.prompts, "prompts"),
             seed=plan.config.seed, micro_batch=plan.config.hardware.micro_batch, missing_share=plan.config.missing_share,
-            demonstrations=plan.splits.demonstrations if plan.optimizer.ptx else (),
+            demonstrations=self.parts.demonstrations(backbone) if plan.optimizer.ptx else (),
         )  # fmt: skip
         checkpoint = self._folder.latest_checkpoint()
         if checkpoint is not None:
@@ -281,15 +282,15 @@ class Run:
             result = evaluate_policy(
                 backbone,
                 opened(self.plan.rollout, ctx),
-                self.parts.short_enough(backbone, evaluation_prompts(self.plan)),
+                self.parts.short_enough(backbone, evaluation_prompts(self.plan), "evaluation prompts"),
                 evaluation_seed(self.plan),
                 self.parts.judges(ctx, self._loop and self._loop.scorer),
                 between=self._leave_if_asked,
                 best_of=sizes(self.plan.config.evaluation.best_of_n),
             )
-            if getattr(self.plan.optimizer, "learns_from", None) == "pairs" and evaluation_pairs(self.plan):
+            if pairs := evaluation_pairs(self.plan):
                 result.summary["implicit_reward"] = judge_implicit_reward(
-                    backbone, evaluation_pairs(self.plan), self.plan.optimizer.max_length, self.parts.gold_scorer()
+                    backbone, pairs, self.plan.optimizer.max_length, self.parts.gold_scorer()
                 )
         self._folder.save_samples("evaluation", None, result.rows)
         self._records.keep("evaluation", {"seconds": time.perf_counter() - started, "figures": result.summary})
@@ -335,4 +336,5 @@ class Run:
 
     def _summary(self, status: str) -> dict[str, Any]:
         seconds = time.perf_counter() - self.started
-        return summarise(self.plan, self._folder, status, self._records, self._loop, seconds)
+        summary = summarise(self.plan, self._folder, status, self._records, self._loop, seconds)
+        return summary | ({"too_long": self._too_long} if self._too_long else {})

@@ -251,9 +251,15 @@ def _without_dataset(settings: DictConfig) -> dict[str, Any]:
 def _stage_memory(name: str, config: DictConfig, shape: memory.Shape, built: Mapping[str, Any]) -> memory.Memory:
     on_policy = name == "policy" and not hasattr(built["optimizer"], "learns_from")
     stage: Any = name if name != "policy" else ("on_policy" if on_policy else "preference")
+    reply = config.rollout.get("max_new_tokens") or derive.DEFAULT_NEW_TOKENS
+    longest = (
+        config.max_prompt_tokens + reply
+        if on_policy
+        else (config.optimizer if name == "policy" else config[name]).max_length
+    )
     return memory.estimate(
         shape, stage=stage, load_in_4bit=config.model.load_in_4bit, dtype=config.model.dtype, r=config.adapter.r,
-        prompt_tokens=config.max_prompt_tokens, response_tokens=config.rollout.get("max_new_tokens") or derive.DEFAULT_NEW_TOKENS,
+        prompt_tokens=longest - min(reply, longest - 1), response_tokens=min(reply, longest - 1),
         rollout_batch=config.hardware.rollout_batch, micro_batch=config.hardware.micro_batch, chunk=config.hardware.logprob_chunk,
         gradient_checkpointing=config.model.gradient_checkpointing, device_context=config.hardware.device == "cuda",
     )  # fmt: skip

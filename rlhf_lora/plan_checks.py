@@ -48,6 +48,12 @@ def check_ranges(config: DictConfig) -> None:
         value = OmegaConf.select(config, place)
         if value is not None and value < low:
             raise ConfigError(f"{place} is {value}", where=place, fix=f"at least {low}")
+    if config.seed >= 2**63:
+        raise ConfigError(f"seed is {config.seed}", where="seed", fix="below 2 to the power of 63")
+    if config.hardware.memory_gib is not None and not config.hardware.memory_gib > 0:
+        raise ConfigError(
+            f"hardware.memory_gib is {config.hardware.memory_gib}", where="hardware.memory_gib", fix="above 0"
+        )
     if config.adapter.dropout != 0:
         raise ConfigError(
             f"adapter.dropout is {config.adapter.dropout}", where="adapter.dropout",

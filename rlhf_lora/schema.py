@@ -30,7 +30,7 @@ class ModelConfig:
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     adapter: str | None = None
     gradient_checkpointing: bool = False
-    shape: dict[str, Any] | None = None
+    shape: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

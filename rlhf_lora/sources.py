@@ -125,6 +125,8 @@ def read(
         every.insert(0, Source("dataset", datasets["dataset"], data, main))
     splits_of = {source.stage: source.splits for source in every if source.stage}
     splits = joined(main, splits_of)
+    if learns_from and "policy" in splits_of:  # judged on as well: the reward that its policy implies
+        splits = splits.without(splits_of["policy"].held_out())
     existing = splits_of.get("policy", main).without(splits.held_out()) if splits_of and learns_from else splits
     data_of = {source.stage: source.data for source in every}
     golds = {data_of.get(stage, data).gold for stage in ("reward_model", "policy") if stage in stages}

@@ -9,13 +9,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from rlhf_lora import progress
 from rlhf_lora.atomic import damage, staging, write_manifest, write_text
+from rlhf_lora.errors import Interrupted
 
 
 @cache
@@ -28,14 +30,30 @@ def code() -> str:
 
 
 @contextmanager
-def locked(cache_dir: Path, name: str, key: str) -> Iterator[Path]:
-    """The cache folder of a stage, held by this process alone: of two that want the same stage one trains, one waits."""
-    from filelock import FileLock
+def locked(cache_dir: Path, name: str, key: str, interrupted: Callable[[], int | None]) -> Iterator[Path]:
+    """The cache folder of a stage, held by this process alone: of two that want the same stage one trains, one waits.
+
+    Raises:
+        Interrupted: a signal came while waiting; `interrupted` says which.
+    """
+    from filelock import FileLock, Timeout
 
     folder = cache_dir / "stages" / f"{name}-{key}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    lock, told = FileLock(f"{folder}.lock"), False
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            if not told:
+                progress.stage(name, "waiting for another run that trains the same")
+            told = True
+            if (number := interrupted()) is not None:
+                raise Interrupted(number, f"interrupted while waiting for {name}") from None
+    try:
         yield folder
+    finally:
+        lock.release()
 
 
 def take(folder: Path, adapter: Path) -> dict[str, Any] | None:

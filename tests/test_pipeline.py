@@ -11,6 +11,7 @@ import pytest
 from tiny import jsonl, overrides
 
 from rlhf_lora import cli
+from rlhf_lora.adapter_stages import StageRecords
 from rlhf_lora.run_folder import RunFolder
 
 SMALL = ("optimizer.updates=2", "optimizer.prompts_per_update=6", "optimizer.minibatch_size=3", "optimizer.epochs=1",
@@ -181,6 +182,31 @@ def test_stages_alone(tiny_base, tmp_path):
     assert {p.name for p in run.adapters.iterdir()} == {"sft", "reward"}
     assert run.summary["status"] == "finished"
     assert "policy" not in run.summary
+
+
+def test_what_is_too_long_for_a_use_is_counted_in_the_summary(tiny_base, tmp_path):
+    run = train(
+        tiny_base, tmp_path / "run", "reward=length", "max_prompt_tokens=9", "optimizer.ptx=0.1", "sft.max_length=18"
+    )
+    assert run.summary["too_long"].keys() == {"prompts", "evaluation prompts", "demonstrations"}
+    assert all(count > 0 for count in run.summary["too_long"].values())
+
+
+def test_a_stage_that_is_taken_from_the_cache_twice_has_its_metrics_once(tiny_base, tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path / "cache"))
+    whole = train(tiny_base, tmp_path / "one", "reward=length")
+    keep = StageRecords.keep
+
+    def killed(self: StageRecords, stage: str, record: Any) -> None:
+        if stage == "sft" and record.get("reused"):
+            raise KeyboardInterrupt
+        keep(self, stage, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageRecords, "keep", killed)
+        assert cli.run(["train", *overrides(tiny_base, tmp_path / "two", *SMALL, "reward=length")]) == 130
+    again = train(tiny_base, tmp_path / "two", "reward=length")
+    assert [row["step"] for row in again.metrics("sft")] == [row["step"] for row in whole.metrics("sft")]
 
 
 def test_dpo_end_to_end(tiny_base, tmp_path):

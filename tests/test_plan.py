@@ -82,6 +82,19 @@ def test_a_stages_key_changes_with_whatever_decides_its_result_and_with_nothing_
     assert {name for name in one if one[name] != other[name]} == changes
 
 
+@pytest.mark.parametrize(
+    ("more", "setting"),
+    [("", "sft.max_length"), ("", "reward_model.max_length"), ("optimizer=dpo", "optimizer.max_length")],
+)
+def test_memory_of_a_stage_follows_its_longest_row(plan, more, setting):
+    def gib(length: int) -> float:
+        name = "policy" if setting.startswith("optimizer") else setting.partition(".")[0]
+        memory = plan(*more.split(), f"{setting}={length}").stage(name).memory
+        return memory.total
+
+    assert gib(16) < gib(60)
+
+
 def test_a_stage_of_other_code_is_not_taken_from_the_cache(plan, unchanged, monkeypatch):
     monkeypatch.setattr(stage_cache, "code", lambda: "another hash")
     assert not set(keys(plan()).values()) & set(unchanged.values())

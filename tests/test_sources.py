@@ -10,6 +10,7 @@ from tiny import jsonl, overrides
 
 from rlhf_lora.config import compose, recompose
 from rlhf_lora.errors import ConfigError, DataError, PluginError
+from rlhf_lora.evaluation import evaluation_pairs
 from rlhf_lora.plan import make_plan
 from rlhf_lora.records import Prompt
 
@@ -101,6 +102,16 @@ def test_dpo_learns_from_the_pairs_of_its_own_file(plan, files):
     assert not numbers(made.rows(policy)) & numbers(made.splits.final_prompts)
     assert [source.setting for source in made.sources.every] == ["sft.dataset", "policy.dataset"], "no other is read"
     assert made.data.gold is None, "the truth of dataset=orders says nothing of these prompts"
+
+
+def test_the_reward_that_dpo_implies_is_judged_on_held_out_pairs_of_what_dpo_learns_from(plan, files):
+    made = plan("optimizer=dpo", *own("sft", files["demos"]), *own("policy", files["pairs"]))
+    judged = numbers(evaluation_pairs(made))
+    assert judged
+    assert judged <= set(range(400))
+    assert not judged & numbers(made.rows(made.stage("policy")))
+    assert not judged & numbers(made.splits.demonstrations)  # 200-399 are in both files
+    assert evaluation_pairs(plan(*own("sft", files["demos"]))) == []  # PPO
 
 
 def test_dpo_does_not_learn_what_a_reward_model_of_another_file_is_judged_on(plan, files, tmp_path):

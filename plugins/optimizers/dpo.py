@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -50,8 +51,8 @@ class DPO:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adamw", AdamW.of(self.adamw))
-        if not self.beta > 0:
-            raise ValueError(f"beta must be > 0, got {self.beta!r}")
+        if not 0 < self.beta < math.inf:
+            raise ValueError(f"beta must be > 0 and finite, got {self.beta!r}")
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
         if self.pairs not in PAIRS:

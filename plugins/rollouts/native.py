@@ -7,6 +7,7 @@ first-minibatch ratio is 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import field
 from typing import Any
@@ -124,7 +125,9 @@ def as_sample(
 def check_sampling(max_new_tokens: int | None, temperature: float) -> None:
     if max_new_tokens is not None and max_new_tokens < 1:
         raise ConfigError(f"max_new_tokens is {max_new_tokens}", where="rollout.max_new_tokens", fix="at least 1")
-    if not temperature > 0:
+    if not 0 < temperature < math.inf:
         raise ConfigError(
-            f"temperature is {temperature}", where="rollout.temperature", fix="above 0: log-probs are taken at it"
+            f"temperature is {temperature}",
+            where="rollout.temperature",
+            fix="above 0 and finite: log-probs are taken at it",
         )

@@ -119,7 +119,7 @@ class Subject:
 
         def make() -> list[Prompt]:
             asked = self.plan.splits.prompts or self.plan.splits.final_prompts
-            short = self.parts.short_enough(self.backbone, list(asked[: 8 * ROWS]))
+            short = self.parts.short_enough(self.backbone, list(asked[: 8 * ROWS]), "prompts")
             short.sort(key=lambda prompt: len(self.chat.prompt_ids(prompt)))
             return [short[i * len(short) // ROWS] for i in range(ROWS)]
 
