@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "conformance.md"
 TESTS = ROOT / "tests" / "conformance"
 ITEMS = [f"C{n:02}" for n in (*range(1, 16), *range(20, 37))] + [f"L{n}" for n in range(1, 7)]
-PROFILES = ("oai2019", "tldr2024", "kit")
+PROFILES = ("oai2019", "tldr2024", "kit", "none")
 DIFFERS, MISSING = "differs", "not there yet"
 
 # item → (state, what the kit does instead): only items, or parts of items, that the kit does not honour as they stand.
@@ -58,9 +58,9 @@ NOTES: dict[str, tuple[str, str]] = {
         "No `truncate_after`: the first end token counts wherever it stands (`oai2019`: from index 16 on).",
     ),
     "C22": (
-        MISSING,
-        "Replacing only; TRL's subtraction is not offered. Off by default "
-        "(`missing_end_reward=null`): a cut answer keeps its score.",
+        DIFFERS,
+        "Off by default (`missing_end_reward=null`): a cut answer keeps its score. The profiles replace it; "
+        "`optimizer.missing_end=add` is TRL's subtraction.",
     ),
     "C24": (
         MISSING,
@@ -91,7 +91,7 @@ each fails when the line it guards is broken is itself a test: `pytest tests/tes
 
 **Profiles**: `oai2019` = OpenAI's released code (Ziegler et al. 2019); `tldr2024` = its TL;DR successor (Huang et al.
 2024); `kit` = what this kit does when nothing is set. A row names a profile where its test holds for it; where the kit
-does otherwise, the row says so.
+does otherwise, the row says so; `none` = offered as a setting, and no profile's.
 
 **Sources**: O = `openai/lm-human-preferences`; D = `vwxyzjn/lm-human-preference-details`; S =
 `vwxyzjn/summarize_from_feedback_details`.

@@ -87,7 +87,8 @@ def test_the_value_is_trained_one_place_behind_the_end(theirs):
 def test_a_missing_end_token_lowers_the_score(theirs):
     """`missing_eos_penalty` is taken off the score of an answer that was cut.
 
-    Size: the penalty, below whatever the answer was worth, where the kit puts `missing_end_reward` in its place.
+    Size: the penalty, below whatever the answer was worth, where the kit puts `missing_end_reward` in its place; with
+    `missing_end=add` nothing.
     Why: O and S replace it (C22), so that no reward makes up for running on.
     """
     for d in draws(100, full=True):
@@ -97,6 +98,8 @@ def test_a_missing_end_token_lowers_the_score(theirs):
         mine, _ = advantages_of(d, missing_end_reward=-1.5)
         assert torch.equal(optimizer_of(d, missing_end_reward=-1.5).terminal_rewards(mine)[~d.finished_B].unique(),
                            torch.tensor([-1.5] * bool((~d.finished_B).any()), dtype=torch.float64))  # fmt: skip
+        added, _ = advantages_of(d, missing_end_reward=-1.5, missing_end="add")
+        assert apart(added.returns_BT, lower.returns) < 1e-12
 
 
 def test_an_end_token_that_is_the_padding_id_is_not_trained(theirs):

@@ -134,6 +134,19 @@ def test_C22_penalty_replaces():
     assert ppo(**PLAIN).terminal_rewards(batch()).tolist() == [2.0, 3.0]  # the kit's default: it keeps its score
 
 
+def test_C22_penalty_is_added():
+    """With `missing_end=add` a cut answer's reward is lowered by the penalty, and keeps what it was worth.
+
+    Source: TRL `scores[~contain_eos] -= missing_eos_penalty`
+    Profile: none
+    """
+    # 3 − 1.5 for the cut one; its KL is 1 nat, β = 0.1: −0.1 + 1.5 is left to come at its first token.
+    running = ppo(beta=0.1, missing_end_reward=-1.5, missing_end="add", **PLAIN)
+    assert running.terminal_rewards(batch()).tolist() == [2.0, 1.5]
+    assert running.advantages(batch())[0].returns_BT[1, 0].item() == pytest.approx(1.4)
+    assert ppo(missing_end="add", **PLAIN).terminal_rewards(batch()).tolist() == [2.0, 3.0]  # nothing to add
+
+
 def test_C23_reward_per_token():
     """r_t = −β (log π − log ρ)_t on every token, and the score on the last one, on top of its KL.
 
