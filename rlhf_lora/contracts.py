@@ -122,7 +122,7 @@ class Batch:
         ref_logprobs_BT: log ρ(token) under the reference.
         values_BT: V_old at each response position, or None when the optimizer has no value role.
         scores_B: raw rewards, before KL, clipping or whitening.
-        rewards_B: the same, scaled to mean 0 and deviation 1 on reference samples when the optimizer asks for it.
+        rewards_B: the same, shifted and scaled as the optimizer's `scale_scores` asks.
         finished_B: True where the end token was sampled.
         group_B: index of the prompt each row answers.
         advantages_BT, returns_BT: filled in by `PolicyOptimizer.advantages`.
@@ -175,7 +175,8 @@ class OnPolicyOptimizer(Protocol):
         samples_per_prompt: completions per prompt.
         roles: which roles it trains: `("policy",)`, or with `"value"`.
         shared_trunk: the value head reads the policy's hidden states instead of having an adapter of its own.
-        scale_scores: give it rewards of mean 0 and deviation 1 on reference samples, so that β keeps its meaning.
+        scale_scores: `reference` = give it rewards of mean 0 and deviation 1 on reference samples, so that β keeps its
+            meaning; `demonstrations` = of mean 0 on demonstrations; `none` = as they are.
         mean_over: what `loss` is a mean over, so that minibatches can be cut: `tokens` or `sequences`.
         updates, prompts_per_update, epochs, minibatch_size: the shape of the loop; sizes in samples but for prompts.
         beta: KL strength in reward per nat.
@@ -187,7 +188,7 @@ class OnPolicyOptimizer(Protocol):
     samples_per_prompt: int
     roles: tuple[str, ...]
     shared_trunk: bool
-    scale_scores: bool
+    scale_scores: str
     mean_over: str
     updates: int
     prompts_per_update: int

@@ -35,9 +35,9 @@ NOTES: dict[str, tuple[str, str]] = {
         "Once, before PPO, on at most 256 completions; gain and bias are not trained, and labels' scale is not used.",
     ),
     "C13": (
-        MISSING,
-        "No normalisation on human answers: the mean over the reference's own completions is taken away, and "
-        "their deviation is the unit. A shift changes no advantage but through `missing_end_reward`.",
+        DIFFERS,
+        "`optimizer.scale_scores=demonstrations`: on at most 256 of them, drawn by the seed (S takes all), and kept in the "
+        "checkpoint instead of the reward model's `bias`. The kit's own default is C12's.",
     ),
     "C14": (
         DIFFERS,

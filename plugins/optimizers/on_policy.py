@@ -34,7 +34,9 @@ class OnPolicySettings:
             score.
         missing_end: `replace` = it gets that in place of its score, as published, so that no score makes up for running
             on; `add` = on top of its score (TRL's `missing_eos_penalty=1` is `missing_end_reward=-1`).
-        scale_scores: scale rewards to mean 0, deviation 1 on reference samples before the first update.
+        scale_scores: what rewards are measured against before the first update. `reference` = mean 0 and deviation 1 on
+            256 completions of the reference (Ziegler et al. 2019), so that beta means the same for every reward;
+            `demonstrations` = mean 0 on at most 256 demonstrations, in their own unit (Huang et al. 2024); `none` = raw.
         max_grad_norm: gradients of a role longer than this are scaled down to it; null = never.
     """
 
@@ -54,7 +56,7 @@ class OnPolicySettings:
     ptx: float = 0.0
     missing_end_reward: float | None = None
     missing_end: str = "replace"
-    scale_scores: bool = True
+    scale_scores: str = "reference"
     adamw: AdamW = AdamW(lr=None, eps=1e-5)  # noqa: RUF009 frozen
     final_lr: float = 0.1
     max_grad_norm: float | None = 1.0
@@ -78,6 +80,8 @@ class OnPolicySettings:
             raise ValueError(f"kl_target must be above 0 nats, got {self.kl_target}; null keeps beta fixed")
         if self.missing_end_reward is not None and not math.isfinite(self.missing_end_reward):
             raise ValueError(f"missing_end_reward must be finite, got {self.missing_end_reward}")
+        if self.scale_scores not in ("reference", "demonstrations", "none"):
+            raise ValueError(f"scale_scores is 'reference', 'demonstrations' or 'none', got '{self.scale_scores}'")
         if self.missing_end not in ("replace", "add"):
             raise ValueError(f"missing_end is 'replace' or 'add', got '{self.missing_end}'")
         rows = self.prompts_per_update * self.samples_per_prompt
@@ -119,7 +123,8 @@ class Running:
         s, rewards_B = self.settings, batch.rewards_B
         if s.missing_end_reward is None:
             return rewards_B
-        cut_B = rewards_B + s.missing_end_reward if s.missing_end == "add" else rewards_B.new_tensor(s.missing_end_reward)
+        penalty = rewards_B.new_tensor(s.missing_end_reward)
+        cut_B = rewards_B + penalty if s.missing_end == "add" else penalty
         return rewards_B.where(batch.finished_B, cut_B)
 
     def after_update(self, metrics: Mapping[str, float], samples: int) -> dict[str, float]:

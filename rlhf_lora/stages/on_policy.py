@@ -32,8 +32,8 @@ from rlhf_lora.stages.rollout_record import Rollout, padded
 from rlhf_lora.stages.scoring import Scorer
 from rlhf_lora.stages.update import Updater
 
-REFERENCE_SAMPLES = 256
-"""Completions of the reference on which rewards are scaled (Ziegler et al. 2019 use 256)."""
+SCALE_SAMPLES = 256
+"""Completions on which rewards are measured, at most: of the reference (Ziegler et al. 2019 use 256), or demonstrations."""
 
 
 class OnPolicy:
@@ -44,7 +44,7 @@ class OnPolicy:
         engine: samples completions. scorer: the reward source, held to its contract. optimizer: opened.
         prompts: drawn from in a fresh order each pass. micro_batch: sequences per forward-backward.
         missing_share: stop when a rollout has a larger share of samples without a score.
-        demonstrations: what `optimizer.ptx` keeps the policy close to.
+        demonstrations: what `optimizer.ptx` keeps the policy close to, and `scale_scores` may measure rewards against.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class OnPolicy:
             optimizer,
             prompts,
         )
-        self.seed, self.missing_share = seed, missing_share
+        self.seed, self.missing_share, self.demonstrations = seed, missing_share, demonstrations
         self.updater = Updater(
             backbone, optimizer, temperature=engine.temperature, micro_batch=micro_batch, seed=seed,
             demonstrations=[(backbone.chat.prompt_ids(d.prompt), backbone.chat.response_ids(d.completion, prompt=d.prompt))
-                            for d in demonstrations],
+                            for d in (demonstrations if optimizer.ptx else ())],
         )  # fmt: skip
         self.state = LoopState()
         self.best = Best(backbone)  # by a figure that somebody outside gives; no part of training
@@ -75,7 +75,7 @@ class OnPolicy:
 
     def step(self) -> dict[str, float]:
         """One update: roll out, score, look back, update. Returns its metrics."""
-        if self.state.update == 0 and self.optimizer.scale_scores:
+        if self.state.update == 0 and self.optimizer.scale_scores != "none":
             self._measure_score_scale()
         update = self.state.update + 1
         with self.clock("rollout"):
@@ -116,18 +116,34 @@ class OnPolicy:
         )
 
     def _measure_score_scale(self) -> None:
-        """Make β mean the same whatever the reward's units: mean 0, deviation 1 on samples of the reference.
+        """Give rewards mean 0 on what they are measured against, and on samples of the reference deviation 1 as well.
 
-        Ziegler et al. 2019, appendix A; the deviation is the population's. A reward that is constant is only shifted.
+        Then β means the same whatever the reward's unit (Ziegler et al. 2019, appendix A; the deviation is the
+        population's; a reward that is constant is only shifted). Against demonstrations the unit stays, as published
+        (Huang et al. 2024).
         """
-        chosen = [self.prompts[i % len(self.prompts)] for i in self._order(0)[:REFERENCE_SAMPLES]]
-        samples = self.engine.generate(self.backbone, chosen, 1, self._seed("scale"), role="reference")
+        against = self.optimizer.scale_scores
+        samples = self._demonstrated() if against == "demonstrations" else self._of_the_reference()
         values = torch.tensor([s.value for s in self.scorer(samples) if s.value is not None], dtype=torch.float64)
         if not len(values):
-            raise Stopped("the reward gave no score for any reference sample; there is nothing to learn from")
-        deviation = float(values.std(unbiased=False))
+            raise Stopped(f"the reward gave no score for any sample of the {against}; there is nothing to learn from")
         self.state.score_shift = float(values.mean())
-        self.state.score_scale = 1.0 / deviation if deviation > 1e-8 else 1.0
+        deviation = float(values.std(unbiased=False))
+        self.state.score_scale = 1.0 / deviation if against == "reference" and deviation > 1e-8 else 1.0
+
+    def _of_the_reference(self) -> list[Sample]:
+        chosen = [self.prompts[i % len(self.prompts)] for i in self._order(0)[:SCALE_SAMPLES]]
+        return self.engine.generate(self.backbone, chosen, 1, self._seed("scale"), role="reference")
+
+    def _demonstrated(self) -> list[Sample]:
+        """Some demonstrations, as if they had been rolled out: a reward reads both alike."""
+        stream, chat, samples = torch.Generator().manual_seed(self._seed("scale")), self.backbone.chat, []
+        for i in torch.randperm(len(self.demonstrations), generator=stream).tolist()[:SCALE_SAMPLES]:
+            prompt, completion = self.demonstrations[i].prompt, self.demonstrations[i].completion
+            tokens = chat.response_ids(completion, prompt=prompt)
+            samples.append(Sample(prompt.text, chat.decode(tokens), messages=prompt.messages, columns=prompt.columns,
+                                  tokens=tokens))  # fmt: skip
+        return samples
 
     # --- 3: look back -------------------------------------------------------------------------------------------------
 
@@ -152,9 +168,7 @@ class OnPolicy:
             ref_logprobs_BT=padded(ref_logprobs, mask_BT),
             values_BT=self._values(prompt_ids, responses, mask_BT),
             scores_B=scores_B,
-            rewards_B=(scores_B - self.state.score_shift) * self.state.score_scale
-            if self.optimizer.scale_scores
-            else scores_B,
+            rewards_B=(scores_B - self.state.score_shift) * self.state.score_scale,
             finished_B=torch.tensor([sample.finished for sample in samples]),
             group_B=torch.tensor(groups),
         )

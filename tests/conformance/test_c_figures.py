@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 from small_loop import batch, later, length, loop, ppo
-from tiny import spec
+from tiny import prompts, spec
 
 from rlhf_lora.contracts import Minibatch
 from rlhf_lora.objectives.advantages import gae, whiten
 from rlhf_lora.objectives.kl import AdaptiveKL
 from rlhf_lora.objectives.ppo import policy_loss, value_loss
 from rlhf_lora.objectives.preference import best_of_n, pairwise
-from rlhf_lora.records import Prompt, Sample, Score
+from rlhf_lora.records import Demonstration, Prompt, Sample, Score
 from rlhf_lora.registry import build
 from rlhf_lora.stages.rollout_record import Rollout
 
@@ -68,13 +68,42 @@ def test_C12_normalisation(tiny_base, tmp_path):
     # 1, 2, 3, 6: μ = 3, σ² = (4 + 1 + 0 + 9) / 4 = 3.5
     (tmp_path / INFO).write_text(json.dumps({"gain": 1.0, "bias": 0.0}))
     assert normalise(tmp_path, [1.0, 2.0, 3.0, 6.0]) == pytest.approx((3.5**-0.5, -3 * 3.5**-0.5))
-    made = loop(tiny_base, sampler=Lengths(), asked=300)
+    made = loop(tiny_base, sampler=Lengths(), asked=300, scale_scores="reference")
     made._measure_score_scale()
     assert made.engine.roles == ["reference"]
     seen = torch.tensor([float(i % 7 + 1) for i in range(256)])
     scaled = (seen - made.state.score_shift) * made.state.score_scale
     assert float(scaled.mean()) == pytest.approx(0.0, abs=1e-5)
     assert float(scaled.std(unbiased=False)) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_C13_mean_over_demonstrations(tiny_base):
+    """The mean score of people's own answers is taken away, and the unit stays: mean 0 ± 1e-3 over them, as they were.
+
+    Source: S `reward.py`, end: `config.bias`
+    Profile: tldr2024
+    """
+    shown = [Demonstration(p, f"tea {'and soup ' * (i % 5)}") for i, p in enumerate(prompts(300))]
+
+    def rule(sample: Sample) -> float:
+        seen.append(sample)
+        return 3.0 * length(sample) - 5.0
+
+    seen: list[Sample] = []
+    made = loop(tiny_base, rule, sampler=Lengths(), shown=shown, scale_scores="demonstrations")
+    made._measure_score_scale()
+    assert made.engine.roles == []  # nobody was asked to write
+    assert len(seen) == 256
+    answers = [list(made.backbone.chat.response_ids(d.completion, prompt=d.prompt)) for d in shown]
+    there = [(d.prompt.text, answer) for d, answer in zip(shown, answers, strict=True)]
+    assert all((s.prompt, list(s.tokens)) in there and s.finished for s in seen)
+    scores = torch.tensor([3.0 * length(s) - 5.0 for s in seen], dtype=torch.float64)
+    scaled = (scores - made.state.score_shift) * made.state.score_scale
+    assert float(scaled.mean()) == pytest.approx(0.0, abs=1e-3)
+    assert float(scaled.std()) == pytest.approx(float(scores.std()))
+    again, seen[:] = list(seen), []
+    made._measure_score_scale()
+    assert seen == again  # which ones is the seed's matter
 
 
 def test_C13_shift_is_taken_away(tiny_base):
@@ -85,7 +114,7 @@ def test_C13_shift_is_taken_away(tiny_base):
     """
     scaled = []
     for rule in (length, lambda sample: 1000.0 * length(sample) - 5.0):
-        made = loop(tiny_base, rule, sampler=Lengths(), asked=300)
+        made = loop(tiny_base, rule, sampler=Lengths(), asked=300, scale_scores="reference")
         made._measure_score_scale()
         scores = torch.tensor([rule(Sample("p", "x", tokens=[5] * n)) for n in (1, 4, 7)])
         scaled.append((scores - made.state.score_shift) * made.state.score_scale)
