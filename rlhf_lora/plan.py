@@ -133,6 +133,7 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     read = sources.read(config, datasets, load, needed, learns_from)
     data, splits = read.data, read.splits
     derive.derive_updates(config, len(splits.prompts))
+    honoured.check_stop_rule(config)
     built = {kind: registry.build(kind, config[kind]) for kind in PLUGIN_GROUPS if kind not in ("dataset", "reward")}
     built["reward"] = reward
     spec = derive.model_spec(config)

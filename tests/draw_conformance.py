@@ -54,8 +54,9 @@ NOTES: dict[str, tuple[str, str]] = {
         "tests/test_profiles.py).",
     ),
     "C21": (
-        MISSING,
-        "No `truncate_after`: the first end token counts wherever it stands (`oai2019`: from index 16 on).",
+        DIFFERS,
+        "How answers end is the task's, and no profile's: `rollout.stop=['.'] rollout.stop_after=16` is O's rule. An end token "
+        "ends an answer wherever it stands; O's model has none.",
     ),
     "C22": (
         DIFFERS,

@@ -152,6 +152,14 @@ def test_a_rewards_columns_are_wanted_of_demonstrations_that_it_is_to_score(plan
         plan(*given, "optimizer.scale_scores=demonstrations")
 
 
+@pytest.mark.parametrize(("stop", "after", "why"), [("[]", 3, "there are none"), ("['.']", 8, "answers have 8 tokens")])
+def test_stop_strings_that_never_count_are_refused(plan, stop, after, why):
+    with pytest.raises(ConfigError, match=why) as caught:
+        plan("reward=length", f"rollout.stop={stop}", f"rollout.stop_after={after}")  # max_new_tokens=8
+    assert caught.value.where == f"rollout.stop_after={after}"
+    assert plan("reward=length", "rollout.stop=['.']", "rollout.stop_after=7")
+
+
 def test_few_held_out_prompts_are_said_with_their_interval(plan):
     assert any("held-out prompts: a win rate will be ±" in note for note in plan().notes)
 
