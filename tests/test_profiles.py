@@ -28,6 +28,7 @@ PROFILES = {
         "whiten_rewards": True,
         "value": "trunk",
         "scale_scores": "reference",
+        "score_position": "end",
     },
     "tldr2024": SHARED
     | {
@@ -37,6 +38,7 @@ PROFILES = {
         "value": "adapter",
         "value_init": "reward",
         "scale_scores": "demonstrations",
+        "score_position": "after_end",
     },
 }
 

@@ -97,6 +97,10 @@ class OnPolicySettings:
         return False
 
     @property
+    def value_behind_end(self) -> bool:
+        return False
+
+    @property
     def value_adamw(self) -> AdamW:
         """Of a value role; those that have one say so."""
         return self.adamw

@@ -159,6 +159,9 @@ class OnPolicy:
         prompt_ids = [self.backbone.chat.prompt_ids(Prompt.of(sample)) for sample in samples]
         responses = [list(sample.tokens or ()) for sample in samples]
         mask_BT = pad(prompt_ids, responses, self.backbone.chat.fill_id).response_mask_BT
+        if self.optimizer.value_behind_end:
+            mask_BT = torch.nn.functional.pad(mask_BT, (0, 1))
+        value_mask_BT = self._value_mask(mask_BT)
         ref_logprobs = self.backbone.sequence_logprobs("reference", prompt_ids, responses, self.engine.temperature)
         scores_B = torch.tensor([score.value for score in scores], dtype=torch.float32)
         batch = Batch(
@@ -166,13 +169,22 @@ class OnPolicy:
             mask_BT=mask_BT,
             logprobs_BT=padded([list(sample.logprobs or ()) for sample in samples], mask_BT),
             ref_logprobs_BT=padded(ref_logprobs, mask_BT),
-            values_BT=self._values(prompt_ids, responses, mask_BT),
+            values_BT=self._values(prompt_ids, responses, value_mask_BT),
             scores_B=scores_B,
             rewards_B=(scores_B - self.state.score_shift) * self.state.score_scale,
             finished_B=torch.tensor([sample.finished for sample in samples]),
             group_B=torch.tensor(groups),
+            value_mask_BT=value_mask_BT,
         )
         return Rollout(samples, scores, prompt_ids, batch, unscored)
+
+    def _value_mask(self, mask_BT: torch.Tensor) -> torch.Tensor:
+        """Where values count. An answer that fills all its places has none behind it, whether it ended there or was cut."""
+        if not self.optimizer.value_behind_end:
+            return mask_BT
+        has_room_B = mask_BT.sum(1) < self.engine.max_new_tokens
+        one_more_BT = torch.cat([torch.ones_like(mask_BT[:, :1]), mask_BT[:, :-1]], dim=1)
+        return mask_BT | (has_room_B[:, None] & one_more_BT)
 
     @torch.no_grad()
     def _values(
@@ -180,10 +192,10 @@ class OnPolicy:
     ) -> torch.Tensor | None:
         if "value" not in self.backbone.heads:
             return None
-        values_BT = torch.zeros(mask_BT.shape)
+        values_BT, behind_end = torch.zeros(mask_BT.shape), self.optimizer.value_behind_end
         with self.backbone.role("policy" if self.optimizer.shared_trunk else "value"):
             for index, inputs in self.backbone.micro_batches(prompt_ids, responses, show="values"):
-                rows_BT = self.backbone.read_head("value", self.backbone.response_hidden(inputs)).cpu()
+                rows_BT = self.backbone.read_head("value", self.backbone.response_hidden(inputs, behind_end)).cpu()
                 values_BT[index, : rows_BT.shape[1]] = rows_BT
         return values_BT * mask_BT
 

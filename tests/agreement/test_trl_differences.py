@@ -47,7 +47,8 @@ def test_the_score_stands_one_place_behind_the_end(theirs):
     """An answer that ended early has its score one place behind its end token, on a value that is read there.
 
     Size: for the end token the score counts as γ(λ · score + (1 − λ) · V behind it), for the kit as itself: at γ = 1 and
-    λ = 0.95 that is 5 % of (score − V) less, at γ = λ = 1 nothing. Answers that fill their places do not differ.
+    λ = 0.95 that is 5 % of (score − V) less, at γ = λ = 1 nothing. Answers that fill their places do not differ, and with
+    `score_position=after_end` none does.
     Why: the end token is the last action, and has the reward for it (C24); nothing is generated behind it.
     """
     found = []
@@ -71,7 +72,7 @@ def test_the_score_stands_one_place_behind_the_end(theirs):
 def test_the_value_is_trained_one_place_behind_the_end(theirs):
     """The value loss counts one place more per answer that ended early: the one where the score stands.
 
-    Size: (n + answers that ended early) / n places.
+    Size: (n + answers that ended early) / n places; with `score_position=after_end` the same.
     Why: as above; the kit trains values where there are tokens.
     """
     for d in draws(COUNT):
