@@ -66,7 +66,7 @@ MUTATIONS = [
              "logits_NV = (hidden_ND.to(head_weight_VD.dtype) @ head_weight_VD.T).float()", f"{TEXT}C06_temperature"),
     Mutation("plugins/rollouts/native.py", "torch.multinomial(logprobs_BV.exp(), 1,",
              "torch.multinomial((2 * logprobs_BV).exp(), 1,", f"{TEXT}C07_sampled_is_scored"),
-    Mutation(BACKBONE, "hidden_BSD[:, padded.prompt_width - 1 : -1]", "hidden_BSD[:, padded.prompt_width :]",
+    Mutation(BACKBONE, "padded.prompt_width - 1 : None if behind_end else -1]", "padded.prompt_width :]",
              f"{TEXT}C08_rollout_is_training"),
     Mutation(LOOP, 'self._seed(f"prompts/{epoch}")', 'self._seed("prompts")', f"{TEXT}C09_prompts_cycle"),
     Mutation(BACKBONE, LAST, LAST.replace(" - 1 +", " - 2 +"), f"{TEXT}C10_last_token"),

@@ -156,7 +156,9 @@ def test_a_frozen_role_that_would_learn_is_caught(plan, tmp_path):
 
     result = found(loop_checks.isolation, plan, tmp_path, thaw)
     assert result.state == "failed"
-    assert result.figure.startswith("requires_grad is set in ")  # of the reference too, where the cache has an SFT adapter
+    assert result.figure.startswith(
+        "requires_grad is set in "
+    )  # of the reference too, where the cache has an SFT adapter
     assert result.figure.endswith("extra")
 
 
