@@ -91,7 +91,10 @@ class Assembly:
         return kept
 
     def demonstrations(self, backbone: Backbone) -> list[Demonstration]:
-        """The demonstrations within `sft.max_length`, which is what SFT learns from."""
+        """Those that the optimizer asks for, within `sft.max_length` as SFT's are; none where it asks for none."""
+        optimizer = self.plan.optimizer
+        if not optimizer.ptx and optimizer.scale_scores != "demonstrations":
+            return []
         chat, limit, given = backbone.chat, self.plan.config.sft.max_length, self.plan.splits.demonstrations
         kept = [
             row for row in given
@@ -99,8 +102,8 @@ class Assembly:
         ]  # fmt: skip
         if not kept:
             raise DataError(
-                f"all {len(given)} demonstrations are longer than {limit} tokens", where="optimizer.ptx, sft.max_length",
-                fix="raise sft.max_length (more memory), give shorter ones, or optimizer.ptx=0",
+                f"all {len(given)} demonstrations are longer than {limit} tokens", where="sft.max_length",
+                fix="raise sft.max_length (more memory), give shorter ones, or optimizer.ptx=0 optimizer.scale_scores=reference",
             )  # fmt: skip
         if len(kept) < len(given):
             self.too_long["demonstrations"] = len(given) - len(kept)

@@ -167,10 +167,14 @@ class Backbone:
         output = self.trunk(input_ids=ids_BS, attention_mask=attention_BS, position_ids=positions_BS, use_cache=False)
         return output.last_hidden_state
 
-    def response_hidden(self, padded: Any) -> Tensor:
-        """The states that predict the response tokens, shape (B, T, D), of the active role."""
+    def response_hidden(self, padded: Any, behind_end: bool = False) -> Tensor:
+        """The states that predict the response tokens, shape (B, T, D), of the active role.
+
+        Args:
+            behind_end: also the state after the last token, shape (B, T + 1, D): of n tokens, it is in place n.
+        """
         hidden_BSD = self.hidden(padded.ids_BS, padded.attention_BS, padded.positions_BS)
-        return hidden_BSD[:, padded.prompt_width - 1 : -1]
+        return hidden_BSD[:, padded.prompt_width - 1 : None if behind_end else -1]
 
     def logprobs(self, hidden_BTD: Tensor, tokens_BT: Tensor, temperature: float) -> Tensor:
         return chunked.selected(hidden_BTD, self.head_weight_VD, tokens_BT, temperature, self.logprob_chunk)

@@ -122,8 +122,10 @@ class Batch:
         ref_logprobs_BT: log ρ(token) under the reference.
         values_BT: V_old at each response position, or None when the optimizer has no value role.
         scores_B: raw rewards, before KL, clipping or whitening.
-        rewards_B: the same, scaled to mean 0 and deviation 1 on reference samples when the optimizer asks for it.
+        rewards_B: the same, shifted and scaled as the optimizer's `scale_scores` asks.
         finished_B: True where the end token was sampled.
+        value_mask_BT: True where a value counts: where `mask_BT` is, and with `value_behind_end` on the place behind the
+            end as well (left out: the same as `mask_BT`).
         group_B: index of the prompt each row answers.
         advantages_BT, returns_BT: filled in by `PolicyOptimizer.advantages`.
     """
@@ -139,6 +141,11 @@ class Batch:
     group_B: Tensor
     advantages_BT: Tensor | None = None
     returns_BT: Tensor | None = None
+    value_mask_BT: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.value_mask_BT is None:
+            self.value_mask_BT = self.mask_BT
 
     def __len__(self) -> int:
         return len(self.scores_B)
@@ -175,7 +182,9 @@ class OnPolicyOptimizer(Protocol):
         samples_per_prompt: completions per prompt.
         roles: which roles it trains: `("policy",)`, or with `"value"`.
         shared_trunk: the value head reads the policy's hidden states instead of having an adapter of its own.
-        scale_scores: give it rewards of mean 0 and deviation 1 on reference samples, so that β keeps its meaning.
+        value_behind_end: give it one place more per answer that ended before it was cut, with the value that is read there.
+        scale_scores: `reference` = give it rewards of mean 0 and deviation 1 on reference samples, so that β keeps its
+            meaning; `demonstrations` = of mean 0 on demonstrations; `none` = as they are.
         mean_over: what `loss` is a mean over, so that minibatches can be cut: `tokens` or `sequences`.
         updates, prompts_per_update, epochs, minibatch_size: the shape of the loop; sizes in samples but for prompts.
         beta: KL strength in reward per nat.
@@ -187,7 +196,8 @@ class OnPolicyOptimizer(Protocol):
     samples_per_prompt: int
     roles: tuple[str, ...]
     shared_trunk: bool
-    scale_scores: bool
+    value_behind_end: bool
+    scale_scores: str
     mean_over: str
     updates: int
     prompts_per_update: int

@@ -59,6 +59,25 @@ def check_config(config: DictConfig) -> None:
             _refuse_truncation(name, value)
 
 
+def check_stop_rule(config: DictConfig) -> None:
+    """A derived configuration: where stop strings begin to count, there are some, and tokens left for them.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    after, stop, longest = (config.rollout.get(name) for name in ("stop_after", "stop", "max_new_tokens"))
+    if after and not stop:
+        raise ConfigError(
+            "stop strings are to count from a token on, and there are none", where=f"rollout.stop_after={after}",
+            fix='rollout.stop=["."], or whatever ends an answer; or rollout.stop_after=0',
+        )  # fmt: skip
+    if after and longest is not None and after >= longest:
+        raise ConfigError(
+            f"stop strings count from token {after} on, and answers have {longest} tokens (0 to {longest - 1})",
+            where=f"rollout.stop_after={after}", fix="a smaller rollout.stop_after, or a larger rollout.max_new_tokens",
+        )  # fmt: skip
+
+
 def differences(config: DictConfig, group: str) -> list[tuple[str, Any, Any]]:
     """(setting, what the chosen preset of a group fixes, what is) wherever they differ; none without a preset, and none of
     a user's own, which is not known here."""

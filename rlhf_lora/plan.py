@@ -133,6 +133,7 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     read = sources.read(config, datasets, load, needed, learns_from)
     data, splits = read.data, read.splits
     derive.derive_updates(config, len(splits.prompts))
+    honoured.check_stop_rule(config)
     built = {kind: registry.build(kind, config[kind]) for kind in PLUGIN_GROUPS if kind not in ("dataset", "reward")}
     built["reward"] = reward
     spec = derive.model_spec(config)
@@ -146,7 +147,7 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     plan_checks.check_rows(names, read, built["optimizer"], reward_adapter is not None or "reward_model" in names)
     controls.check_control(config, names, learns_from)
     if "policy" in names:
-        plan_checks.check_columns(built["reward"], splits)
+        plan_checks.check_columns(built["reward"], splits, built["optimizer"])
         plan_checks.check_midway(config, built["optimizer"], splits, data.gold)
         plan_checks.check_best_of_n(config, built["reward"], names)
     cache_dir = cache_folder()

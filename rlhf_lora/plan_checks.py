@@ -218,10 +218,13 @@ def check_best_of_n(config: DictConfig, reward: Any, names: Sequence[str]) -> No
         )
 
 
-def check_columns(reward: Any, splits: Splits) -> None:
-    """The data has every column that the reward asks for."""
+def check_columns(reward: Any, splits: Splits, optimizer: Any = None) -> None:
+    """The data has every column that the reward asks for, demonstrations too where the optimizer has them scored."""
+    scored = [*splits.prompts, *splits.final_prompts]
+    if getattr(optimizer, "scale_scores", "none") == "demonstrations":
+        scored += [demonstration.prompt for demonstration in splits.demonstrations]
     for name in columns_of(reward):
-        without = [p for p in (*splits.prompts, *splits.final_prompts) if name not in p.columns]
+        without = [p for p in scored if name not in p.columns]
         if without:
             have = ", ".join(sorted(without[0].columns)) or "none"
             raise DataError(
@@ -244,11 +247,8 @@ def check_rows(names: Sequence[str], read: Sources, optimizer: Any, has_reward_m
                 fix=f"give data that has them ({name}.dataset=jsonl {name}.dataset.path=FILE for this stage alone), "
                 "other `splits`, or leave the stage out (stages=[…])",
             )  # fmt: skip
-    if "policy" in names and getattr(optimizer, "ptx", 0.0) > 0 and not read.splits.demonstrations:
-        raise DataError(
-            "PPO-ptx keeps the policy close to demonstrations, and there are none", where=f"optimizer.ptx={optimizer.ptx}",
-            fix="optimizer.ptx=0, or data with demonstrations (sft.dataset=jsonl sft.dataset.path=FILE)",
-        )  # fmt: skip
+    if "policy" in names and not read.splits.demonstrations:
+        _check_wants_no_demonstrations(optimizer)
     if getattr(optimizer, "value_init", "zero") == "reward" and "policy" in names and not has_reward_model:
         raise ConfigError(
             "the value function is to begin as the reward model, and there is none",
@@ -259,6 +259,21 @@ def check_rows(names: Sequence[str], read: Sources, optimizer: Any, has_reward_m
         raise DataError(
             "no prompt is left for the final evaluation", where="splits.final",
             fix=f"give more rows, a larger splits.final, or a test file ({setting}.test_path=FILE)",
+        )  # fmt: skip
+
+
+def _check_wants_no_demonstrations(optimizer: Any) -> None:
+    """For data that has no demonstrations."""
+    other = "data with demonstrations (sft.dataset=jsonl sft.dataset.path=FILE)"
+    if getattr(optimizer, "ptx", 0.0) > 0:
+        raise DataError(
+            "PPO-ptx keeps the policy close to demonstrations, and there are none",
+            where=f"optimizer.ptx={optimizer.ptx}", fix=f"optimizer.ptx=0, or {other}",
+        )  # fmt: skip
+    if getattr(optimizer, "scale_scores", "none") == "demonstrations":
+        raise DataError(
+            "scores are to be measured against demonstrations, and there are none",
+            where="optimizer.scale_scores=demonstrations", fix=f"optimizer.scale_scores=reference, or {other}",
         )  # fmt: skip
 
 

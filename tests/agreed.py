@@ -42,6 +42,13 @@ AGREEMENTS: dict[str, Agreement] = {
         1e-12,
         ADVANTAGES,
     ),
+    "behind": Agreement(
+        "`optimizer=ppo score_position=after_end`: `advantages(batch)` and the value loss, rewards whitened or not, answers of "
+        "any length",
+        "`train`, steps 4 to 6, population variance, and a micro-batch",
+        1e-12,
+        "test_with_the_score_behind_the_end_answers_of_any_length_agree",
+    ),
     "older advantages": Agreement(
         "the same with `kl.k2`, answers of any length",
         "0.11.4: `compute_rewards`, `compute_advantages`",

@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "conformance.md"
 TESTS = ROOT / "tests" / "conformance"
 ITEMS = [f"C{n:02}" for n in (*range(1, 16), *range(20, 37))] + [f"L{n}" for n in range(1, 7)]
-PROFILES = ("oai2019", "tldr2024", "kit")
-DIFFERS, MISSING = "differs", "not there yet"
+PROFILES = ("oai2019", "tldr2024", "kit", "none")
+DIFFERS = "differs"
 
 # item → (state, what the kit does instead): only items, or parts of items, that the kit does not honour as they stand.
 NOTES: dict[str, tuple[str, str]] = {
@@ -35,9 +35,9 @@ NOTES: dict[str, tuple[str, str]] = {
         "Once, before PPO, on at most 256 completions; gain and bias are not trained, and labels' scale is not used.",
     ),
     "C13": (
-        MISSING,
-        "No normalisation on human answers: the mean over the reference's own completions is taken away, and "
-        "their deviation is the unit. A shift changes no advantage but through `missing_end_reward`.",
+        DIFFERS,
+        "`optimizer.scale_scores=demonstrations`: on at most 256 of them, drawn by the seed (S takes all), and kept in the "
+        "checkpoint instead of the reward model's `bias`. The kit's own default is C12's.",
     ),
     "C14": (
         DIFFERS,
@@ -54,17 +54,19 @@ NOTES: dict[str, tuple[str, str]] = {
         "tests/test_profiles.py).",
     ),
     "C21": (
-        MISSING,
-        "No `truncate_after`: the first end token counts wherever it stands (`oai2019`: from index 16 on).",
+        DIFFERS,
+        "How answers end is the task's, and no profile's: `rollout.stop=['.'] rollout.stop_after=16` is O's rule. An end token "
+        "ends an answer wherever it stands; O's model has none.",
     ),
     "C22": (
-        MISSING,
-        "Replacing only; TRL's subtraction is not offered. Off by default "
-        "(`missing_end_reward=null`): a cut answer keeps its score.",
+        DIFFERS,
+        "Off by default (`missing_end_reward=null`): a cut answer keeps its score. The profiles replace it; "
+        "`optimizer.missing_end=add` is TRL's subtraction.",
     ),
     "C24": (
-        MISSING,
-        "`score_position: eos` only; the score one place behind the end (`tldr2024`) is disputed, and not offered.",
+        DIFFERS,
+        "The score is on the end token by default, since one place behind it is disputed; "
+        "`optimizer.score_position=after_end`, which `tldr2024` sets, puts it there, and wants `value=adapter`.",
     ),
     "C25": (DIFFERS, "The kit's own target is 5 nats with a horizon of 500 episodes, since its runs are short."),
     "C27": (
@@ -91,7 +93,7 @@ each fails when the line it guards is broken is itself a test: `pytest tests/tes
 
 **Profiles**: `oai2019` = OpenAI's released code (Ziegler et al. 2019); `tldr2024` = its TL;DR successor (Huang et al.
 2024); `kit` = what this kit does when nothing is set. A row names a profile where its test holds for it; where the kit
-does otherwise, the row says so.
+does otherwise, the row says so; `none` = offered as a setting, and no profile's.
 
 **Sources**: O = `openai/lm-human-preferences`; D = `vwxyzjn/lm-human-preference-details`; S =
 `vwxyzjn/summarize_from_feedback_details`.
@@ -153,8 +155,8 @@ def notes() -> str:
 def page() -> str:
     return (
         f"{HEAD}\n## The published PPO\n\n{table('C')}\n\n## Adapters and a 4-bit base\n\n{table('L')}\n\n"
-        f'## Where the kit differs\n\n"{DIFFERS}" = otherwise, on purpose or because it makes no difference; '
-        f'"{MISSING}" = a part of the item cannot be set. The tests above hold what the kit does instead.\n\n{notes()}\n\n'
+        f'## Where the kit differs\n\n"{DIFFERS}" = otherwise when nothing is set, on purpose or because it makes no '
+        f"difference. The tests above hold what the kit does.\n\n{notes()}\n\n"
         f"{agreed.section()}"
     )
 

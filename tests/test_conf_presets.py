@@ -168,7 +168,7 @@ def test_models_that_think_first_are_told_not_to(name):
 def test_mini_has_no_shape_of_its_own():
     mini = load(MODELS["mini"])
     assert mini["path"] is None
-    assert mini["shape"] is None
+    assert mini["shape"] == {}
 
 
 # the largest presets that each card's first line promises, with the answers it promises

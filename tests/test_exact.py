@@ -38,7 +38,7 @@ def world(
 
 def trained(exact: Enumerable, name: str, seed: int, updates: int = 60, **settings: Any) -> OnPolicy:
     """The loop that trains any policy, on this one."""
-    given = {"updates": updates, "minibatch_size": 128, "beta": BETA, "kl_target": None, "scale_scores": False,
+    given = {"updates": updates, "minibatch_size": 128, "beta": BETA, "kl_target": None, "scale_scores": "none",
              "adamw": {"lr": 4e-3, "eps": 1e-5}, "final_lr": 0.05, "prompts_per_update": 512}  # fmt: skip
     if name == "ppo":
         given |= {"value": "trunk", "value_weight": 0.5, "value_adamw": {"lr": 4e-3, "eps": 1e-5}}

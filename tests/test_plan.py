@@ -141,6 +141,38 @@ def test_data_without_what_a_stage_needs_is_refused(plan, tmp_path):
     assert [s.name for s in plan("dataset=jsonl", f"dataset.path={file}", "reward=length").stages] == ["policy"]
 
 
+def test_scores_measured_against_demonstrations_need_some(plan, tmp_path):
+    lines = [{"prompt": f"Order tea number {i}, please."} for i in range(400)]
+    without = ["dataset=jsonl", f"dataset.path={jsonl(tmp_path / 'prompts.jsonl', lines)}", "reward=length"]
+    with pytest.raises(DataError, match="measured against demonstrations, and there are none") as caught:
+        plan(*without, "optimizer.scale_scores=demonstrations")
+    assert "scale_scores=reference" in caught.value.fix
+    assert plan(*without, "optimizer.scale_scores=reference")
+    assert plan("reward=length", "optimizer.scale_scores=demonstrations")
+
+
+def test_a_rewards_columns_are_wanted_of_demonstrations_that_it_is_to_score(plan, tmp_path):
+    lines = [{"prompt": f"Order tea number {i}, please.", "answer": "tea"} for i in range(400)]
+    shown = [{"prompt": f"Order soup number {i}, please.", "completion": "soup"} for i in range(40)]
+    (tmp_path / "mine.py").write_text(
+        "from rlhf_lora import reward\n@reward('wants_an_answer')\ndef f(samples, *, answer):\n    return [0.0] * len(samples)\n"
+    )
+    given = ["dataset=jsonl", f"dataset.path={jsonl(tmp_path / 'prompts.jsonl', lines)}", "reward=wants_an_answer",
+             "sft.dataset=jsonl", f"sft.dataset.path={jsonl(tmp_path / 'shown.jsonl', shown)}",
+             f"plugins=[{tmp_path / 'mine.py'}]"]  # fmt: skip
+    assert plan(*given)
+    with pytest.raises(DataError, match="wants the column 'answer'"):
+        plan(*given, "optimizer.scale_scores=demonstrations")
+
+
+@pytest.mark.parametrize(("stop", "after", "why"), [("[]", 3, "there are none"), ("['.']", 8, "answers have 8 tokens")])
+def test_stop_strings_that_never_count_are_refused(plan, stop, after, why):
+    with pytest.raises(ConfigError, match=why) as caught:
+        plan("reward=length", f"rollout.stop={stop}", f"rollout.stop_after={after}")  # max_new_tokens=8
+    assert caught.value.where == f"rollout.stop_after={after}"
+    assert plan("reward=length", "rollout.stop=['.']", "rollout.stop_after=7")
+
+
 def test_few_held_out_prompts_are_said_with_their_interval(plan):
     assert any("held-out prompts: a win rate will be ±" in note for note in plan().notes)
 

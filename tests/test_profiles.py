@@ -17,10 +17,19 @@ from rlhf_lora.plan import Plan, make_plan
 from rlhf_lora.registry import build
 
 SHARED = {"samples_per_prompt": 1, "epochs": 4, "clip": 0.2, "value_clip": 0.2, "value_weight": 0.1, "gamma": 1.0,
-          "lam": 0.95, "missing_end_reward": -1.0, "final_lr": 0.0, "kl": "k1", "whiten_advantages": True}  # fmt: skip
+          "lam": 0.95, "missing_end_reward": -1.0, "missing_end": "replace", "final_lr": 0.0, "kl": "k1",
+          "whiten_advantages": True}  # fmt: skip
 PROFILES = {
     "oai2019": SHARED
-    | {"beta": 0.15, "kl_target": 6.0, "kl_horizon": 10_000.0, "whiten_rewards": True, "value": "trunk"},
+    | {
+        "beta": 0.15,
+        "kl_target": 6.0,
+        "kl_horizon": 10_000.0,
+        "whiten_rewards": True,
+        "value": "trunk",
+        "scale_scores": "reference",
+        "score_position": "end",
+    },
     "tldr2024": SHARED
     | {
         "beta": 0.05,
@@ -28,6 +37,8 @@ PROFILES = {
         "whiten_rewards": False,
         "value": "adapter",
         "value_init": "reward",
+        "scale_scores": "demonstrations",
+        "score_position": "after_end",
     },
 }
 

@@ -155,7 +155,11 @@ def test_a_frozen_role_that_would_learn_is_caught(plan, tmp_path):
         subject.backbone._restore_requires_grad = lambda: [p.requires_grad_(True) for p in extra]  # type: ignore
 
     result = found(loop_checks.isolation, plan, tmp_path, thaw)
-    assert (result.state, result.figure) == ("failed", "requires_grad is set in extra")
+    assert result.state == "failed"
+    assert result.figure.startswith(
+        "requires_grad is set in "
+    )  # of the reference too, where the cache has an SFT adapter
+    assert result.figure.endswith("extra")
 
 
 def test_an_update_that_does_nothing_is_caught(plan, tmp_path, monkeypatch):

@@ -30,8 +30,13 @@ class OnPolicySettings:
         max_kl: end the passes over a rollout when ½ mean (log π/π_old)² of a minibatch is above it; null = never.
         ptx: weight of the loss on demonstrations, mean per token, beside the policy's loss (InstructGPT's PPO-ptx; its
             27.8 belongs to another reduction). Needs demonstrations in the data.
-        missing_end_reward: replaces the reward of a completion that was cut off; null = it keeps its score.
-        scale_scores: scale rewards to mean 0, deviation 1 on reference samples before the first update.
+        missing_end_reward: what a completion that was cut off gets, in units of the (scaled) reward; null = it keeps its
+            score.
+        missing_end: `replace` = it gets that in place of its score, as published, so that no score makes up for running
+            on; `add` = on top of its score (TRL's `missing_eos_penalty=1` is `missing_end_reward=-1`).
+        scale_scores: what rewards are measured against before the first update. `reference` = mean 0 and deviation 1 on
+            256 completions of the reference (Ziegler et al. 2019), so that beta means the same for every reward;
+            `demonstrations` = mean 0 on at most 256 demonstrations, in their own unit (Huang et al. 2024); `none` = raw.
         max_grad_norm: gradients of a role longer than this are scaled down to it; null = never.
     """
 
@@ -50,7 +55,8 @@ class OnPolicySettings:
     max_kl: float | None = None
     ptx: float = 0.0
     missing_end_reward: float | None = None
-    scale_scores: bool = True
+    missing_end: str = "replace"
+    scale_scores: str = "reference"
     adamw: AdamW = AdamW(lr=None, eps=1e-5)  # noqa: RUF009 frozen
     final_lr: float = 0.1
     max_grad_norm: float | None = 1.0
@@ -74,6 +80,10 @@ class OnPolicySettings:
             raise ValueError(f"kl_target must be above 0 nats, got {self.kl_target}; null keeps beta fixed")
         if self.missing_end_reward is not None and not math.isfinite(self.missing_end_reward):
             raise ValueError(f"missing_end_reward must be finite, got {self.missing_end_reward}")
+        if self.scale_scores not in ("reference", "demonstrations", "none"):
+            raise ValueError(f"scale_scores is 'reference', 'demonstrations' or 'none', got '{self.scale_scores}'")
+        if self.missing_end not in ("replace", "add"):
+            raise ValueError(f"missing_end is 'replace' or 'add', got '{self.missing_end}'")
         rows = self.prompts_per_update * self.samples_per_prompt
         if rows % self.minibatch_size:
             raise ValueError(f"minibatch_size {self.minibatch_size} does not divide the {rows} samples of an update")
@@ -84,6 +94,10 @@ class OnPolicySettings:
 
     @property
     def shared_trunk(self) -> bool:
+        return False
+
+    @property
+    def value_behind_end(self) -> bool:
         return False
 
     @property
@@ -108,10 +122,14 @@ class Running:
         return getattr(self.settings, name)
 
     def terminal_rewards(self, batch: Batch) -> Tensor:
-        """The (scaled) reward of each completion, shape (B,); cut ones have `missing_end_reward` when it is set."""
-        if self.settings.missing_end_reward is None:
-            return batch.rewards_B
-        return batch.rewards_B.where(batch.finished_B, batch.rewards_B.new_tensor(self.settings.missing_end_reward))
+        """The (scaled) reward of each completion, shape (B,); cut ones have `missing_end_reward` when it is set: in its
+        place (Ziegler et al. 2019, `penalty_reward_value`), or on top of it (TRL, `missing_eos_penalty`)."""
+        s, rewards_B = self.settings, batch.rewards_B
+        if s.missing_end_reward is None:
+            return rewards_B
+        penalty = rewards_B.new_tensor(s.missing_end_reward)
+        cut_B = rewards_B + penalty if s.missing_end == "add" else penalty
+        return rewards_B.where(batch.finished_B, cut_B)
 
     def after_update(self, metrics: Mapping[str, float], samples: int) -> dict[str, float]:
         if self.controller is not None:

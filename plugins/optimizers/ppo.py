@@ -32,6 +32,8 @@ class PPO(OnPolicySettings):
             `trunk` = a head on the policy's hidden states (half the update time); null = `trunk` for small models,
             where it was no worse, else `adapter`.
         value_init: `zero` = the value head begins at 0; `reward` = it begins as the reward model (Huang et al. 2024).
+        score_position: `end` = the score is the reward of the end token; `after_end` = it stands one place behind it, on
+            the value that is read there, as in Huang et al. 2024 and TRL: at lam < 1 the end token gets a little less of it.
         value_clip: how far a value may move from the old one within an update; null = as far as it likes.
     """
 
@@ -42,6 +44,7 @@ class PPO(OnPolicySettings):
     lam: float = 0.95
     value: str | None = None
     value_init: str = "zero"
+    score_position: str = "end"
     value_clip: float | None = 0.2
     value_weight: float = 0.1
     whiten_advantages: bool = True
@@ -64,6 +67,12 @@ class PPO(OnPolicySettings):
             raise ValueError(f"value_init is 'zero' or 'reward', got '{self.value_init}'")
         if self.value_init == "reward" and self.value == "trunk":
             raise ValueError("value_init=reward needs value=adapter: a head on the policy's trunk is no reward model")
+        if self.score_position not in ("end", "after_end"):
+            raise ValueError(f"score_position is 'end' or 'after_end', got '{self.score_position}'")
+        if self.score_position == "after_end" and self.value == "trunk":
+            raise ValueError(
+                "score_position=after_end needs value=adapter: a place behind the end is the value's alone"
+            )
         if self.kl not in ("k1", "k2", "k3"):
             raise ValueError(f"kl is 'k1', 'k2' or 'k3', got '{self.kl}'")
         if self.whiten_rewards and self.minibatch_size < 8:
@@ -79,6 +88,10 @@ class PPO(OnPolicySettings):
     def shared_trunk(self) -> bool:
         return self.value == "trunk"
 
+    @property
+    def value_behind_end(self) -> bool:
+        return self.score_position == "after_end"
+
     def open(self, ctx: Context) -> RunningPPO:
         return RunningPPO(self)
 
@@ -89,27 +102,29 @@ class RunningPPO(Running):
     def advantages(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
         """KL-shaped rewards, then GAE, then whitening.
 
-        R_t = −β KL_t, and the score on the last token (Ziegler et al. 2019, eq. 2, per token). Order as released:
-        rewards whitened (mean kept), GAE, returns = A + V, advantages whitened.
+        R_t = −β KL_t, and the score on the last place that has a value: the last token (Ziegler et al. 2019, eq. 2, per
+        token), or the place behind it. Order as released: rewards whitened (mean kept), GAE, returns = A + V, advantages
+        whitened.
         """
         from rlhf_lora.objectives import kl
         from rlhf_lora.objectives.advantages import gae, masked_mean, whiten
 
-        s, mask_BT = self.settings, batch.mask_BT
+        s, mask_BT, value_mask_BT = self.settings, batch.mask_BT, batch.value_mask_BT
         assert batch.values_BT is not None
         estimator = {"k1": kl.k1, "k2": kl.k2, "k3": kl.k3}[s.kl]
         kl_BT = estimator(batch.logprobs_BT, batch.ref_logprobs_BT).where(mask_BT, 0.0)
-        rewards_BT = -self.beta * kl_BT
-        rewards_BT[_rows(batch), mask_BT.sum(1) - 1] += self.terminal_rewards(batch)
+        rewards_BT, terminal_B = -self.beta * kl_BT, self.terminal_rewards(batch)
+        rewards_BT[_rows(batch), value_mask_BT.sum(1) - 1] += terminal_B
         if s.whiten_rewards:
-            rewards_BT = whiten(rewards_BT, mask_BT, shift_mean=False)
-        advantages_BT, returns_BT = gae(rewards_BT, batch.values_BT, mask_BT, s.gamma, s.lam)
+            rewards_BT = whiten(rewards_BT, value_mask_BT, shift_mean=False)
+        advantages_BT, returns_BT = gae(rewards_BT, batch.values_BT, value_mask_BT, s.gamma, s.lam)
+        advantages_BT = advantages_BT * mask_BT
         metrics = {
             "objective/non_score_reward": float((-self.beta * kl_BT).sum(1).mean()),
-            "objective/rlhf_reward": float((batch.rewards_B - self.beta * kl_BT.sum(1)).mean()),
+            "objective/rlhf_reward": float((terminal_B - self.beta * kl_BT.sum(1)).mean()),
             f"objective/kl_{s.kl}": float(kl_BT.sum(1).mean()),
-            "val/mean": float(masked_mean(batch.values_BT, mask_BT)),
-            "val/explained_variance": _explained_variance(batch.values_BT, returns_BT, mask_BT),
+            "val/mean": float(masked_mean(batch.values_BT, value_mask_BT)),
+            "val/explained_variance": _explained_variance(batch.values_BT, returns_BT, value_mask_BT),
             "beta": self.beta,
         }
         if s.whiten_advantages:
@@ -132,7 +147,7 @@ class RunningPPO(Running):
             metrics |= {"loss/policy": loss.item()} | {f"policy/{k}": float(v) for k, v in stats.items()}
         if minibatch.new_values_BT is not None:
             loss, stats = value_loss(
-                minibatch.new_values_BT, batch.values_BT, batch.returns_BT, batch.mask_BT, s.value_clip
+                minibatch.new_values_BT, batch.values_BT, batch.returns_BT, batch.value_mask_BT, s.value_clip
             )
             losses.append(loss * (s.value_weight if s.shared_trunk else 1.0))
             metrics |= {"loss/value": loss.item()} | {f"val/{k}": float(v) for k, v in stats.items()}

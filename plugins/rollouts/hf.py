@@ -11,7 +11,7 @@ from rlhf_lora.records import Prompt, Sample
 from rlhf_lora.registry import rollout
 
 from .native import as_sample, check_sampling
-from .stops import RowsThatStopped, check_stops, until_stop_string
+from .stops import RowsThatStopped, StopRule, check_stops
 
 
 @rollout("hf")
@@ -20,15 +20,22 @@ class HfGenerate:
 
     Attributes:
         stop: a completion ends when its text contains one of these; what is read and scored ends before it.
+        stop_after: a stop string counts only when the token that completes it is this one or a later one, counted from 0
+            (16 in Ziegler et al. 2019); the end token always counts.
     """
 
     max_new_tokens: int | None = None
     temperature: float = 1.0
     stop: list[str] = field(default_factory=list)
+    stop_after: int = 0
 
     def __post_init__(self) -> None:
         check_sampling(self.max_new_tokens, self.temperature)
-        check_stops(self.stop)
+        check_stops(self.stop, self.stop_after)
+
+    @property
+    def stop_rule(self) -> StopRule:
+        return StopRule(self.stop, self.stop_after)
 
     def generate(
         self, backbone: Any, prompts: Sequence[Prompt], n: int, seed: int, role: str = "policy"
@@ -49,7 +56,7 @@ class HfGenerate:
                 responses.extend(self._decode(backbone, ids[start : start + backbone.rollout_batch]))
         logprobs = backbone.sequence_logprobs(role, ids, responses, self.temperature)
         rows = zip(repeated, responses, logprobs, strict=True)
-        return [as_sample(backbone.chat, *row, self.stop) for row in rows]
+        return [as_sample(backbone.chat, *row, self.stop_rule) for row in rows]
 
     def _decode(self, backbone: Any, prompt_ids: list[list[int]]) -> list[list[int]]:
         from transformers import GenerationConfig
@@ -66,7 +73,7 @@ class HfGenerate:
             stopping_criteria=self._criteria(backbone.chat, len(prompt_ids)),
         )  # fmt: skip
         ended = [_until_stop(row, backbone.chat.stop_ids) for row in out_BS[:, padded.prompt_width :].tolist()]
-        return [until_stop_string(backbone.chat, tokens, self.stop) for tokens in ended]
+        return [self.stop_rule.until_end(backbone.chat, tokens) for tokens in ended]
 
     def _criteria(self, chat: Any, rows: int) -> Any:
         """Our own rule for stop strings, so that both engines end a completion at the same token."""
@@ -75,7 +82,7 @@ class HfGenerate:
         import torch
         from transformers import StoppingCriteria, StoppingCriteriaList
 
-        stopping = RowsThatStopped(chat, self.stop, rows)
+        stopping = RowsThatStopped(chat, self.stop_rule, rows)
 
         class Stops(StoppingCriteria):
             def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:

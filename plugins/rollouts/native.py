@@ -17,7 +17,7 @@ from rlhf_lora.progress import track
 from rlhf_lora.records import Prompt, Sample
 from rlhf_lora.registry import rollout
 
-from .stops import RowsThatStopped, check_stops, text_before
+from .stops import RowsThatStopped, StopRule, check_stops
 
 
 @rollout("native")
@@ -27,15 +27,22 @@ class Native:
     Attributes:
         max_new_tokens: where a completion is cut; null = what the dataset suggests, else 128.
         stop: a completion ends when its text contains one of these; what is read and scored ends before it.
+        stop_after: a stop string counts only when the token that completes it is this one or a later one, counted from 0
+            (16 in Ziegler et al. 2019); the end token always counts.
     """
 
     max_new_tokens: int | None = None
     temperature: float = 1.0
     stop: list[str] = field(default_factory=list)
+    stop_after: int = 0
 
     def __post_init__(self) -> None:
         check_sampling(self.max_new_tokens, self.temperature)
-        check_stops(self.stop)
+        check_stops(self.stop, self.stop_after)
+
+    @property
+    def stop_rule(self) -> StopRule:
+        return StopRule(self.stop, self.stop_after)
 
     def generate(
         self, backbone: Any, prompts: Sequence[Prompt], n: int, seed: int, role: str = "policy"
@@ -52,7 +59,7 @@ class Native:
             for start in track(range(0, len(order), backbone.rollout_batch), "rollout", inner=True):
                 rows = order[start : start + backbone.rollout_batch]
                 for i, drawn in zip(rows, self._decode(backbone, [ids[i] for i in rows], generator), strict=True):
-                    samples[i] = as_sample(backbone.chat, repeated[i], *drawn, self.stop)
+                    samples[i] = as_sample(backbone.chat, repeated[i], *drawn, self.stop_rule)
         return samples
 
     def _decode(
@@ -72,7 +79,7 @@ class Native:
         alive_B = torch.ones_like(rows_B, dtype=torch.bool)
         tokens_BT = torch.zeros(len(rows_B), self.max_new_tokens, dtype=torch.long, device=backbone.device)
         logprobs_BT, lengths_B = torch.zeros(tokens_BT.shape, device=backbone.device), torch.zeros_like(rows_B)
-        stopping = RowsThatStopped(backbone.chat, self.stop, len(prompt_ids)) if self.stop else None
+        stopping = RowsThatStopped(backbone.chat, self.stop_rule, len(prompt_ids)) if self.stop else None
         cache = DynamicCache()
         for t in range(self.max_new_tokens):
             out = backbone.trunk(
@@ -106,14 +113,13 @@ class Native:
 
 
 def as_sample(
-    chat: Any, prompt: Prompt, tokens: list[int], logprobs: list[float], stop: Sequence[str] = ()
+    chat: Any, prompt: Prompt, tokens: list[int], logprobs: list[float], rule: StopRule
 ) -> Sample:  # fmt: skip
     """A completion as the rest of the kit sees it."""
-    text = chat.decode(tokens)
-    before = text_before(text, stop)
+    before = rule.text_before(chat, tokens)
     return Sample(
         prompt.text,
-        text if before is None else before,
+        chat.decode(tokens) if before is None else before,
         messages=prompt.messages,
         columns=prompt.columns,
         tokens=tokens,

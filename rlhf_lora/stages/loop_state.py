@@ -28,7 +28,7 @@ class LoopState:
         update: rollouts finished so far.
         episodes: completions seen so far.
         abstained, errors: scores that were missing so far, by kind (unreadable counts as an error).
-        score_shift, score_scale: reward = (score − shift) · scale, measured on reference samples before update 1.
+        score_shift, score_scale: reward = (score − shift) · scale, measured before update 1 (`scale_scores`).
     """
 
     update: int = 0

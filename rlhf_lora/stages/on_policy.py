@@ -32,8 +32,8 @@ from rlhf_lora.stages.rollout_record import Rollout, padded
 from rlhf_lora.stages.scoring import Scorer
 from rlhf_lora.stages.update import Updater
 
-REFERENCE_SAMPLES = 256
-"""Completions of the reference on which rewards are scaled (Ziegler et al. 2019 use 256)."""
+SCALE_SAMPLES = 256
+"""Completions on which rewards are measured, at most: of the reference (Ziegler et al. 2019 use 256), or demonstrations."""
 
 
 class OnPolicy:
@@ -44,7 +44,7 @@ class OnPolicy:
         engine: samples completions. scorer: the reward source, held to its contract. optimizer: opened.
         prompts: drawn from in a fresh order each pass. micro_batch: sequences per forward-backward.
         missing_share: stop when a rollout has a larger share of samples without a score.
-        demonstrations: what `optimizer.ptx` keeps the policy close to.
+        demonstrations: what `optimizer.ptx` keeps the policy close to, and `scale_scores` may measure rewards against.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class OnPolicy:
             optimizer,
             prompts,
         )
-        self.seed, self.missing_share = seed, missing_share
+        self.seed, self.missing_share, self.demonstrations = seed, missing_share, demonstrations
         self.updater = Updater(
             backbone, optimizer, temperature=engine.temperature, micro_batch=micro_batch, seed=seed,
             demonstrations=[(backbone.chat.prompt_ids(d.prompt), backbone.chat.response_ids(d.completion, prompt=d.prompt))
-                            for d in demonstrations],
+                            for d in (demonstrations if optimizer.ptx else ())],
         )  # fmt: skip
         self.state = LoopState()
         self.best = Best(backbone)  # by a figure that somebody outside gives; no part of training
@@ -75,7 +75,7 @@ class OnPolicy:
 
     def step(self) -> dict[str, float]:
         """One update: roll out, score, look back, update. Returns its metrics."""
-        if self.state.update == 0 and self.optimizer.scale_scores:
+        if self.state.update == 0 and self.optimizer.scale_scores != "none":
             self._measure_score_scale()
         update = self.state.update + 1
         with self.clock("rollout"):
@@ -116,18 +116,34 @@ class OnPolicy:
         )
 
     def _measure_score_scale(self) -> None:
-        """Make β mean the same whatever the reward's units: mean 0, deviation 1 on samples of the reference.
+        """Give rewards mean 0 on what they are measured against, and on samples of the reference deviation 1 as well.
 
-        Ziegler et al. 2019, appendix A; the deviation is the population's. A reward that is constant is only shifted.
+        Then β means the same whatever the reward's unit (Ziegler et al. 2019, appendix A; the deviation is the
+        population's; a reward that is constant is only shifted). Against demonstrations the unit stays, as published
+        (Huang et al. 2024).
         """
-        chosen = [self.prompts[i % len(self.prompts)] for i in self._order(0)[:REFERENCE_SAMPLES]]
-        samples = self.engine.generate(self.backbone, chosen, 1, self._seed("scale"), role="reference")
+        against = self.optimizer.scale_scores
+        samples = self._demonstrated() if against == "demonstrations" else self._of_the_reference()
         values = torch.tensor([s.value for s in self.scorer(samples) if s.value is not None], dtype=torch.float64)
         if not len(values):
-            raise Stopped("the reward gave no score for any reference sample; there is nothing to learn from")
-        deviation = float(values.std(unbiased=False))
+            raise Stopped(f"the reward gave no score for any sample of the {against}; there is nothing to learn from")
         self.state.score_shift = float(values.mean())
-        self.state.score_scale = 1.0 / deviation if deviation > 1e-8 else 1.0
+        deviation = float(values.std(unbiased=False))
+        self.state.score_scale = 1.0 / deviation if against == "reference" and deviation > 1e-8 else 1.0
+
+    def _of_the_reference(self) -> list[Sample]:
+        chosen = [self.prompts[i % len(self.prompts)] for i in self._order(0)[:SCALE_SAMPLES]]
+        return self.engine.generate(self.backbone, chosen, 1, self._seed("scale"), role="reference")
+
+    def _demonstrated(self) -> list[Sample]:
+        """Some demonstrations, as if they had been rolled out: a reward reads both alike."""
+        stream, chat, samples = torch.Generator().manual_seed(self._seed("scale")), self.backbone.chat, []
+        for i in torch.randperm(len(self.demonstrations), generator=stream).tolist()[:SCALE_SAMPLES]:
+            prompt, completion = self.demonstrations[i].prompt, self.demonstrations[i].completion
+            tokens = chat.response_ids(completion, prompt=prompt)
+            samples.append(Sample(prompt.text, chat.decode(tokens), messages=prompt.messages, columns=prompt.columns,
+                                  tokens=tokens))  # fmt: skip
+        return samples
 
     # --- 3: look back -------------------------------------------------------------------------------------------------
 
@@ -143,6 +159,9 @@ class OnPolicy:
         prompt_ids = [self.backbone.chat.prompt_ids(Prompt.of(sample)) for sample in samples]
         responses = [list(sample.tokens or ()) for sample in samples]
         mask_BT = pad(prompt_ids, responses, self.backbone.chat.fill_id).response_mask_BT
+        if self.optimizer.value_behind_end:
+            mask_BT = torch.nn.functional.pad(mask_BT, (0, 1))
+        value_mask_BT = self._value_mask(mask_BT)
         ref_logprobs = self.backbone.sequence_logprobs("reference", prompt_ids, responses, self.engine.temperature)
         scores_B = torch.tensor([score.value for score in scores], dtype=torch.float32)
         batch = Batch(
@@ -150,15 +169,22 @@ class OnPolicy:
             mask_BT=mask_BT,
             logprobs_BT=padded([list(sample.logprobs or ()) for sample in samples], mask_BT),
             ref_logprobs_BT=padded(ref_logprobs, mask_BT),
-            values_BT=self._values(prompt_ids, responses, mask_BT),
+            values_BT=self._values(prompt_ids, responses, value_mask_BT),
             scores_B=scores_B,
-            rewards_B=(scores_B - self.state.score_shift) * self.state.score_scale
-            if self.optimizer.scale_scores
-            else scores_B,
+            rewards_B=(scores_B - self.state.score_shift) * self.state.score_scale,
             finished_B=torch.tensor([sample.finished for sample in samples]),
             group_B=torch.tensor(groups),
+            value_mask_BT=value_mask_BT,
         )
         return Rollout(samples, scores, prompt_ids, batch, unscored)
+
+    def _value_mask(self, mask_BT: torch.Tensor) -> torch.Tensor:
+        """Where values count. An answer that fills all its places has none behind it, whether it ended there or was cut."""
+        if not self.optimizer.value_behind_end:
+            return mask_BT
+        has_room_B = mask_BT.sum(1) < self.engine.max_new_tokens
+        one_more_BT = torch.cat([torch.ones_like(mask_BT[:, :1]), mask_BT[:, :-1]], dim=1)
+        return mask_BT | (has_room_B[:, None] & one_more_BT)
 
     @torch.no_grad()
     def _values(
@@ -166,10 +192,10 @@ class OnPolicy:
     ) -> torch.Tensor | None:
         if "value" not in self.backbone.heads:
             return None
-        values_BT = torch.zeros(mask_BT.shape)
+        values_BT, behind_end = torch.zeros(mask_BT.shape), self.optimizer.value_behind_end
         with self.backbone.role("policy" if self.optimizer.shared_trunk else "value"):
             for index, inputs in self.backbone.micro_batches(prompt_ids, responses, show="values"):
-                rows_BT = self.backbone.read_head("value", self.backbone.response_hidden(inputs)).cpu()
+                rows_BT = self.backbone.read_head("value", self.backbone.response_hidden(inputs, behind_end)).cpu()
                 values_BT[index, : rows_BT.shape[1]] = rows_BT
         return values_BT * mask_BT
 

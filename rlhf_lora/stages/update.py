@@ -67,14 +67,14 @@ class Updater:
         """One gradient step per trained role: its forward and its backward, then the next role."""
         totals = Means()
         self.adamw.zero_grad(set_to_none=True)
-        total = self._weight(rollout.batch.mask_BT[rows])
         prompts, responses = [rollout.prompt_ids[i] for i in rows], [rollout.response_ids[i] for i in rows]
         for role in self.optimizer.roles:
+            total = self._weight(_counted(rollout.batch, role)[rows])
             with self.backbone.role(role):
                 for index, padded in self.backbone.micro_batches(prompts, responses, self.micro_batch):
                     minibatch = self._minibatch(role, rollout.batch, [rows[i] for i in index], padded)
                     loss, metrics = self.optimizer.loss(minibatch)
-                    share = self._weight(padded.response_mask_BT) / total
+                    share = self._weight(_counted(minibatch.batch, role)) / total
                     (loss * share).backward()
                     totals.add(metrics, share)
                 if role == "policy" and self.optimizer.ptx:
@@ -109,7 +109,7 @@ class Updater:
         return len(mask_BT) if self.optimizer.mean_over == "sequences" else int(mask_BT.sum())
 
     def _minibatch(self, role: str, batch: Batch, rows: list[int], padded: Any) -> Minibatch:
-        hidden_BTD = self.backbone.response_hidden(padded)
+        hidden_BTD = self.backbone.response_hidden(padded, role == "value" and self.optimizer.value_behind_end)
         minibatch = Minibatch(_cut(batch.rows(torch.tensor(rows)), hidden_BTD.shape[1], hidden_BTD.device))
         if role == "policy":
             minibatch.new_logprobs_BT = self.backbone.logprobs(hidden_BTD, padded.responses_BT, self.temperature)
@@ -148,6 +148,11 @@ class Means:
 
     def means(self) -> dict[str, float]:
         return {name: total / count for name, (total, count) in self._sums.items()}
+
+
+def _counted(batch: Batch, role: str) -> torch.Tensor:
+    """The places that a role's loss is a mean over."""
+    return batch.value_mask_BT if role == "value" else batch.mask_BT
 
 
 def _cut(batch: Batch, width: int, device: Any) -> Batch:

@@ -195,6 +195,7 @@ class Subject:
             loop = OnPolicy(
                 self.backbone, self.engine, Scorer(StandIn(), "stand-in"), watched, self.prompts,
                 seed=self.plan.config.seed, micro_batch=max(2, ROWS // 2),
+                demonstrations=self.parts.demonstrations(self.backbone),
             )  # fmt: skip
             loop.step()
             return loop

@@ -47,7 +47,8 @@ def test_the_score_stands_one_place_behind_the_end(theirs):
     """An answer that ended early has its score one place behind its end token, on a value that is read there.
 
     Size: for the end token the score counts as γ(λ · score + (1 − λ) · V behind it), for the kit as itself: at γ = 1 and
-    λ = 0.95 that is 5 % of (score − V) less, at γ = λ = 1 nothing. Answers that fill their places do not differ.
+    λ = 0.95 that is 5 % of (score − V) less, at γ = λ = 1 nothing. Answers that fill their places do not differ, and with
+    `score_position=after_end` none does.
     Why: the end token is the last action, and has the reward for it (C24); nothing is generated behind it.
     """
     found = []
@@ -71,7 +72,7 @@ def test_the_score_stands_one_place_behind_the_end(theirs):
 def test_the_value_is_trained_one_place_behind_the_end(theirs):
     """The value loss counts one place more per answer that ended early: the one where the score stands.
 
-    Size: (n + answers that ended early) / n places.
+    Size: (n + answers that ended early) / n places; with `score_position=after_end` the same.
     Why: as above; the kit trains values where there are tokens.
     """
     for d in draws(COUNT):
@@ -87,7 +88,8 @@ def test_the_value_is_trained_one_place_behind_the_end(theirs):
 def test_a_missing_end_token_lowers_the_score(theirs):
     """`missing_eos_penalty` is taken off the score of an answer that was cut.
 
-    Size: the penalty, below whatever the answer was worth, where the kit puts `missing_end_reward` in its place.
+    Size: the penalty, below whatever the answer was worth, where the kit puts `missing_end_reward` in its place; with
+    `missing_end=add` nothing.
     Why: O and S replace it (C22), so that no reward makes up for running on.
     """
     for d in draws(100, full=True):
@@ -97,6 +99,8 @@ def test_a_missing_end_token_lowers_the_score(theirs):
         mine, _ = advantages_of(d, missing_end_reward=-1.5)
         assert torch.equal(optimizer_of(d, missing_end_reward=-1.5).terminal_rewards(mine)[~d.finished_B].unique(),
                            torch.tensor([-1.5] * bool((~d.finished_B).any()), dtype=torch.float64))  # fmt: skip
+        added, _ = advantages_of(d, missing_end_reward=-1.5, missing_end="add")
+        assert apart(added.returns_BT, lower.returns) < 1e-12
 
 
 def test_an_end_token_that_is_the_padding_id_is_not_trained(theirs):

@@ -83,6 +83,26 @@ def test_advantages_and_returns_of_full_answers_agree(theirs):
     close("shaped", found)
 
 
+def test_with_the_score_behind_the_end_answers_of_any_length_agree(theirs):
+    """`score_position=after_end`: KL, rewards per token, whitening, GAE, whitening; and the value loss of a micro-batch."""
+    found = []
+    for number, d in enumerate(draws(COUNT)):
+        whiten_rewards, settings = number % 2 == 0, {"score_position": "after_end", "value": "adapter"}
+        value_mask_BT = torch.arange(d.mask_BT.shape[1]) < d.lengths_B[:, None] + 1
+        running = optimizer_of(d, whiten_rewards=whiten_rewards, **settings)
+        mine, _ = running.advantages(batch_of(d, value_mask_BT=value_mask_BT))
+        other = shaped(theirs, d, whiten_rewards=whiten_rewards, masked_whiten=population(theirs))
+        update = losses(theirs, d)
+        batch = batch_of(d, value_mask_BT=value_mask_BT, advantages_BT=d.scores_BT, returns_BT=update.returns)
+        value, _ = running.loss(Minibatch(batch, new_values_BT=d.new_values_BT))
+        found.append(
+            apart(mine.advantages_BT, other.advantages)
+            .maximum(apart(mine.returns_BT, other.returns))
+            .maximum(apart(value, update.vf_loss))
+        )
+    close("behind", found)
+
+
 def test_gae_agrees_on_answers_of_any_length(theirs):
     """Given the same rewards, values and mask; theirs reaches one place behind the end."""
     found = []

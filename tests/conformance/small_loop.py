@@ -10,13 +10,13 @@ from tiny import prompts, spec, stir
 
 from rlhf_lora.backbone import Backbone
 from rlhf_lora.contracts import Batch, Context
-from rlhf_lora.records import Sample
+from rlhf_lora.records import Demonstration, Sample
 from rlhf_lora.registry import build
 from rlhf_lora.stages.on_policy import OnPolicy
 from rlhf_lora.stages.scoring import Scorer
 
 LOOP = {
-    "updates": 4, "prompts_per_update": 8, "minibatch_size": 8, "epochs": 1, "scale_scores": False, "kl_target": None,
+    "updates": 4, "prompts_per_update": 8, "minibatch_size": 8, "epochs": 1, "scale_scores": "none", "kl_target": None,
     "adamw": {"lr": 3e-3}, "value_adamw": {"lr": 3e-3}, "value": "adapter",
 }  # fmt: skip
 
@@ -56,7 +56,7 @@ def ppo(**settings: Any) -> Any:
 
 def loop(
     base: Any, rule: Callable[[Sample], float] = length, *, micro_batch: int = 64, temperature: float = 1.0,
-    sampler: Any = None, reward_role: bool = False, asked: int = 20, **settings: Any,
+    sampler: Any = None, reward_role: bool = False, asked: int = 20, shown: Sequence[Demonstration] = (), **settings: Any,
 ) -> OnPolicy:  # fmt: skip
     """A loop on the base: the policy a fresh adapter, the reference the bare base, the value head zero."""
     optimizer = build("optimizer", {"name": "ppo"} | LOOP | settings)
@@ -73,7 +73,8 @@ def loop(
         stir(made, "reward")
     scorer, opened = Scorer(Rule(rule), "mine"), optimizer.open(Context())
     rollout = sampler or engine(temperature=temperature)
-    return OnPolicy(made, rollout, scorer, opened, prompts(asked), seed=1, micro_batch=micro_batch)
+    return OnPolicy(made, rollout, scorer, opened, prompts(asked), seed=1, micro_batch=micro_batch,
+                    demonstrations=shown)  # fmt: skip
 
 
 def weights(made: OnPolicy) -> dict[str, torch.Tensor]:

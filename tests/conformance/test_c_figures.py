@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from small_loop import batch, later, length, loop, ppo
-from tiny import spec
+from small_loop import batch, engine, later, length, loop, ppo
+from tiny import prompts, spec, stir
 
 from rlhf_lora.contracts import Minibatch
 from rlhf_lora.objectives.advantages import gae, whiten
 from rlhf_lora.objectives.kl import AdaptiveKL
 from rlhf_lora.objectives.ppo import policy_loss, value_loss
 from rlhf_lora.objectives.preference import best_of_n, pairwise
-from rlhf_lora.records import Prompt, Sample, Score
+from rlhf_lora.records import Demonstration, Prompt, Sample, Score
 from rlhf_lora.registry import build
 from rlhf_lora.stages.rollout_record import Rollout
 
@@ -68,13 +69,42 @@ def test_C12_normalisation(tiny_base, tmp_path):
     # 1, 2, 3, 6: μ = 3, σ² = (4 + 1 + 0 + 9) / 4 = 3.5
     (tmp_path / INFO).write_text(json.dumps({"gain": 1.0, "bias": 0.0}))
     assert normalise(tmp_path, [1.0, 2.0, 3.0, 6.0]) == pytest.approx((3.5**-0.5, -3 * 3.5**-0.5))
-    made = loop(tiny_base, sampler=Lengths(), asked=300)
+    made = loop(tiny_base, sampler=Lengths(), asked=300, scale_scores="reference")
     made._measure_score_scale()
     assert made.engine.roles == ["reference"]
     seen = torch.tensor([float(i % 7 + 1) for i in range(256)])
     scaled = (seen - made.state.score_shift) * made.state.score_scale
     assert float(scaled.mean()) == pytest.approx(0.0, abs=1e-5)
     assert float(scaled.std(unbiased=False)) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_C13_mean_over_demonstrations(tiny_base):
+    """The mean score of people's own answers is taken away, and the unit stays: mean 0 ± 1e-3 over them, as they were.
+
+    Source: S `reward.py`, end: `config.bias`
+    Profile: tldr2024
+    """
+    shown = [Demonstration(p, f"tea {'and soup ' * (i % 5)}") for i, p in enumerate(prompts(300))]
+
+    def rule(sample: Sample) -> float:
+        seen.append(sample)
+        return 3.0 * length(sample) - 5.0
+
+    seen: list[Sample] = []
+    made = loop(tiny_base, rule, sampler=Lengths(), shown=shown, scale_scores="demonstrations")
+    made._measure_score_scale()
+    assert made.engine.roles == []  # nobody was asked to write
+    assert len(seen) == 256
+    answers = [list(made.backbone.chat.response_ids(d.completion, prompt=d.prompt)) for d in shown]
+    there = [(d.prompt.text, answer) for d, answer in zip(shown, answers, strict=True)]
+    assert all((s.prompt, list(s.tokens)) in there and s.finished for s in seen)
+    scores = torch.tensor([3.0 * length(s) - 5.0 for s in seen], dtype=torch.float64)
+    scaled = (scores - made.state.score_shift) * made.state.score_scale
+    assert float(scaled.mean()) == pytest.approx(0.0, abs=1e-3)
+    assert float(scaled.std()) == pytest.approx(float(scores.std()))
+    again, seen[:] = list(seen), []
+    made._measure_score_scale()
+    assert seen == again  # which ones is the seed's matter
 
 
 def test_C13_shift_is_taken_away(tiny_base):
@@ -85,7 +115,7 @@ def test_C13_shift_is_taken_away(tiny_base):
     """
     scaled = []
     for rule in (length, lambda sample: 1000.0 * length(sample) - 5.0):
-        made = loop(tiny_base, rule, sampler=Lengths(), asked=300)
+        made = loop(tiny_base, rule, sampler=Lengths(), asked=300, scale_scores="reference")
         made._measure_score_scale()
         scores = torch.tensor([rule(Sample("p", "x", tokens=[5] * n)) for n in (1, 4, 7)])
         scaled.append((scores - made.state.score_shift) * made.state.score_scale)
@@ -134,6 +164,19 @@ def test_C22_penalty_replaces():
     assert ppo(**PLAIN).terminal_rewards(batch()).tolist() == [2.0, 3.0]  # the kit's default: it keeps its score
 
 
+def test_C22_penalty_is_added():
+    """With `missing_end=add` a cut answer's reward is lowered by the penalty, and keeps what it was worth.
+
+    Source: TRL `scores[~contain_eos] -= missing_eos_penalty`
+    Profile: none
+    """
+    # 3 − 1.5 for the cut one; its KL is 1 nat, β = 0.1: −0.1 + 1.5 is left to come at its first token.
+    running = ppo(beta=0.1, missing_end_reward=-1.5, missing_end="add", **PLAIN)
+    assert running.terminal_rewards(batch()).tolist() == [2.0, 1.5]
+    assert running.advantages(batch())[0].returns_BT[1, 0].item() == pytest.approx(1.4)
+    assert ppo(missing_end="add", **PLAIN).terminal_rewards(batch()).tolist() == [2.0, 3.0]  # nothing to add
+
+
 def test_C23_reward_per_token():
     """r_t = −β (log π − log ρ)_t on every token, and the score on the last one, on top of its KL.
 
@@ -150,8 +193,8 @@ def test_C23_reward_per_token():
 def test_C24_where_a_score_stands(tokens):
     """An answer of n tokens has its score on token n, its end; nothing behind it enters ratio, KL, values or losses.
 
-    Source: S `ppo.py`, `sequence_lengths`; `score_position: eos` as OpenRLHF has it
-    Profile: kit
+    Source: O `compute_rewards` (every answer ends at T − 1); OpenRLHF at any length
+    Profile: oai2019, kit
     """
     # T = 3. Index table (n: score, policy mask, value mask): 1: 0, t > 0, t > 0; 2: 1, t > 1, t > 1; 3: 2, none, none.
     mask_BT = torch.arange(3)[None] < tokens
@@ -172,6 +215,88 @@ def test_C24_where_a_score_stands(tokens):
     loss.backward()
     assert not new_BT.grad[~mask_BT].any()
     assert not values_BT.grad[~mask_BT].any()
+
+
+BEHIND = {"score_position": "after_end", "value": "adapter"}
+
+
+@pytest.mark.parametrize(("tokens", "place", "values"), [(1, 1, [1, 1, 0]), (2, 2, [1, 1, 1]), (3, 2, [1, 1, 1])])
+def test_C24_where_a_score_stands_behind_the_end(tiny_base, tokens, place, values):
+    """With `score_position=after_end` the score stands on place n, behind the end, where a value counts; at T on the end.
+
+    Source: S `ppo.py`: `actual_end`, `padding_mask_p1`; TRL the same
+    Profile: tldr2024
+    """
+    # T = 3. Index table (n: score, policy mask, value mask): 1: 1, t > 0, t > 1; 2: 2, t > 1, none; 3: 2, none, none.
+    made = loop(tiny_base, sampler=engine(max_new_tokens=3), **BEHIND)
+    mask_BT = torch.arange(4)[None] < tokens  # one place more than T, as the loop makes it
+    value_mask_BT = made._value_mask(mask_BT)
+    assert value_mask_BT.int().tolist() == [[*values, 0]]
+    rubbish_BT = torch.where(mask_BT, 0.0, 50.0)
+    given = batch(
+        mask_BT=mask_BT, value_mask_BT=value_mask_BT, logprobs_BT=-1.0 - rubbish_BT, ref_logprobs_BT=-1.0 + rubbish_BT,
+        values_BT=torch.where(value_mask_BT, 0.0, 50.0), tokens_BT=torch.zeros(1, 4), scores_B=torch.ones(1),
+        rewards_B=torch.tensor([4.0]), finished_B=torch.tensor([True]), group_B=torch.tensor([0]),
+    )  # fmt: skip
+    running = ppo(beta=0.1, **BEHIND, **PLAIN)
+    ready, _ = running.advantages(given)
+    assert later(ready.returns_BT)[0].tolist() == [4.0 if t == place else 0.0 for t in range(4)]
+    assert ready.advantages_BT[0].tolist() == [4.0] * tokens + [0.0] * (4 - tokens)
+    new_BT, values_BT = (-1.0 + 3 * rubbish_BT).requires_grad_(), rubbish_BT.clone().requires_grad_()
+    for minibatch in (Minibatch(ready, new_logprobs_BT=new_BT), Minibatch(ready, new_values_BT=values_BT)):
+        running.loss(minibatch)[0].backward()
+    assert not new_BT.grad[~mask_BT].any()
+    assert values_BT.grad.bool().tolist() == value_mask_BT.tolist()
+
+
+def test_C24_a_score_behind_the_end_at_half_lambda():
+    """What the end token gets of a score behind it: γ (λ · score + (1 − λ) · V behind the end) − V.
+
+    Source: S `ppo.py`, generalised advantage estimation over `padding_mask_p1`
+    Profile: tldr2024
+    """
+    # One token, V = 1, and 3 behind it; score 5, γ = 1, λ = ½: δ = 2, 2; A = 2 + ½ · 2 = 3, 2. On the end: A = 5 − 1.
+    given = batch(
+        mask_BT=torch.tensor([[True, False]]), value_mask_BT=torch.ones(1, 2, dtype=torch.bool),
+        logprobs_BT=torch.zeros(1, 2), ref_logprobs_BT=torch.zeros(1, 2), values_BT=torch.tensor([[1.0, 3.0]]),
+        tokens_BT=torch.zeros(1, 2), scores_B=torch.ones(1), rewards_B=torch.tensor([5.0]),
+        finished_B=torch.tensor([True]), group_B=torch.tensor([0]),
+    )  # fmt: skip
+    half = PLAIN | {"lam": 0.5}
+    made, _ = ppo(**BEHIND, **half).advantages(given)
+    assert (made.advantages_BT.tolist(), made.returns_BT.tolist()) == ([[3.0, 0.0]], [[4.0, 5.0]])
+    made, _ = ppo(**half).advantages(replace(given, value_mask_BT=None))
+    assert (made.advantages_BT.tolist(), made.returns_BT.tolist()) == ([[4.0, 0.0]], [[5.0, 0.0]])
+
+
+def test_C24_the_value_behind_the_end_is_of_the_state_after_it(tiny_base):
+    """The value behind the end is the value head at the last token, as a reward model reads it, and it is trained there.
+
+    Source: S `ppo.py`: `values` of `get_reward` at `context_length − 1 : −1`, with padding behind the end
+    Profile: tldr2024
+    """
+    made = loop(tiny_base, sampler=engine(max_new_tokens=6, temperature=2.0), prompts_per_update=20, minibatch_size=20,
+                **BEHIND)  # fmt: skip
+    stir(made.backbone, "value")
+    samples = made._roll_out(made._prompts_of(1), 1)
+    rollout = made._look_back(samples, made.scorer(samples))
+    lengths = [len(ids) for ids in rollout.response_ids]
+    assert len(set(lengths)) > 2
+    assert max(lengths) == 6
+    read = made.backbone.sequence_scores("value", rollout.prompt_ids, rollout.response_ids)
+    for row, (length_, score) in enumerate(zip(lengths, read, strict=True)):
+        counted = rollout.batch.value_mask_BT[row].sum()
+        assert counted == (length_ + 1 if length_ < 6 else 6)
+        if length_ < 6:
+            assert float(rollout.batch.values_BT[row, length_]) == pytest.approx(score, abs=1e-5)
+    # A head at zero: V = 0, so that the gradient of its bias is the mean of −R over the places that are trained.
+    made = loop(tiny_base, prompts_per_update=20, minibatch_size=20, micro_batch=3, max_grad_norm=None,
+                adamw={"lr": 0.0}, value_adamw={"lr": 0.0}, **BEHIND)  # fmt: skip
+    made.step()
+    trained = made.last.batch
+    assert trained.value_mask_BT.sum() > trained.mask_BT.sum()
+    expected = -float(trained.returns_BT[trained.value_mask_BT].mean())
+    assert float(made.backbone.heads["value"].bias.grad) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(("kl", "beta"), [(12.0, 0.151536), (0.0, 0.148464), (6.0, 0.15), (6.6, 0.150768)])
@@ -359,24 +484,24 @@ def tensorflow_step(g: float, eps: float, t: int, beta1: float = 0.9, beta2: flo
     return math.sqrt(1 - beta2**t) / (1 - beta1**t) * m / (math.sqrt(v) + eps)
 
 
-@pytest.mark.parametrize("value", ["adapter", "trunk"])
-def test_C34_micro_batches(tiny_base, value):
+@pytest.mark.parametrize(("value", "position"), [("adapter", "end"), ("trunk", "end"), ("adapter", "after_end")])
+def test_C34_micro_batches(tiny_base, value, position):
     """Gradients of micro-batches add up to those of one batch: every token weighs the same, whatever its neighbours.
 
     Source: trl issue 583; TRL averages the means of micro-batches, which differs where lengths do
     Profile: oai2019, tldr2024, kit
     """
-    whole, parts = (_gradients(tiny_base, size, value) for size in (64, 3))
+    whole, parts = (_gradients(tiny_base, size, value, score_position=position) for size in (64, 3))
     assert whole.keys() == parts.keys()
     assert max(float(gradient.abs().max()) for gradient in whole.values()) > 1e-3
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-4)
 
 
-def _gradients(base: Any, micro_batch: int, value: str) -> dict[str, torch.Tensor]:
+def _gradients(base: Any, micro_batch: int, value: str, **settings: Any) -> dict[str, torch.Tensor]:
     """Of the first minibatch; lr 0, so that they are left standing."""
     still = {"adamw": {"lr": 0.0}, "value_adamw": {"lr": 0.0}, "max_grad_norm": None}
-    made = loop(base, micro_batch=micro_batch, value=value, **still)
+    made = loop(base, micro_batch=micro_batch, **{"value": value} | still | settings)
     made.step()
     assert len({len(ids) for ids in made.last.response_ids}) > 1  # else every way of averaging is right
     return {

@@ -318,6 +318,33 @@ def test_C21_nothing_behind_the_end(made):
         assert sample.finished == (sample.tokens[-1] in made.chat.stop_ids)
 
 
+@pytest.mark.parametrize("after", [0, 1, 3, 16])
+def test_C21_truncate_after(after):
+    """A stop string counts from token `stop_after` on: mask = cumsum(hit) − hit = 0, hit = the string at index ≥ that.
+
+    Source: O `truncate_after=16`, `truncate_token=13` (a full stop)
+    Profile: oai2019
+    """
+    from rlhf_lora.plugins.rollouts.stops import RowsThatStopped, StopRule
+
+    chat, rule = (
+        SimpleNamespace(decode=lambda tokens: "".join("ab.c"[token] for token in tokens)),
+        StopRule(["."], after),
+    )
+    tokens_BT = torch.randint(0, 4, (60, 24), generator=torch.Generator().manual_seed(0))
+    hit_BT = ((tokens_BT == 2) & (torch.arange(24) >= after)).long()
+    kept_B = ((hit_BT.cumsum(1) - hit_BT) == 0).sum(1)
+    assert [len(rule.until_end(chat, row)) for row in tokens_BT.tolist()] == kept_B.tolist()
+    finished_B = [rule.text_before(chat, row) is not None for row in tokens_BT.tolist()]
+    assert finished_B == hit_BT.any(1).tolist()
+    watching, lengths_B = RowsThatStopped(chat, rule, 60), torch.zeros(60, dtype=torch.long)
+    for t in range(24):  # as both engines watch while they draw
+        lengths_B += ~torch.tensor(watching.stopped)
+        watching.add(range(60), tokens_BT[:, t].tolist())
+    assert lengths_B.tolist() == kept_B.tolist()
+    assert kept_B.min() == after + 1
+
+
 def test_C20_values_start_at_zero(tiny_base):
     """A new value head is zero, so that all values are 0 at step 0, on an adapter of its own or on the policy's trunk.
 

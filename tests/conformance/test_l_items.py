@@ -20,7 +20,7 @@ from rlhf_lora.assembly import Assembly
 from rlhf_lora.backbone import Backbone
 from rlhf_lora.errors import ModelError
 from rlhf_lora.loading import load_base
-from rlhf_lora.records import Sample
+from rlhf_lora.records import Demonstration, Sample
 from rlhf_lora.registry import build
 
 
@@ -114,13 +114,15 @@ def drawing(sample: Sample) -> float:
     return length(sample) + random.random() + float(numpy.random.rand()) + float(torch.rand(()))
 
 
-def test_L5_going_on_from_a_checkpoint(tiny_base, tmp_path):
+@pytest.mark.parametrize("scale", ["reference", "demonstrations"])
+def test_L5_going_on_from_a_checkpoint(tiny_base, tmp_path, scale):
     """A checkpoint on disk has all that decides what comes next: 3 updates = 1, saved and loaded, and 2, bit for bit.
 
     Source: design: resume is bit-exact on a CPU
     Profile: oai2019, tldr2024, kit
     """
-    settings = {"kl_target": 0.5, "kl_horizon": 100.0, "scale_scores": True, "prompts_per_update": 8, "asked": 12}
+    settings = {"kl_target": 0.5, "kl_horizon": 100.0, "prompts_per_update": 8, "asked": 12, "scale_scores": scale,
+                "shown": [Demonstration(p, "tea and soup") for p in prompts(5)]}  # fmt: skip
     one = loop(tiny_base, drawing, **settings)
     torch.manual_seed(1)
     random.seed(1)

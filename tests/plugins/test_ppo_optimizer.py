@@ -149,7 +149,8 @@ def test_explained_variance_is_one_for_perfect_values_and_zero_for_the_mean():
         ("gamma", 1.1), ("lam", -0.1), ("final_lr", 2.0), ("max_grad_norm", 0.0), ("kl_target", 0.0),
         ("kl_target", float("nan")), ("value", "both"), ("adamw", {"lr": -1.0}), ("adamw", {"beta1": 1.0}),
         ("value_adamw", {"eps": 0.0}), ("adamw", {"rate": 1.0}), ("value_clip", -0.2), ("value_weight", -1.0),
-        ("missing_end_reward", float("nan")), ("kl_horizon", 0.0),
+        ("missing_end_reward", float("nan")), ("missing_end", "subtract"), ("scale_scores", True), ("score_position", "eos"),
+        ("kl_horizon", 0.0),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(setting, value):

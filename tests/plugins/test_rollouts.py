@@ -195,7 +195,7 @@ def test_a_stop_string_only_shortens_what_would_have_been_drawn(backbone):
 def test_without_stop_strings_nothing_is_decoded_while_sampling(backbone, monkeypatch):
     from rlhf_lora.plugins.rollouts import stops
 
-    monkeypatch.setattr(stops, "completes", lambda *args: pytest.fail("decoded"))
+    monkeypatch.setattr(stops.StopRule, "ends", lambda *args: pytest.fail("decoded"))
     assert engine("native").generate(backbone, ASKED, 1, 3)
 
 
@@ -211,9 +211,69 @@ def test_line_breaks_and_words_that_begin_with_a_backslash_are_fine(name):
     assert engine(name, stop=["\nHuman:", "\\nabla"]).stop == ["\nHuman:", "\\nabla"]
 
 
-def test_the_earliest_stop_string_cuts_the_text():
-    from rlhf_lora.plugins.rollouts.stops import text_before
+class Letters:
+    """A chat whose tokens are letters; `é` is two, of which neither is whole alone."""
 
-    assert text_before("a; b. c", [".", ";"]) == "a"
-    assert text_before("; b", [";"]) == ""
-    assert text_before("a b", [";"]) is None
+    def decode(self, tokens: Any) -> str:
+        joined = "".join(tokens).replace("<e>", "é")
+        return joined.replace("<e", "\N{REPLACEMENT CHARACTER}")
+
+
+def before(text: str, stop: list[str], after: int = 0) -> str | None:
+    from rlhf_lora.plugins.rollouts.stops import StopRule
+
+    return StopRule(stop, after).text_before(Letters(), list(text))
+
+
+def test_the_earliest_stop_string_cuts_the_text():
+    assert before("a; b. c", [".", ";"]) == "a"
+    assert before("; b", [";"]) == ""
+    assert before("a b", [";"]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "after", "shown"),
+    [
+        ("a.b.c.", ["."], 1, "a"),  # the first full stop is token 1
+        ("a.b.c.", ["."], 2, "a.b"),
+        ("a.b.c.", ["."], 4, "a.b.c"),
+        ("a.b.c.", ["."], 6, None),
+        ("a;b.c;", [".", ";"], 2, "a;b"),  # of several, the first that counts
+        ("a--b--", ["--"], 2, "a"),  # what counts is the token that completes it: token 2 of 0…
+        ("a--b--", ["--"], 3, "a--b"),
+        ("a.b", ["."], 99, None),
+        ("", ["."], 2, None),
+    ],
+)
+def test_a_stop_string_counts_from_its_token_on(text, stop, after, shown):
+    assert before(text, stop, after) == shown
+
+
+def test_a_letter_that_is_cut_in_two_is_completed_by_a_token_that_counts():
+    from rlhf_lora.plugins.rollouts.stops import StopRule
+
+    tokens = ["a", "<e", ">", "b"]
+    assert [StopRule(["é"], after).text_before(Letters(), tokens) for after in (0, 2, 3)] == ["a", "a", None]
+
+
+@ENGINES
+def test_stop_strings_before_their_time_are_a_part_of_the_answer(backbone, name):
+    stop = stops_for(backbone)[:1]
+    after, decode = 9, backbone.chat.decode
+    samples = engine(name, 2.0, max_new_tokens=20, stop=stop, stop_after=after).generate(backbone, ASKED, 12, 3)
+    early = [s for s in samples if stop[0] in decode(list(s.tokens)[:after])]
+    assert any(len(s.tokens) > after for s in early)
+    late = [s for s in samples if stop[0] in decode(s.tokens)[len(decode(list(s.tokens)[:after])) :]]
+    assert late
+    for sample in late:
+        assert sample.finished
+        assert len(sample.tokens) > after
+        assert sample.text + stop[0] == decode(sample.tokens)[: len(sample.text) + len(stop[0])]
+    for sample in early:
+        assert sample in late or sample.text == decode(sample.tokens)
+
+
+@ENGINES
+def test_a_token_that_stop_strings_count_from_is_not_below_zero(name):
+    with pytest.raises(ConfigError, match=r"rollout\.stop_after"):
+        engine(name, stop_after=-1)

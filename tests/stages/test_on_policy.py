@@ -219,7 +219,7 @@ def sometimes(value: Any, every: int = 4) -> Callable[[Sample], Any]:
     ids=["None", "nan", "inf", "abstain", "error", "unreadable"],
 )
 def test_a_missing_score_is_counted_and_its_sample_left_out_never_called_zero(tiny_base, value, abstained, errors):
-    made = loop(tiny_base, sometimes(value), scale_scores=False)
+    made = loop(tiny_base, sometimes(value), scale_scores="none")
     metrics = made.step()
     assert (made.state.abstained, made.state.errors, metrics["scores/missing"]) == (abstained, errors, 2.0)
     assert len(made.last.batch) == 6
@@ -233,7 +233,7 @@ def test_a_missing_score_is_counted_and_its_sample_left_out_never_called_zero(ti
 
 
 def test_tokens_prompts_and_groups_stay_together_when_samples_leave(tiny_base):
-    made = loop(tiny_base, sometimes(None), samples_per_prompt=2, prompts_per_update=4, scale_scores=False)
+    made = loop(tiny_base, sometimes(None), samples_per_prompt=2, prompts_per_update=4, scale_scores="none")
     made.step()
     batch, rollout = made.last.batch, made.last
     asked = [p.text for p in made._prompts_of(1)]
@@ -248,14 +248,14 @@ def test_tokens_prompts_and_groups_stay_together_when_samples_leave(tiny_base):
 
 def test_no_score_at_all_stops_the_run(tiny_base):
     with pytest.raises(Stopped, match=r"8 of 8 samples have no score.*out of order"):
-        loop(tiny_base, lambda s: Score.none("out of order", "error"), scale_scores=False).step()
+        loop(tiny_base, lambda s: Score.none("out of order", "error"), scale_scores="none").step()
     with pytest.raises(Stopped, match="nothing to learn from"):
         loop(tiny_base, lambda s: None).step()
 
 
 def test_a_share_of_missing_scores_above_the_limit_stops_the_run_and_one_at_it_does_not(tiny_base):
-    loop(tiny_base, sometimes(None, 2), missing_share=0.5, scale_scores=False).step()
-    made = loop(tiny_base, sometimes(None, 2), missing_share=0.4, scale_scores=False)
+    loop(tiny_base, sometimes(None, 2), missing_share=0.5, scale_scores="none").step()
+    made = loop(tiny_base, sometimes(None, 2), missing_share=0.4, scale_scores="none")
     before = weights(made)
     with pytest.raises(Stopped, match="4 of 8 samples"):
         made.step()
@@ -302,7 +302,7 @@ class Columns:
 
 def test_columns_that_a_reward_asks_for_are_handed_over_in_order(tiny_base):
     asked = [Prompt(p.text, columns={"answer": i, "other": None}) for i, p in enumerate(prompts(20))]
-    made = loop(tiny_base, Columns(), asked, scale_scores=False)
+    made = loop(tiny_base, Columns(), asked, scale_scores="none")
     made.step()
     assert made.last.batch.scores_B.tolist() == [1.0 + len(ids) for ids in made.last.response_ids]
 
@@ -469,7 +469,7 @@ def test_ptx_adds_the_gradient_of_the_demonstrations_and_nothing_else(tiny_base)
     shown = [Demonstration(asked[0], "certainly tea soup and bread")] * 3
 
     def trained(**settings: Any) -> tuple[Any, dict[str, float]]:
-        made = loop(tiny_base, lambda sample: 1.0, asked, beta=0.0, whiten_advantages=False, scale_scores=True,
+        made = loop(tiny_base, lambda sample: 1.0, asked, beta=0.0, whiten_advantages=False, scale_scores="reference",
                     prompts_per_update=4, adamw={"lr": 1e-2}, demonstrations=shown, **settings)  # fmt: skip
         return made, made.step()
 
