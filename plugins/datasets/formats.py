@@ -45,6 +45,7 @@ class Format:
         example: rows, as a user would write them.
         others: columns that hold something else than text or messages → what.
         only: what else must be true of a first row that is to decide for this format.
+        compares: how many comparisons a row asks for, where that grows with the square of what it holds.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Format:
     not_with: tuple[str, ...] = ()
     others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     only: Callable[[Columns], bool] = lambda row: True
+    compares: Callable[[Columns], int] = lambda row: 0
 
     def shape(self, row: Columns) -> str | None:
         """What the row's text columns hold when it has the columns of this format, else None."""
@@ -185,10 +187,10 @@ FORMATS: tuple[Format, ...] = (
            '"rejected": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "What?"}]}'),
     Format("ranked", ("prompt", "completions", "scores"), _EITHER, "pairs", several.ranked,
            '{"prompt": "Name a colour.", "completions": ["Blue.", "Seven."], "scores": [0.9, 0.1]}',
-           others={"completions": LIST, "scores": LIST}),
+           others={"completions": LIST, "scores": LIST}, compares=several.every_two),
     Format("ranks", ("prompt", "completions", "ranks"), _EITHER, "pairs", several.ranks,
            '{"prompt": "Name a colour.", "completions": ["Seven.", "Blue."], "ranks": [2, 1]}',
-           others={"completions": LIST, "ranks": LIST}),
+           others={"completions": LIST, "ranks": LIST}, compares=several.every_two),
     Format("best_of_n", ("prompt", "completions", "best"), _EITHER, "pairs", several.best_of_n,
            '{"prompt": "Name a colour.", "completions": ["Seven.", "Blue."], "best": 1}',
            others={"completions": LIST, "best": NUMBER}),

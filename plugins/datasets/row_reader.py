@@ -16,13 +16,15 @@ from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, Unused
 from . import formats
 from .formats import Format, Record
 from .json_rows import shortened
-from .parts import NotUsable, as_messages, kind_of
-from .several import Rated, Several, gathered
+from .parts import NUMBERS_BESIDE, NotUsable, as_messages, kind_of
+from .several import Rated, Several, by_prompt, comparisons, gathered
 
 MOST_PAIRS = 2_000_000
 """Beyond this, rows that compare everything with everything fill the memory before anyone sees why."""
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+NO_NUMBER = ("nan", "inf", "infinity")
+"""How programs write into a cell that there is no number. No score: NaN is not below 5, nor above it."""
 BARE_COMPARISON = {"chosen": "text", "rejected": "text"}
 
 
@@ -108,10 +110,13 @@ class RowReader:
         source = {name: self._theirs(name) for name in self.first.format.columns}
         kept = {"answer"} if source.get("completion") == "answer" else set()  # for rewards that check against it
         extra = {name: value for name, value in row.items() if name not in set(source.values()) - kept}
+        if self.cells and self.first.format.gives == "pairs":
+            extra |= {name: _cell(extra[name], not_text=True) for name in NUMBERS_BESIDE & extra.keys()}
         try:
             if earlier := self._earlier(where, row):
                 where = f"{where} (as {earlier})"
                 raise NotUsable("the same row stands before")
+            self._room_for(self.first.format.compares(core), where)
             found = self.first.format.read(core, extra)
             if isinstance(found, Rated):
                 self._rated[where] = found
@@ -123,12 +128,25 @@ class RowReader:
 
     def finish(self) -> None:
         """Bring together what several rows give only together. Call once, after the last row."""
-        for where, found in gathered(self._rated):
-            if isinstance(found, NotUsable):
-                self.unused.append(Unused(where, str(found)))
-            else:
-                self._keep(where, found)
+        for group in by_prompt(self._rated):
+            self._room_for(comparisons(len(group)), group[-1][0])
+            for where, found in gathered(group):
+                if isinstance(found, NotUsable):
+                    self.unused.append(Unused(where, str(found)))
+                else:
+                    self._keep(where, found)
         self._rated = {}
+
+    def _room_for(self, more: int, where: str) -> None:
+        """Raises:
+        DataError: with so many further comparisons there would be more than `MOST_PAIRS`. Asked before they are made.
+        """
+        if len(self.records) + more > MOST_PAIRS:
+            raise DataError(
+                f"the rows give more than {MOST_PAIRS:,} pairs to compare",
+                where=f"{where}, where the count passes it",
+                fix="read fewer rows: dataset.limit=…, or compare fewer replies to one prompt",
+            )
 
     def data(self, cut: str) -> Data:
         """What was read. `cut` is added to the format's description."""
@@ -159,12 +177,7 @@ class RowReader:
             return
         self.records += found.records
         self.left_out += found.left_out
-        if len(self.records) > MOST_PAIRS:
-            raise DataError(
-                f"the rows give more than {MOST_PAIRS:,} pairs",
-                where=f"{where}, where the count passed it",
-                fix="read fewer rows: dataset.limit=…, or compare fewer replies to one prompt",
-            )
+        self._room_for(0, where)
 
     def _theirs(self, ours: str) -> str:
         """What the file calls one of our columns."""
@@ -280,8 +293,10 @@ def _cell(text: str, not_text: bool) -> Any:
     bare = text.strip()
     if not (not_text or bare.startswith(("[{", "{"))):
         return text
+    if not bare or bare.lower().lstrip("+-") in NO_NUMBER:
+        return None
     try:
-        value = json.loads(bare.lower() if bare.lower() in ("true", "false") else bare) if bare else None
+        value = json.loads(bare.lower() if bare.lower() in ("true", "false") else bare, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         return text
     return value if not_text or kind_of(as_messages(value)) == "messages" else text
