@@ -6,6 +6,7 @@ were the only thing left of it, the second worst too; so the best reply goes alo
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,11 @@ from rlhf_lora.records import Demonstration, Pair, Prompt
 from .parts import TIE, Columns, NotUsable, demonstration_of, is_score, kind_of, pair_of, prompt_of, reply_of
 
 NO_SCORE = "a reply without a score"
+
+_NAMED = re.compile(
+    r"(?:(?:model|assistant|response|reply|answer|output)[ _-]?)?(?P<reply>[ab])|(?:tie|draw|both|neither|equal)\b.*",
+    re.IGNORECASE,
+)
 
 
 @dataclass
@@ -90,6 +96,28 @@ def auto_j(row: Columns, extra: Columns) -> Pair:
     if better is None:
         raise NotUsable("a label that is not 0, 1 or 2")
     return _two(row, extra, better)
+
+
+def winner(row: Columns, extra: Columns) -> Pair:
+    """The better reply is named: A or B, alone or as `model_a`, `Response B`; or a tie. Numbers are not taken: 1 is the
+    first reply to some and the second to others."""
+    word = row["winner"]
+    if not isinstance(word, str):
+        raise NotUsable("no verdict")
+    named = _NAMED.fullmatch(word.strip())
+    if named is None:
+        raise NotUsable("a winner that is not A, B or tie")
+    better = {"a": 1, "b": 2}.get((named["reply"] or "").lower(), 0)
+    return _two({**row, "reply_1": row["reply_a"], "reply_2": row["reply_b"]}, extra, better)
+
+
+def other_scale(format: str, verdicts: set[float]) -> bool:
+    """Whether the verdicts of a whole file look like another scale than its format's.
+
+    0 and 1 alone would be ties and wins of the first reply to `alpaca_eval`, 1 and 2 alone wins of the second and ties
+    to `auto_j`: more likely each means the two replies. Below 0 there is a scale with a middle.
+    """
+    return min(verdicts, default=0) < 0 or verdicts == {"alpaca_eval": {0, 1}, "auto_j": {1, 2}}.get(format)
 
 
 def qa_feedback(row: Columns, extra: Columns) -> Several:
