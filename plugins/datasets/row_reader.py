@@ -113,7 +113,8 @@ class RowReader:
             looks_compared(where, row)
         if self.first.wrong(core) or (self.asked is None and self.first.format.hides(core)):
             self._another_format(where, core, self.first)
-        if kind_of(verdict := core.get(VERDICTS.get(self.first.format.name, ""))) == "number":
+        verdict: Any = core.get(VERDICTS.get(self.first.format.name, ""))
+        if kind_of(verdict) == "number":
             self._verdicts.add(verdict)
         source = {name: self._theirs(name) for name in self.first.format.columns}
         kept = {"answer"} if source.get("completion") == "answer" else set()  # for rewards that check against it

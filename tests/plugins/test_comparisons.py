@@ -148,20 +148,20 @@ def test_equal_scores_beside_a_pair_are_a_tie_and_others_are_no_margin(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "row",
+    ("row", "says"),
     [
-        {"completions": ["a", "b"], "scores": [1, "?"]},
-        {"completions": ["a", "b"], "ranks": [1, "?"]},
-        {"completion": "a", "rating": "?"},
-        {"output_1": "a", "output_2": "b", "preference": "?"},
-        {"chosen": "a", "rejected": "b", "margin": "?"},
+        ({"completions": ["a", "b"], "scores": [1, "?"]}, "a reply without a score"),
+        ({"completions": ["a", "b"], "ranks": [1, "?"]}, "ranks that are not a list of numbers"),
+        ({"completion": "a", "rating": "?"}, "a reply without a score"),
+        ({"output_1": "a", "output_2": "b", "preference": "?"}, "no verdict"),
+        ({"chosen": "a", "rejected": "b", "margin": "?"}, "a margin that is no number"),
     ],
 )
-def test_a_number_too_large_for_a_float_is_no_number(tmp_path, row):
+def test_a_number_too_large_for_a_float_is_no_number(tmp_path, row, says):
     """JSON reads 1e999 as infinity, without a word."""
     text = json.dumps({"prompt": "q", **row}).replace('"?"', "1e999")
     (tmp_path / "rows.jsonl").write_text(text)
-    with pytest.raises(DataError, match=r"without a score|not a list of numbers|no verdict|no number"):
+    with pytest.raises(DataError, match=says):
         build("dataset", {"name": "jsonl", "path": str(tmp_path / "rows.jsonl")}).load()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rlhf_lora.plugins.datasets import tabular
 
 from rlhf_lora.errors import DataError
 from rlhf_lora.records import Data
@@ -140,6 +141,7 @@ def test_csv_lists_with_nan_have_no_score_there(tmp_path):
     data = load(written(tmp_path / "rows.csv", text))
     assert [(pair.chosen, pair.rejected) for pair in data.pairs] == [("b", "c")]
     assert data.left_out == {"a reply without a score": 2}
+    assert tabular.cell("[NaN, 1, -Infinity]", not_text=True) == [None, 1, None], "as in Parquet"
 
 
 def test_csv_margins_and_scores_beside_a_pair_are_numbers(tmp_path):
