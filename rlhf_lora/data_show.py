@@ -27,7 +27,7 @@ def visible(text: str) -> str:
     )
 
 
-def shortened(text: str, characters: int) -> str:
+def without_middle(text: str, characters: int) -> str:
     """At most about so many characters: the beginning and the end, and how much is left out between them."""
     if len(text) <= characters + 20:
         return text
@@ -125,7 +125,7 @@ def _print_examples(view: FileView, console: Any) -> None:
     for number, example in enumerate(view.examples, 1):
         console.print(_text(f"  {example.kind} {number}", "bold"))
         grid = _grid(12, None)
-        grid.add_row("    prompt", _text(visible(shortened(example.prompt, 220)), "dim"))
+        grid.add_row("    prompt", _text(visible(without_middle(example.prompt, 220)), "dim"))
         for name, reply in example.replies.items():
-            grid.add_row(f"    {name}", _text(visible(shortened(reply, 140))))
+            grid.add_row(f"    {name}", _text(visible(without_middle(reply, 140))))
         console.print(grid)

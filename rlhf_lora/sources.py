@@ -114,14 +114,15 @@ def read(
                 f"{stage}.dataset is given, and the stage {stage} does not run", where=f"{stage}.dataset",
                 fix=f"leave it out, or have the stage run (the stages of this run: {', '.join(stages)})",
             )  # fmt: skip
-    every = [_own(stage, dataset, load, shares, SHARE.get(stage, policy_reads)) for stage, dataset in own.items()]
+    labels_read = learns_from == "labels"
+    every = [_own(stage, of, load, shares, SHARE.get(stage, policy_reads), labels_read) for stage, of in own.items()]
     main, data = Splits(shares=shares), Data()
     if not set(stages) <= own.keys():
         data = load(datasets["dataset"])
         taken = {SHARE.get(stage, "prompts") for stage in own}
         if learns_from and "policy" not in own:
             taken.discard(policy_reads)
-        main = split(data, shares, [name for name in TRAINED if name not in taken])
+        main = split(data, shares, [name for name in TRAINED if name not in taken], labels_read)
         every.insert(0, Source("dataset", datasets["dataset"], data, main))
     splits_of = {source.stage: source.splits for source in every if source.stage}
     splits = joined(main, splits_of)
@@ -134,11 +135,13 @@ def read(
     return Sources(tuple(every), splits, existing, data)
 
 
-def _own(stage: str, dataset: Any, load: Callable[[Any], Data], shares: Shares, use: str) -> Source:
+def _own(
+    stage: str, dataset: Any, load: Callable[[Any], Data], shares: Shares, use: str, labels_read: bool
+) -> Source:  # fmt: skip
     with _named(stage):
         data = load(dataset)
     uses: list[Name] = [name for name in TRAINED if name == use]
-    return Source(f"{stage}.dataset", dataset, data, split(data, shares, uses))
+    return Source(f"{stage}.dataset", dataset, data, split(data, shares, uses, labels_read))
 
 
 @contextmanager

@@ -4,12 +4,14 @@ A prompt's bucket (0-99) is a hash of its `split_key`, so a prompt lands in one 
 it comes from, and so do all rows that share it. From the bottom: SFT, reward model, prompts, tuning, final.
 
     sft            demonstrations (of pairs alone: their chosen answers)   → SFT
-    reward_model   pairs and labels                                        → reward model, DPO, KTO
+    reward_model   pairs                                                   → reward model, DPO
     prompts        prompts alone                                           → the on-policy loop
     tuning         prompts and pairs for choosing settings
     final          prompts and pairs that are judged once, at the end
 
-A share that the data cannot fill is given to one that it can: prompts alone all go to the on-policy loop.
+A share that the data cannot fill is given to one that it can: prompts alone all go to the on-policy loop. Labels (replies
+called good or bad) fill the reward model's only where an optimizer learns from them, and none of the kit's own does: else
+the replies called good are demonstrations, and the share is SFT's.
 
 A stage may read a dataset of its own (`split(own, shares, uses=…)`): then it gets all of it but the buckets of tuning and
 final, and `joined` takes from every stage the prompts that are held out in any of the datasets.
@@ -83,13 +85,13 @@ class Shares:
                 return name
         return "final"
 
-    def fitted(self, data: Data, uses: Sequence[Name] = TRAINED) -> Shares:
+    def fitted(self, data: Data, uses: Sequence[Name] = TRAINED, labels_read: bool = False) -> Shares:
         """These shares, with those that `data` has no rows for, and those that are not among `uses`, given to others.
 
         With a test set of its own nothing of the rest is kept back for the final evaluation.
         """
-        comparisons = bool(data.pairs or data.labels)
-        answers = comparisons or bool(data.demonstrations)
+        comparisons = bool(data.pairs) or (labels_read and bool(data.labels))
+        answers = bool(data.pairs or data.labels or data.demonstrations)
         share = dict(vars(self))
         spare = sum(share.pop(name) for name in TRAINED if name not in uses)
         share = dict.fromkeys(TRAINED, 0) | share
@@ -166,14 +168,17 @@ class Splits:
         return dataclasses.replace(self, **kept, unused=[*self.unused, *gone])  # type: ignore[arg-type]
 
 
-def split(data: Data, shares: Shares | None = None, uses: Sequence[Name] = TRAINED) -> Splits:
+def split(
+    data: Data, shares: Shares | None = None, uses: Sequence[Name] = TRAINED, labels_read: bool = False
+) -> Splits:
     """Give each row of `data` to one use, by the hash of its prompt. Order is kept; lists of prompts hold each once.
 
     Args:
         uses: what it is trained on for; the shares of other trainings go to these.
+        labels_read: whether an optimizer of this run learns from labels.
     """
     data, leaked = _without_test_prompts(data)
-    applied = (shares or Shares()).fitted(data, uses)
+    applied = (shares or Shares()).fitted(data, uses, labels_read)
 
     def rows(of: Sequence[Row], name: Name) -> list[Row]:
         return [row for row in of if applied.of(row.prompt.split_key) == name]

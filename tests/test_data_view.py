@@ -172,11 +172,11 @@ def test_nothing_in_a_file_can_move_the_cursor_or_turn_text_round(plan, tmp_path
 
 @pytest.mark.parametrize("text", ["", "short", "x" * 60])
 def test_short_text_is_shown_whole(text):
-    assert data_show.shortened(text, 50) == text
+    assert data_show.without_middle(text, 50) == text
 
 
 def test_long_text_is_shortened_in_the_middle():
-    shown = data_show.shortened("".join(chr(97 + i // 100) for i in range(1000)), 100)
+    shown = data_show.without_middle("".join(chr(97 + i // 100) for i in range(1000)), 100)
     assert (shown[:60], shown[-40:]) == ("a" * 60, "j" * 40)
     assert "… 900 characters …" in shown
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tiny import jsonl, overrides
 
+from rlhf_lora import data_view
 from rlhf_lora.config import compose, recompose
 from rlhf_lora.errors import ConfigError, DataError, PluginError
 from rlhf_lora.evaluation import evaluation_pairs
@@ -176,3 +177,13 @@ def test_a_run_of_three_files_goes_on_only_while_they_are_the_same(optimizer, ti
     files["demos"].write_text(files["demos"].read_text().replace("sure", "gladly"))
     with pytest.raises(ConfigError, match="the data of sft"):
         train(compose(*words))
+
+
+def test_labels_that_nothing_learns_from_are_demonstrations_and_none_lie_unread(plan, tmp_path):
+    """The reward model's share of them, half of the file, was read by nobody."""
+    rows = [{"prompt": text(i), "completion": "sure", "label": True} for i in range(400)]
+    made = plan("dataset=jsonl", f"dataset.path={jsonl(tmp_path / 'labels.jsonl', rows)}", "reward=length")
+    assert list(made.splits.labels) == []
+    assert len(made.splits.demonstrations) > 0.55 * 400
+    (view,) = data_view.view(made)
+    assert "in shares that no stage of this run reads" not in view.goes_to

@@ -105,6 +105,15 @@ def test_shares_nothing_can_fill_go_to_what_the_data_has():
     assert answers.shares == Shares(sft=65, reward_model=0, prompts=25)
 
 
+def test_labels_alone_are_sfts_unless_an_optimizer_learns_from_them():
+    data = Data(labels=[Label(p, "yes", True) for p in PROMPTS])
+    nobody, somebody = split(data), split(data, labels_read=True)
+    assert nobody.shares == Shares(sft=65, reward_model=0, prompts=25)
+    assert (len(nobody.demonstrations) > 1_200, list(nobody.labels)) == (True, [])
+    assert somebody.shares == Shares()
+    assert len(somebody.labels) > 900
+
+
 def test_a_share_that_was_set_to_nothing_stays_empty():
     shares = Shares(sft=0, reward_model=0, prompts=90)
     splits = split(Data(demonstrations=[Demonstration(p, "yes") for p in PROMPTS]), shares)

@@ -45,6 +45,7 @@ class Format:
         example: rows, as a user would write them.
         others: columns that hold something else than text or messages → what.
         only: what else must be true of a first row that is to decide for this format.
+        compares: how many comparisons a row asks for, where that grows with the square of what it holds.
     """
 
     name: str
@@ -56,14 +57,21 @@ class Format:
     not_with: tuple[str, ...] = ()
     others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     only: Callable[[Columns], bool] = lambda row: True
+    compares: Callable[[Columns], int] = lambda row: 0
 
     def shape(self, row: Columns) -> str | None:
         """What the row's text columns hold when it has the columns of this format, else None."""
         kinds = {kind_of(row.get(name)) for name in self.columns if name not in self.others}
-        others = all(name in row and kind_of(row[name]) in wanted for name, wanted in self.others.items())
+        others = all(name in row and self.holds(name, row[name]) for name in self.others)
         if not kinds and others:
             return "list"
         return kinds.pop() if others and len(kinds) == 1 and kinds <= set(self.kinds) else None
+
+    def holds(self, name: str, value: Any) -> bool:
+        """Whether one of `others` can hold a value. A verdict or score that is null is missing for its row alone, be
+        it the first: what the other rows are must not hang on it."""
+        kind, wanted = kind_of(value), self.others[name]
+        return kind in wanted or (kind == "null" and "true or false" not in wanted)
 
     def described(self) -> str:
         """Name, columns and what they give, in one line."""
@@ -167,7 +175,7 @@ def _transcripts(row: Columns) -> bool:
     return is_transcript(row["chosen"]) and is_transcript(row["rejected"])
 
 
-_ANSWERED = ("chosen", "rejected", "completions", "reply_1", "reply_2", "prediction_1")
+_ANSWERED = ("chosen", "rejected", "completions", "reply_1", "reply_2", "reply_a", "reply_b", "prediction_1")
 _EITHER, _TEXT, _MESSAGES = ("text", "messages"), ("text",), ("messages",)
 _REPLIES = tuple(f"prediction_{n}" for n in (1, 2, 3, 4))
 FORMATS: tuple[Format, ...] = (
@@ -185,10 +193,10 @@ FORMATS: tuple[Format, ...] = (
            '"rejected": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "What?"}]}'),
     Format("ranked", ("prompt", "completions", "scores"), _EITHER, "pairs", several.ranked,
            '{"prompt": "Name a colour.", "completions": ["Blue.", "Seven."], "scores": [0.9, 0.1]}',
-           others={"completions": LIST, "scores": LIST}),
+           others={"completions": LIST, "scores": LIST}, compares=several.every_two),
     Format("ranks", ("prompt", "completions", "ranks"), _EITHER, "pairs", several.ranks,
            '{"prompt": "Name a colour.", "completions": ["Seven.", "Blue."], "ranks": [2, 1]}',
-           others={"completions": LIST, "ranks": LIST}),
+           others={"completions": LIST, "ranks": LIST}, compares=several.every_two),
     Format("best_of_n", ("prompt", "completions", "best"), _EITHER, "pairs", several.best_of_n,
            '{"prompt": "Name a colour.", "completions": ["Seven.", "Blue."], "best": 1}',
            others={"completions": LIST, "best": NUMBER}),
@@ -198,6 +206,9 @@ FORMATS: tuple[Format, ...] = (
     Format("auto_j", ("prompt", "reply_1", "reply_2", "label"), _EITHER, "pairs", several.auto_j,
            '{"prompt": "Name a colour.", "response 1": "Seven.", "response 2": "Blue.", "label": 1}',
            others={"label": NUMBER}),
+    Format("winner", ("prompt", "reply_a", "reply_b", "winner"), _EITHER, "pairs", several.winner,
+           '{"prompt": "Name a colour.", "response_a": "Seven.", "response_b": "Blue.", "winner": "B"}',
+           others={"winner": _TEXT}),
     Format("qa_feedback", ("prompt", *_REPLIES, "preference"), _TEXT, "pairs", several.qa_feedback,
            '{"question": "Which?", "prediction 1": "A", "prediction 2": "B", "prediction 3": "C", "prediction 4": "D", '
            '"preference": [1, 0, 0, 0, 0, 0]}',
@@ -235,43 +246,3 @@ BY_NAME = {format.name: format for format in FORMATS}
 OUR_COLUMNS = tuple(dict.fromkeys(name for format in FORMATS for name in format.columns))
 NOT_TEXT = frozenset(name for format in FORMATS for name in format.others if name != "input")
 """Columns that a CSV file, where every cell is text, must have read as JSON."""
-
-ALIASES: dict[str, tuple[str, ...]] = {
-    "prompt": ("instruction", "question", "query"),
-    "completion": ("output", "response", "answer"),
-    "chosen": ("chosen_response",),
-    "rejected": ("rejected_response",),
-    "messages": ("conversations", "conversation"),
-    "completions": ("responses", "outputs"),
-    "scores": ("ratings",),
-    "ranks": ("ranking", "rank"),
-    "rating": ("score",),
-    "best": ("best_index",),
-    "reply_1": ("output_1", "response 1"),
-    "reply_2": ("output_2", "response 2"),
-} | {f"prediction_{n}": (f"prediction {n}",) for n in (1, 2, 3, 4)}
-"""Our column → what others call it. Names that say nothing of which reply is better in which numbers stay out."""
-
-
-def aliases_of(row: Columns, columns: Mapping[str, str]) -> dict[str, list[str]]:
-    """Our columns that the row has under other names → those names, the usual one first.
-
-    `answer` is a reply beside `question`, and mostly a solution to check against beside `prompt`: not taken there.
-    """
-    found: dict[str, list[str]] = {}
-    for ours, theirs in ALIASES.items():
-        if ours in row or ours in columns:
-            continue
-        there = [name for name in theirs if name in row and name not in columns.values() and _may_be(ours, row[name])]
-        if ours == "completion" and "prompt" in row and "prompt" not in columns:
-            there = [name for name in there if name != "answer"]
-        if there:
-            found[ours] = there
-    return found
-
-
-def _may_be(ours: str, value: Any) -> bool:
-    """Whether a value could stand in our column at all: an `output` that is an object is no reply."""
-    if ours in NOT_TEXT:
-        return kind_of(value) in ("list", "number", "messages", "text")
-    return kind_of(value) in ("text", "messages") or ours == "messages"

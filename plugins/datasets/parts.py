@@ -7,6 +7,7 @@ inside the reply wherever both replies begin with the same characters. It is giv
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,17 @@ from typing import Any
 from rlhf_lora.records import ASSISTANT, HUMAN, Demonstration, Message, Pair, Prompt, transcript
 
 Columns = Mapping[str, Any]
+
+TIE = "a tie"
+SCORES_BESIDE = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"),
+    ("chosen-rating", "rejected-rating"),
+)
+"""Further columns that say how good the two replies of a pair were found, as binarised files of ratings call them."""
+NUMBERS_BESIDE = frozenset(("margin", *(name for names in SCORES_BESIDE for name in names)))
+"""Further columns of a pair that are read as numbers."""
 
 _TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -31,6 +43,11 @@ def kind_of(value: Any) -> str:
         return "messages" if value and all(is_message(item) for item in value) else "list"
     names = {str: "text", bool: "true or false", int: "number", float: "number", dict: "object", type(None): "null"}
     return names[type(value)]
+
+
+def is_score(value: Any) -> bool:
+    """Whether a value is a number to compare with. NaN and infinity (also 1e999, which JSON reads as one) are none."""
+    return kind_of(value) == "number" and (isinstance(value, int) or math.isfinite(value))
 
 
 def is_transcript(text: str) -> bool:
@@ -87,10 +104,24 @@ def pair_of(prompt: Prompt, chosen: str, rejected: str) -> Pair:
         raise NotUsable(f"the {'rejected' if chosen.strip() else 'chosen'} reply is empty")
     if chosen.strip() == rejected.strip():
         raise NotUsable("chosen and rejected are the same")
+    if _scored_equal(prompt.columns):
+        raise NotUsable(TIE)
     margin = prompt.columns.get("margin")
-    if margin is not None and kind_of(margin) != "number":
+    if margin is not None and not is_score(margin):
         raise NotUsable("a margin that is no number")
     return Pair(prompt, chosen, rejected, None if margin is None else float(margin))
+
+
+def _scored_equal(columns: Columns) -> bool:
+    """Whether the scores beside a pair are the same: then a coin named the chosen one.
+
+    Nothing else is made of them. Their difference is a margin on somebody's own scale, so it waits until the user
+    writes it into `margin`; and they may be costs, or another rater's, so a lower chosen one is no contradiction.
+    """
+    return any(
+        is_score(columns.get(chosen)) and is_score(columns.get(rejected)) and columns[chosen] == columns[rejected]
+        for chosen, rejected in SCORES_BESIDE
+    )
 
 
 def demonstration_of(prompt: Prompt, completion: str) -> Demonstration:

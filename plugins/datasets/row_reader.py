@@ -14,16 +14,19 @@ from rlhf_lora.errors import DataError, did_you_mean
 from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, Unused
 
 from . import formats
+from .column_names import aliases_of, compared
 from .formats import Format, Record
-from .json_rows import shortened
-from .parts import NotUsable, as_messages, kind_of
-from .several import Rated, Several, gathered
+from .parts import NUMBERS_BESIDE, NotUsable, as_messages, kind_of
+from .refusals import fits_no_format, looks_compared, scale_in_doubt, shown
+from .several import Rated, Several, by_prompt, comparisons, gathered, other_scale
+from .tabular import cell
 
 MOST_PAIRS = 2_000_000
 """Beyond this, rows that compare everything with everything fill the memory before anyone sees why."""
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-BARE_COMPARISON = {"chosen": "text", "rejected": "text"}
+VERDICTS = {"alpaca_eval": "preference", "auto_j": "label"}
+"""The column of formats whose verdict on two replies is a number."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,12 @@ class _First:
         not the file: any list will do here."""
         wrong = []
         for name in self.format.columns:
-            kind, wanted = kind_of(core.get(name)), self.format.others.get(name, (self.shape,))
-            # A verdict or score that is null is missing for this row alone; an absent column is another format.
-            missing = kind == "null" and name in self.format.others and name in core and "true or false" not in wanted
-            if kind not in wanted and not missing and not (kind == "list" and wanted == ("messages",)):
+            if name in self.format.others:
+                fits = name in core and self.format.holds(name, core[name])
+            else:
+                kind = kind_of(core.get(name))
+                fits = kind == self.shape or (kind == "list" and self.shape == "messages")
+            if not fits:
                 wrong.append(name)
         return wrong
 
@@ -92,6 +97,7 @@ class RowReader:
         self.further: set[str] = set()
         self._rated: dict[str, Rated] = {}
         self._seen: dict[bytes, str] = {}
+        self._verdicts: set[float] = set()
 
     def take(self, where: str, row: dict[str, Any]) -> None:
         """Read one row.
@@ -103,15 +109,23 @@ class RowReader:
         if self.first is None:
             core = self._first_core(where, row, core)
             self.first = self._recognise(where, row, core)
-        elif self.first.wrong(core) or (self.asked is None and self.first.format.hides(core)):
+        if self.asked is None and self.first.format.gives == "prompts" and any(compared(row)):
+            looks_compared(where, row)
+        if self.first.wrong(core) or (self.asked is None and self.first.format.hides(core)):
             self._another_format(where, core, self.first)
+        verdict: Any = core.get(VERDICTS.get(self.first.format.name, ""))
+        if kind_of(verdict) == "number":
+            self._verdicts.add(verdict)
         source = {name: self._theirs(name) for name in self.first.format.columns}
         kept = {"answer"} if source.get("completion") == "answer" else set()  # for rewards that check against it
         extra = {name: value for name, value in row.items() if name not in set(source.values()) - kept}
+        if self.cells and self.first.format.gives == "pairs":
+            extra |= {name: cell(extra[name], not_text=True) for name in NUMBERS_BESIDE & extra.keys()}
         try:
             if earlier := self._earlier(where, row):
                 where = f"{where} (as {earlier})"
                 raise NotUsable("the same row stands before")
+            self._room_for(self.first.format.compares(core), where)
             found = self.first.format.read(core, extra)
             if isinstance(found, Rated):
                 self._rated[where] = found
@@ -122,13 +136,33 @@ class RowReader:
             self.unused.append(Unused(where, str(reason)))
 
     def finish(self) -> None:
-        """Bring together what several rows give only together. Call once, after the last row."""
-        for where, found in gathered(self._rated):
-            if isinstance(found, NotUsable):
-                self.unused.append(Unused(where, str(found)))
-            else:
-                self._keep(where, found)
+        """Bring together what several rows give only together. Call once, after the last row.
+
+        Raises:
+            DataError: too many pairs, or verdicts that all together look like another scale.
+        """
+        if self.first and self.asked is None and other_scale(self.first.format.name, self._verdicts):
+            column = self._theirs(VERDICTS[self.first.format.name])
+            scale_in_doubt(self.first.format, column, self._verdicts, self.first.where)
+        for group in by_prompt(self._rated):
+            self._room_for(comparisons(len(group)), group[-1][0])
+            for where, found in gathered(group):
+                if isinstance(found, NotUsable):
+                    self.unused.append(Unused(where, str(found)))
+                else:
+                    self._keep(where, found)
         self._rated = {}
+
+    def _room_for(self, more: int, where: str) -> None:
+        """Raises:
+        DataError: with so many further comparisons there would be more than `MOST_PAIRS`. Asked before they are made.
+        """
+        if len(self.records) + more > MOST_PAIRS:
+            raise DataError(
+                f"the rows give more than {MOST_PAIRS:,} pairs to compare",
+                where=f"{where}, where the count passes it",
+                fix="read fewer rows: dataset.limit=…, or compare fewer replies to one prompt",
+            )
 
     def data(self, cut: str) -> Data:
         """What was read. `cut` is added to the format's description."""
@@ -159,12 +193,7 @@ class RowReader:
             return
         self.records += found.records
         self.left_out += found.left_out
-        if len(self.records) > MOST_PAIRS:
-            raise DataError(
-                f"the rows give more than {MOST_PAIRS:,} pairs",
-                where=f"{where}, where the count passed it",
-                fix="read fewer rows: dataset.limit=…, or compare fewer replies to one prompt",
-            )
+        self._room_for(0, where)
 
     def _theirs(self, ours: str) -> str:
         """What the file calls one of our columns."""
@@ -189,7 +218,7 @@ class RowReader:
 
     def _value(self, ours: str, value: Any) -> Any:
         if self.cells and isinstance(value, str):
-            value = _cell(value, ours in formats.NOT_TEXT)
+            value = cell(value, ours in formats.NOT_TEXT)
         return as_messages(value) if ours not in formats.NOT_TEXT else value
 
     def _first_core(self, where: str, row: dict[str, Any], core: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +227,7 @@ class RowReader:
         Raises:
             DataError: a column that the format needs could be either of two.
         """
-        candidates = formats.aliases_of(row, self.columns)
+        candidates = aliases_of(row, self.columns)
         self.aliases = {ours: theirs[0] for ours, theirs in candidates.items()}
         named = self._named(where, row)
         found = (self.asked, "") if self.asked else formats.recognise(named)
@@ -206,7 +235,7 @@ class RowReader:
             if len(several := candidates.get(ours, [])) > 1:
                 raise DataError(
                     f"the {ours} could be the column {' or '.join(repr(name) for name in several)}",
-                    where=f"{where}: {_shown(row)}",
+                    where=f"{where}: {shown(row)}",
                     fix=f"name it: dataset.columns.{ours}={several[0]}",
                 )
         return named
@@ -229,7 +258,7 @@ class RowReader:
             shape = self.asked.shape(core)
             found = (self.asked, shape) if shape else None
         if found is None:
-            _fits_no_format(where, row, core, self.asked)
+            fits_no_format(where, row, core, self.asked)
         format, shape = found
         return _First(format, shape, where)
 
@@ -250,38 +279,3 @@ class RowReader:
             more = ", ".join(self._theirs(name) for name in formats.OUR_COLUMNS if name in core)
             what = f"the file began as {first.format.described()}; this row has the columns {more}"
         raise DataError(what, where=f"{where}; the first row: {first.where}", fix=fix)
-
-
-def _fits_no_format(where: str, row: Mapping[str, Any], core: Mapping[str, Any], asked: Format | None) -> NoReturn:
-    """Show the row, and every format that it could have had."""
-    where = f"{where}: {_shown(row)}"
-    if asked is None and {name: kind_of(value) for name, value in core.items()} == BARE_COMPARISON:
-        raise DataError(
-            "chosen and rejected are plain text, and nothing says where the prompt ends and the replies begin",
-            where=where,
-            fix=r"add a column prompt, or write transcripts: \n\nHuman: …\n\nAssistant: …",
-        )
-    raise DataError(
-        "the columns fit no format" if asked is None else f"the row does not have the format {asked.name}",
-        where=where,
-        fix="bring the rows into one of these, or name the columns with dataset.columns"
-        + "".join(f"\n      {format.described()}" for format in ([asked] if asked else formats.FORMATS)),
-    )
-
-
-def _shown(row: Mapping[str, Any]) -> str:
-    """A row's columns, their kinds and how they begin."""
-    columns = [f"{n} ({kind_of(v)}) {shortened(json.dumps(v, ensure_ascii=False), 40)}" for n, v in row.items()]
-    return "; ".join(columns[:12]) + ("; …" if len(columns) > 12 else "") if columns else "no columns"
-
-
-def _cell(text: str, not_text: bool) -> Any:
-    """What a CSV cell means: in columns of labels, scores and lists JSON, else text, or messages written as JSON."""
-    bare = text.strip()
-    if not (not_text or bare.startswith(("[{", "{"))):
-        return text
-    try:
-        value = json.loads(bare.lower() if bare.lower() in ("true", "false") else bare) if bare else None
-    except (ValueError, RecursionError):
-        return text
-    return value if not_text or kind_of(as_messages(value)) == "messages" else text

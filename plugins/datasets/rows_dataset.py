@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 from rlhf_lora.errors import ConfigError, did_you_mean
 from rlhf_lora.records import Data
 
-from . import files, formats, json_rows, parts, row_reader, several, tabular
+from . import column_names, files, formats, json_rows, parts, row_reader, several, tabular
 
-READERS = (formats, parts, several, row_reader, json_rows, files, tabular)
+READERS = (formats, column_names, parts, several, row_reader, json_rows, files, tabular)
 """The modules that decide what becomes of a row: what they say is part of a dataset's fingerprint."""
 
 

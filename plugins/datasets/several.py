@@ -6,18 +6,23 @@ were the only thing left of it, the second worst too; so the best reply goes alo
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
 from rlhf_lora.records import Demonstration, Pair, Prompt
 
-from .parts import Columns, NotUsable, demonstration_of, kind_of, pair_of, prompt_of, reply_of
+from .parts import TIE, Columns, NotUsable, demonstration_of, is_score, kind_of, pair_of, prompt_of, reply_of
 
-TIE = "a tie"
 NO_SCORE = "a reply without a score"
+
+_NAMED = re.compile(
+    r"(?:(?:model|assistant|response|reply|answer|output)[ _-]?)?(?P<reply>[ab])|(?:tie|draw|both|neither|equal)\b.*",
+    re.IGNORECASE,
+)
 
 
 @dataclass
@@ -36,6 +41,14 @@ class Several:
             self.records.append(pair_of(prompt, *((first, second) if better == 1 else (second, first))))
         except NotUsable as reason:
             self.left_out[str(reason)] += 1
+
+    def compare_scores(self, first: Rated, second: Rated) -> None:
+        """Add the comparison of two rated replies to one prompt: the higher score is better, equal ones are a tie."""
+        if first.score is None or second.score is None:
+            self.left_out[NO_SCORE] += 1
+            return
+        better = 0 if first.score == second.score else 1 if first.score > second.score else 2
+        self.compare(first.prompt, first.completion, second.completion, better)
 
     def finished(self) -> Several:
         """Itself.
@@ -85,6 +98,28 @@ def auto_j(row: Columns, extra: Columns) -> Pair:
     return _two(row, extra, better)
 
 
+def winner(row: Columns, extra: Columns) -> Pair:
+    """The better reply is named: A or B, alone or as `model_a`, `Response B`; or a tie. Numbers are not taken: 1 is the
+    first reply to some and the second to others."""
+    word = row["winner"]
+    if not isinstance(word, str):
+        raise NotUsable("no verdict")
+    named = _NAMED.fullmatch(word.strip())
+    if named is None:
+        raise NotUsable("a winner that is not A, B or tie")
+    better = {"a": 1, "b": 2}.get((named["reply"] or "").lower(), 0)
+    return _two({**row, "reply_1": row["reply_a"], "reply_2": row["reply_b"]}, extra, better)
+
+
+def other_scale(format: str, verdicts: set[float]) -> bool:
+    """Whether the verdicts of a whole file look like another scale than its format's.
+
+    0 and 1 alone would be ties and wins of the first reply to `alpaca_eval`, 1 and 2 alone wins of the second and ties
+    to `auto_j`: more likely each means the two replies. Below 0 there is a scale with a middle.
+    """
+    return min(verdicts, default=0) < 0 or verdicts == {"alpaca_eval": {0, 1}, "auto_j": {1, 2}}.get(format)
+
+
 def qa_feedback(row: Columns, extra: Columns) -> Several:
     """Six verdicts on the pairs of four replies, (1,2) (1,3) (1,4) (2,3) (2,4) (3,4): 0 equal, 1 first, 2 second."""
     prompt, found, wins = prompt_of(row["prompt"], extra), Several(), [0] * 4
@@ -104,13 +139,12 @@ def ranked(row: Columns, extra: Columns) -> Several:
     prompt, replies, scores = prompt_of(row["prompt"], extra), _replies(row["completions"]), row["scores"]
     if scores is None or len(scores) != len(replies):
         raise NotUsable("not as many scores as completions")
-    return _by_score(prompt, [(reply, score if kind_of(score) == "number" else None)
-                              for reply, score in zip(replies, scores, strict=True)])  # fmt: skip
+    return _by_score(Rated(prompt, reply, _score(score)) for reply, score in zip(replies, scores, strict=True))
 
 
 def ranks(row: Columns, extra: Columns) -> Several:
     """Ranks instead of scores: 1 is the best, equal ranks are a tie."""
-    if row["ranks"] is None or any(kind_of(rank) != "number" for rank in row["ranks"]):
+    if row["ranks"] is None or not all(is_score(rank) for rank in row["ranks"]):
         raise NotUsable("ranks that are not a list of numbers")
     return ranked({**row, "scores": [-rank for rank in row["ranks"]]}, extra)
 
@@ -129,7 +163,7 @@ def best_of_n(row: Columns, extra: Columns) -> Several:
 
 
 def rated(row: Columns, extra: Columns) -> Rated:
-    return Rated(prompt_of(row["prompt"], extra), reply_of(row["completion"]), row["rating"])
+    return Rated(prompt_of(row["prompt"], extra), reply_of(row["completion"]), _score(row["rating"]))
 
 
 def _two(row: Columns, extra: Columns, better: int) -> Pair:
@@ -140,9 +174,14 @@ def _two(row: Columns, extra: Columns, better: int) -> Pair:
 
 
 def _verdict(value: Any) -> float:
-    if kind_of(value) != "number":
+    """A number as it stands: a float of it could overflow."""
+    if not is_score(value):
         raise NotUsable("no verdict")
-    return float(value)
+    return value
+
+
+def _score(value: Any) -> float | None:
+    return value if is_score(value) else None
 
 
 def _replies(value: Sequence[Any] | None) -> list[str]:
@@ -151,44 +190,49 @@ def _replies(value: Sequence[Any] | None) -> list[str]:
     return [reply_of(reply) for reply in value]
 
 
-def _by_score(prompt: Prompt, scored: Sequence[tuple[str, float | None]]) -> Several:
-    found = Several()
-    for (a, score_a), (b, score_b) in combinations(scored, 2):
-        if score_a is None or score_b is None:
-            found.left_out[NO_SCORE] += 1
-        else:
-            found.compare(prompt, a, b, 0 if score_a == score_b else 1 if score_a > score_b else 2)
-    known = [(score, reply) for reply, score in scored if score is not None]
-    if known:
-        found.finished().imitate(prompt, max(known, key=lambda item: item[0])[1])
-    return found.finished()
+def _by_score(replies: Iterable[Rated]) -> Several:
+    found, scored = Several(), list(replies)
+    for first, second in combinations(scored, 2):
+        found.compare_scores(first, second)
+    found.finished()
+    best = max((reply for reply in scored if reply.score is not None), key=lambda reply: reply.score or 0.0)
+    found.imitate(best.prompt, best.completion)
+    return found
+
+
+def comparisons(replies: int) -> int:
+    """How often every two of so many replies are compared, to refuse too many before the first is made."""
+    return replies * (replies - 1) // 2
+
+
+def every_two(row: Columns) -> int:
+    """Comparisons that a row of several completions asks for."""
+    return comparisons(len(row["completions"] or ()))
 
 
 # --- several rows, one prompt -----------------------------------------------------------------------------------------
 
 
-def gathered(rows: Mapping[str, Rated]) -> Iterator[tuple[str, Several | NotUsable]]:
-    """Rated replies by where they stand → for each row its pairs with the rows of its prompt that stand before it
-    (so no pair is counted twice), or why the row is in no pair at all."""
-    groups: dict[str, list[tuple[str, Rated]]] = defaultdict(list)
+Group = list[tuple[str, Rated]]
+
+
+def by_prompt(rows: Mapping[str, Rated]) -> list[Group]:
+    """Rated replies by where they stand → those of each prompt, with where they stand."""
+    groups: dict[str, Group] = defaultdict(list)
     for where, reply in rows.items():
         groups[reply.prompt.text].append((where, reply))
-    for group in groups.values():
-        yield from _gathered_of_one_prompt(group)
+    return list(groups.values())
 
 
-def _gathered_of_one_prompt(group: list[tuple[str, Rated]]) -> Iterator[tuple[str, Several | NotUsable]]:
+def gathered(group: Group) -> Iterator[tuple[str, Several | NotUsable]]:
+    """Replies to one prompt → for each row its pairs with the rows that stand before it (so no pair is counted twice),
+    or why the row is in no pair at all."""
     found = {where: Several() for where, _ in group}
     reasons: dict[str, set[str]] = {where: set() for where, _ in group}
     in_a_pair: set[str] = set()
     for (where_a, a), (where_b, b) in combinations(group, 2):
         one = Several()
-        if a.score is None or b.score is None:
-            one.left_out[NO_SCORE] += 1
-        else:
-            one.compare(
-                a.prompt, a.completion, b.completion, 0 if a.score == b.score else 1 if a.score > b.score else 2
-            )
+        one.compare_scores(a, b)
         in_a_pair |= {where_a, where_b} if one.records else set()
         for where in (where_a, where_b):
             reasons[where] |= set(one.left_out)

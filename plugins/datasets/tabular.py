@@ -6,6 +6,7 @@ import csv
 import datetime
 import decimal
 import io
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,10 +15,13 @@ from typing import Any
 from rlhf_lora.errors import DataError
 
 from .json_rows import decoded, shortened
+from .parts import as_messages, kind_of
 
 PARQUET = b"PAR1"
 CELL_LIMIT = 2**31 - 1
 """The csv module's own limit is 128 KiB to a cell, which a long conversation passes."""
+NO_NUMBER = ("nan", "inf", "infinity")
+"""How programs write into a cell that there is no number. No score: NaN is not below 5, nor above it."""
 
 
 def parquet_rows(content: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -99,6 +103,20 @@ def csv_rows(content: bytes, name: str) -> Iterator[tuple[str, dict[str, str]]]:
                 fix="put cells that hold the separator into double quotes",
             )
         yield where, dict(zip(header, cells, strict=True))
+
+
+def cell(text: str, not_text: bool) -> Any:
+    """What a CSV cell means: in columns of labels, scores and lists JSON, else text, or messages written as JSON."""
+    bare = text.strip()
+    if not (not_text or bare.startswith(("[{", "{"))):
+        return text
+    if not bare or bare.lower().lstrip("+-") in NO_NUMBER:
+        return None
+    try:
+        value = json.loads(bare.lower() if bare.lower() in ("true", "false") else bare, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return text
+    return value if not_text or kind_of(as_messages(value)) == "messages" else text
 
 
 def _checked(header: list[str], name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,119 @@ def test_a_file_of_ties_alone_is_refused_and_says_so(tmp_path):
 
 
 def test_two_replies_and_a_number_under_other_names_are_not_guessed_at(tmp_path):
-    """`label: 1` means the second reply to auto-j and the first to others."""
-    data = load(tmp_path, {"prompt": "q", "response_a": "one", "response_b": "two", "label": 1})
-    assert (list(data.pairs), len(data.prompts)) == ([], 1)
-    assert "further columns: label, response_a, response_b" in data.format
+    """`label: 1` means the second reply to auto-j and the first to others. Nor are they prompts: the comparisons would
+    be gone. What the message says to write reads them."""
+    row = {"prompt": "q", "response_a": "one", "response_b": "two", "label": 1}
+    with pytest.raises(
+        DataError, match="'response_a', 'response_b', 'label' look like replies that were compared"
+    ) as why:
+        load(tmp_path, row)
+    assert "{reply_1: response_a, reply_2: response_b, preference: label}" in why.value.fix
+    columns = {"reply_1": "response_a", "reply_2": "response_b", "preference": "label"}
+    assert wins(load(tmp_path, row, columns=columns, format="alpaca_eval")) == [("one", "two")]
+    columns = {"reply_1": "response_a", "reply_2": "response_b", "label": "label"}
+    assert wins(load(tmp_path, row, columns=columns, format="auto_j")) == [("two", "one")]
+    assert load(tmp_path, row, format="prompt_only").prompts[0].columns["response_b"] == "two"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"response_a": "one", "response_b": "two", "winner_model_a": 1},
+        {"answer_1": "one", "answer_2": "two"},
+        {"response_1": "one", "response_2": "two", "preference": "first"},
+        {"winner": "me"},
+        {"Response A": "one"},
+        {"response": None, "other": "two"},
+    ],
+)
+def test_comparisons_are_never_taken_for_prompts(tmp_path, row):
+    with pytest.raises(DataError, match="look like replies that were compared"):
+        load(tmp_path, {"prompt": "q", **row})
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 2"):
+        load(tmp_path, {"prompt": "q"}, {"prompt": "r", **row})
+    assert len(load(tmp_path, {"prompt": "q", **row}, format="prompt_only").prompts) == 1
+
+
+@pytest.mark.parametrize("name", ["answer", "answers", "reference_answer", "best_answer", "label", "score", "choices"])
+def test_what_rewards_check_against_is_no_comparison(tmp_path, name):
+    assert load(tmp_path, {"prompt": "2 + 2?", name: "4"}).prompts[0].columns == {name: "4"}
+
+
+def test_underscores_name_two_replies_like_spaces(tmp_path):
+    rows = [{"prompt": f"q{v}", "response_1": "one", "response_2": "two", "preference": v} for v in (1, 2)]
+    assert wins(load(tmp_path, *rows)) == [("one", "two"), ("two", "one")]
+    rows = [{"prompt": f"q{v}", "response_1": "one", "response_2": "two", "label": v} for v in (0, 1)]
+    assert wins(load(tmp_path, *rows)) == [("one", "two"), ("two", "one")]
+
+
+@pytest.mark.parametrize(
+    ("row", "verdicts"), [(alpaca_eval, (0, 1)), (alpaca_eval, (2, 1, -1)), (alpaca_eval, (2, 0, -2)), (auto_j, (1, 2))]
+)
+def test_numbers_that_look_like_another_scale_are_refused_until_it_is_named(tmp_path, row, verdicts):
+    """0 and 1 would be ties and wins of the first reply; whoever wrote them meant the second and the first, or the
+    first and the second."""
+    rows = [row(verdict, f"q{verdict}") for verdict in verdicts]
+    with pytest.raises(DataError, match="which number means which reply is not certain"):
+        load(tmp_path, *rows)
+    assert wins(load(tmp_path, *rows, format=row.__name__))
+
+
+def test_a_named_winner_is_the_better_reply(tmp_path):
+    words = ["A", "b", "model_a", "Response B", "tie", "Tie (both bad)", "neither", "c", "1", "", None]
+    rows = [{"prompt": f"q{i}", "response_a": "one", "response_b": "two", "winner": w} for i, w in enumerate(words)]
+    for given in (rows, rows[::-1]):
+        data = load(tmp_path, *given)
+        assert Counter(wins(data)) == {("one", "two"): 2, ("two", "one"): 2}
+        assert reasons(data) == {"a tie": 3, "a winner that is not A, B or tie": 3, "no verdict": 1}
+    said = {"prompt": "q", "answer_a": "one", "answer_b": "two", "preference": "B"}
+    assert wins(load(tmp_path, said)) == [("two", "one")]
+
+
+def test_equal_scores_beside_a_pair_are_a_tie_and_others_are_no_margin(tmp_path):
+    """UltraFeedback's binarised files: where the best reply's score is the other's too, a coin chose."""
+    good = {"chosen": "Blue.", "rejected": "Red."}
+    rows = [
+        {"prompt": "a", **good, "score_chosen": 3, "score_rejected": 3.0},
+        {"prompt": "b", **good, "score_chosen": 8, "score_rejected": 3},
+        {"prompt": "c", **good, "score_chosen": None, "score_rejected": None},
+        {"prompt": "d", **good, "score_chosen": 1e999, "score_rejected": 1e999},
+        {"prompt": "e", **good, "chosen-rating": 4, "rejected-rating": 4},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r).replace("Infinity", "1e999") + "\n" for r in rows))
+    data = build("dataset", {"name": "jsonl", "path": str(tmp_path / "rows.jsonl")}).load()
+    assert [(pair.prompt.text, pair.margin) for pair in data.pairs] == [("b", None), ("c", None), ("d", None)]
+    assert reasons(data) == {"a tie": 2}
+    said = [{"role": "user", "content": "Hi"}]
+    hello, what = ([*said, {"role": "assistant", "content": text}] for text in ("Hello!", "What?"))
+    with pytest.raises(DataError, match="a tie: 1"):
+        load(tmp_path, {"prompt": "Hi", "chosen": hello, "rejected": what, "score_chosen": 7, "score_rejected": 7})
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"completions": ["a", "b"], "scores": [1, "?"]}, "a reply without a score"),
+        ({"completions": ["a", "b"], "ranks": [1, "?"]}, "ranks that are not a list of numbers"),
+        ({"completion": "a", "rating": "?"}, "a reply without a score"),
+        ({"output_1": "a", "output_2": "b", "preference": "?"}, "no verdict"),
+        ({"chosen": "a", "rejected": "b", "margin": "?"}, "a margin that is no number"),
+    ],
+)
+def test_a_number_too_large_for_a_float_is_no_number(tmp_path, row, says):
+    """JSON reads 1e999 as infinity, without a word."""
+    text = json.dumps({"prompt": "q", **row}).replace('"?"', "1e999")
+    (tmp_path / "rows.jsonl").write_text(text)
+    with pytest.raises(DataError, match=says):
+        build("dataset", {"name": "jsonl", "path": str(tmp_path / "rows.jsonl")}).load()
+
+
+def test_a_rating_that_is_missing_in_the_first_row_is_missing_for_that_row_alone(tmp_path):
+    """Else all replies would be imitated, the bad ones too, because of where one row stands."""
+    rows = [{"prompt": "p", "completion": c, "score": s} for c, s in (("a", None), ("b", 5), ("c", 1))]
+    data = load(tmp_path, *rows)
+    assert (wins(data), [row.completion for row in data.demonstrations]) == ([("b", "c")], ["b"])
+    assert reasons(data) == {"a reply without a score": 1}
 
 
 def test_column_names_can_be_mapped_to_a_verdict(tmp_path):
@@ -160,6 +270,28 @@ def test_more_pairs_than_memory_are_refused_in_words(tmp_path, monkeypatch):
     monkeypatch.setattr(row_reader, "MOST_PAIRS", 5)
     with pytest.raises(DataError, match="more than 5 pairs"):
         load(tmp_path, {"prompt": "q", "completions": list("abcd"), "scores": [1, 2, 3, 4]})
+
+
+def test_too_many_comparisons_are_refused_before_they_are_made(tmp_path):
+    """2,600 replies are 3.4 million comparisons; made first, they fill the memory before anyone counts."""
+    started = time.process_time()
+    rows = [{"prompt": "q", "completion": f"reply {i}", "rating": i} for i in range(2_600)]
+    with pytest.raises(DataError, match="more than 2,000,000 pairs"):
+        load(tmp_path, *rows)
+    many = {"prompt": "q", "completions": [f"reply {i}" for i in range(2_600)]}
+    for verdict in ("scores", "ranks"):
+        with pytest.raises(DataError, match="more than 2,000,000 pairs"):
+            load(tmp_path, many | {verdict: list(range(2_600))})
+    assert time.process_time() - started < 3
+
+
+def test_the_count_of_pairs_runs_over_rows_and_prompts(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_reader, "MOST_PAIRS", 5)
+    three = [("a", 1), ("b", 2), ("c", 3)]
+    one = [{"prompt": "p", "completion": c, "rating": r} for c, r in three]
+    assert len(load(tmp_path, *one).pairs) == 3
+    with pytest.raises(DataError, match="more than 5 pairs"):
+        load(tmp_path, *one, *({**row, "prompt": "q"} for row in one))
 
 
 def test_strength_becomes_a_margin_or_a_soft_label(tmp_path):

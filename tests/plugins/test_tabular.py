@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rlhf_lora.plugins.datasets import tabular
 
 from rlhf_lora.errors import DataError
 from rlhf_lora.records import Data
@@ -123,6 +124,35 @@ def test_csv_labels_scores_and_lists_are_read_as_what_they_mean(tmp_path):
     assert load(written(tmp_path / "c.csv", text)).pairs[0].chosen == "b"
     text = 'messages\n"[{""role"": ""user"", ""content"": ""Hi""}, {""role"": ""assistant"", ""content"": ""{}""}]"\n'
     assert load(written(tmp_path / "d.csv", text)).demonstrations[0].completion == "{}"
+
+
+@pytest.mark.parametrize("none", ["NaN", "nan", "Infinity", "-inf", "1e999", ""])
+def test_csv_cells_that_hold_no_number_are_no_score(tmp_path, none):
+    """NaN > 5 is false, so NaN made the reply without a score the winner."""
+    for number, lines in enumerate((["Blue.,5", f"Seven.,{none}", "Red.,1"], [f"Seven.,{none}", "Blue.,5", "Red.,1"])):
+        text = "prompt,completion,rating\n" + "".join(f"Name a colour.,{line}\n" for line in lines)
+        data = load(written(tmp_path / f"{number}.csv", text))
+        assert [(pair.chosen, pair.rejected) for pair in data.pairs] == [("Blue.", "Red.")]
+        assert [row.reason for row in data.unused] == ["a reply without a score"]
+
+
+def test_csv_lists_with_nan_have_no_score_there(tmp_path):
+    text = 'prompt,completions,scores\nHi,"[""a"", ""b"", ""c""]","[NaN, 1, 0]"\n'
+    data = load(written(tmp_path / "rows.csv", text))
+    assert [(pair.chosen, pair.rejected) for pair in data.pairs] == [("b", "c")]
+    assert data.left_out == {"a reply without a score": 2}
+    assert tabular.cell("[NaN, 1, -Infinity]", not_text=True) == [None, 1, None], "as in Parquet"
+
+
+def test_csv_margins_and_scores_beside_a_pair_are_numbers(tmp_path):
+    text = "prompt,chosen,rejected,margin,score_chosen,score_rejected\n"
+    text += "a,Blue.,Seven.,2.5,9,1\nb,Blue.,Seven.,,9,1\nc,Blue.,Seven.,NaN,9,1\nd,Blue.,Seven.,1,4,4.0\ne,Blue.,Seven.,much,,\n"
+    data = load(written(tmp_path / "rows.csv", text))
+    assert [(pair.prompt.text, pair.margin) for pair in data.pairs] == [("a", 2.5), ("b", None), ("c", None)]
+    assert [row.reason for row in data.unused] == ["a tie", "a margin that is no number"]
+    assert data.pairs[0].prompt.columns == {"margin": 2.5, "score_chosen": 9, "score_rejected": 1}
+    (prompt,) = load(written(tmp_path / "prompts.csv", "prompt,margin\nHi,2\n")).prompts
+    assert prompt.columns == {"margin": "2"}, "a column of prompts is the reward's"
 
 
 @pytest.mark.parametrize(
