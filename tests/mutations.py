@@ -90,7 +90,7 @@ MUTATIONS = [
              "return rewards_B + cut_B.where(~batch.finished_B, 0.0)", f"{FIGURES}C22_penalty_replaces"),
     Mutation("plugins/optimizers/on_policy.py", "cut_B = rewards_B + penalty if",
              "cut_B = rewards_B - penalty if", f"{FIGURES}C22_penalty_is_added"),
-    Mutation("plugins/optimizers/ppo.py", "value_mask_BT.sum(1) - 1] += terminal_B", "0] += self", f"{FIGURES}C23_reward_per_token"),
+    Mutation("plugins/optimizers/ppo.py", "value_mask_BT.sum(1) - 1] += terminal_B", "0] += terminal_B", f"{FIGURES}C23_reward_per_token"),
     Mutation("plugins/optimizers/ppo.py", "if s.whiten_rewards:", "if not s.whiten_rewards:",
              f"{FIGURES}C27_order_of_whitening"),
     Mutation(PPO, "(logprobs_BT - old_logprobs_BT) * mask_BT", "logprobs_BT - old_logprobs_BT",
