@@ -277,7 +277,8 @@ FAST = """
 reward|override|top setting|setting of another plugin|group|option|deleted key|code in a config
 code in a new key|not an override|text for a number
 seed below zero|rank zero|temperature zero|negative learning rate|minibatch|no prompts in a rollout|negative beta|splits|device
-stage|no stages|a stage twice|stage that a reward needs|evaluation of nothing|more new tokens than positions|no model|model without config
+no stages|a stage twice
+stage|stage that a reward needs|evaluation of nothing|more new tokens than positions|no model|model without config
 model without weights|model as pickle|weights that are none|no tokenizer|start adapter of another base|no reward model
 reward model of another base|lora on nothing|jsonl without model|jsonl without path|empty file|broken line|no known columns
 top-p with exact log-probs|override against a profile|reward against a control|gamma|kl target zero|response length zero
