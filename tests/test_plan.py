@@ -27,7 +27,8 @@ def test_the_stages_are_those_that_reward_and_optimizer_need(plan):
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"), [("stages=[]", "empty"), ("stages=[sft,sft]", "2 times"), ("stages=[sft,policy]", "reward_model")]
+    ("asked", "told"),
+    [("stages=[]", "empty"), ("stages=[sft,sft]", "2 times"), ("stages=[sft,policy]", "reward_model")],
 )
 def test_wrong_stages_are_refused_before_the_data_are_read(asked, told, tiny_base, tmp_path):
     with pytest.raises(ConfigError, match=told):
