@@ -19,6 +19,9 @@ from rlhf_lora.controls import must_give
 from rlhf_lora.errors import ConfigError, RlhfLoraError, did_you_mean
 from rlhf_lora.help_texts import HELP, USAGE
 
+Flags = frozenset[str]
+"""Of those in `FLAGS`, which were given; a verb gets no other."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: run a verb and exit with its code."""
@@ -76,8 +79,6 @@ def _dispatch(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(flags):
         print(HELP[verb], end="")
         return 0
-    if verb == "env":
-        return _env(rest, flags)
     known = FLAGS.get(verb, ())
     for flag in flags:
         if flag not in known:
@@ -85,9 +86,7 @@ def _dispatch(arguments: list[str]) -> int:
     for option, verbs in (("--config-dir", ("train", "plan", "verify")), ("--profile", ("verify",))):
         if verb not in verbs and any(word.startswith(f"{option}=") for word in rest):
             _refuse_flag(option, (*known, "--help"))
-    if {"-m", "--multirun"} & set(flags):
-        return _sweep(rest)
-    return VERBS[verb](rest, "--json" in flags)
+    return VERBS[verb](rest, frozenset(flags))
 
 
 def _joined(arguments: list[str], option: str, value: str) -> list[str]:
@@ -114,9 +113,11 @@ def _refuse_flag(flag: str, known: Sequence[str]) -> int:
     )
 
 
-def _train(overrides: list[str], as_json: bool) -> int:
+def _train(overrides: list[str], flags: Flags) -> int:
     from rlhf_lora import notebook
 
+    if {"-m", "--multirun"} & flags:
+        return _sweep(overrides)
     overrides, own = _config_dir(overrides)
     _refuse_sweep(overrides, "add -m")
     run = notebook.start(notebook.compose(*overrides, config_dir=own))
@@ -176,13 +177,13 @@ def _against_reference(part: dict[str, Any], what: str) -> str:
     return line
 
 
-def _plan(overrides: list[str], as_json: bool) -> int:
+def _plan(overrides: list[str], flags: Flags) -> int:
     from rlhf_lora import config, plan, plan_view
 
     overrides, own = _config_dir(overrides)
     _refuse_sweep(overrides, "rlhf-lora train … -m checks every job as the plan does, before the first begins")
     made = plan.make_plan(config.compose(*overrides, config_dir=own))
-    if as_json:
+    if "--json" in flags:
         print(json.dumps(plan_view.as_json(made), indent=1))
         return 0
     from rich.console import Console
@@ -191,7 +192,7 @@ def _plan(overrides: list[str], as_json: bool) -> int:
     return 0
 
 
-def _evaluate(words: list[str], as_json: bool) -> int:
+def _evaluate(words: list[str], flags: Flags) -> int:
     runs = [w for w in words if "=" not in w]
     if len(runs) != 1:
         raise ConfigError(
@@ -200,14 +201,14 @@ def _evaluate(words: list[str], as_json: bool) -> int:
     from rlhf_lora.evaluation import evaluate
 
     figures = evaluate(runs[0], *[w for w in words if "=" in w])
-    if as_json:
+    if "--json" in flags:
         print(json.dumps(figures, indent=1))
     else:
         _headline(figures)
     return 0
 
 
-def _verify(words: list[str], as_json: bool) -> int:
+def _verify(words: list[str], flags: Flags) -> int:
     from rlhf_lora import config, plan, verify
 
     overrides, own = _config_dir(words)
@@ -216,7 +217,7 @@ def _verify(words: list[str], as_json: bool) -> int:
     overrides = verify.with_profile([word for word in overrides if not word.startswith("--profile=")], profile)
     made = plan.make_plan(config.compose(*overrides, config_dir=own))
     results = verify.verify(made)
-    if as_json:
+    if "--json" in flags:
         print(json.dumps(verify.as_json(results, made, profile), indent=1))
     else:
         from rich.console import Console
@@ -225,7 +226,7 @@ def _verify(words: list[str], as_json: bool) -> int:
     return 3 if verify.counts(results)["failed"] else 0
 
 
-def _report(runs: list[str], as_json: bool) -> int:
+def _report(runs: list[str], flags: Flags) -> int:
     from rlhf_lora.report import write_model_card, write_report
     from rlhf_lora.run_folder import find_run
 
@@ -238,7 +239,7 @@ def _report(runs: list[str], as_json: bool) -> int:
     return 0
 
 
-def _plugins(words: list[str], as_json: bool) -> int:
+def _plugins(words: list[str], flags: Flags) -> int:
     from rlhf_lora import config, doors, registry
 
     kinds = [w for w in words if "=" not in w]
@@ -252,7 +253,7 @@ def _plugins(words: list[str], as_json: bool) -> int:
     for file in config.plugin_files([w for w in words if "=" in w]):
         doors.load_file(file)
     found = [entry for entry in registry.entries() if not kinds or entry.kind in kinds]
-    if as_json:
+    if "--json" in flags:
         print(json.dumps([_described(entry) for entry in found], indent=1))
         return 0
     for entry in found:
@@ -265,13 +266,9 @@ def _plugins(words: list[str], as_json: bool) -> int:
     return 0
 
 
-def _env(words: list[str], flags: list[str]) -> int:
+def _env(words: list[str], flags: Flags) -> int:
     from rlhf_lora import environment
 
-    known = FLAGS["env"]
-    for flag in flags:
-        if flag not in known:
-            _refuse_flag(flag, (*known, "--help"))
     if words:
         raise ConfigError(f"env takes no '{words[0]}'", where="rlhf-lora env", fix="rlhf-lora env [--json] [--gpu]")
     found = environment.environment(gpu="--gpu" in flags)
@@ -279,7 +276,7 @@ def _env(words: list[str], flags: list[str]) -> int:
     return 0
 
 
-def _completion(words: list[str], as_json: bool) -> int:
+def _completion(words: list[str], flags: Flags) -> int:
     from rlhf_lora.completion import SHELLS, script
 
     if len(words) != 1 or words[0] not in SHELLS:
@@ -332,14 +329,14 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-VERBS: dict[str, Callable[[list[str], bool], int]] = {
+VERBS: dict[str, Callable[[list[str], Flags], int]] = {
     "train": _train,
     "plan": _plan,
     "evaluate": _evaluate,
     "verify": _verify,
     "report": _report,
     "plugins": _plugins,
-    "env": lambda words, as_json: _env(words, ["--json"] if as_json else []),
+    "env": _env,
     "completion": _completion,
 }
 

@@ -129,7 +129,7 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     derive.derive(config, shape.hidden, derive.max_positions(config, mini), asked)
     learns_from = getattr(registry.lookup("optimizer", config.optimizer.name).cls, "learns_from", None)
     reward = registry.build("reward", config.reward)
-    needed = plan_checks.stages_asked(config, reward, learns_from is None)
+    needed = plan_checks.stage_names(config, reward, learns_from is None)
     read = sources.read(config, datasets, load, needed, learns_from)
     data, splits = read.data, read.splits
     derive.derive_updates(config, len(splits.prompts))
@@ -143,7 +143,9 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     reward_adapter = getattr(built["reward"], "folder", None)  # of a reward model trained before
     if reward_adapter is not None:
         plan_checks.check_adapter_fits(reward_adapter, shape, "reward.path")
-    names = plan_checks.stage_names(config, built["reward"], built["optimizer"], splits, start_adapter)
+    plan_checks.check_pairs_asked(built["optimizer"])
+    has_demonstrations = bool(splits.demonstrations or config.sft.dataset is not None)
+    names = plan_checks.stage_names(config, reward, learns_from is None, has_demonstrations)
     plan_checks.check_rows(names, read, built["optimizer"], reward_adapter is not None or "reward_model" in names)
     controls.check_control(config, names, learns_from)
     if "policy" in names:

@@ -137,40 +137,64 @@ def _check_adapter_config(file: Path) -> None:
         raise ModelError(f"the adapter is {kind}, not LoRA", where=str(file), fix="give a LoRA adapter")
 
 
-def stages_asked(config: DictConfig, reward: Any, on_policy: bool) -> list[str]:
-    """The stages that may run, before the data is known: those asked for, or those that reward and optimizer need."""
-    if config.stages is not None:
-        return list(config.stages)
-    sft = ["sft"] if config.model.adapter is None else []
-    return [*sft, *(getattr(reward, "stages", ()) if on_policy else ()), "policy"]
+def stage_names(config: DictConfig, reward: Any, on_policy: bool, has_demonstrations: bool = True) -> list[str]:
+    """The stages that run, in order: those asked for, or those that reward and optimizer need.
 
+    Args:
+        has_demonstrations: whether there is anything that SFT could learn from; it is not run unasked without. True
+            while the data are still to be read.
 
-def stage_names(config: DictConfig, reward: Any, optimizer: Any, splits: Splits, start: Path | None) -> list[str]:
-    """The stages that run, in order: those asked for, or those that reward and optimizer need."""
-    on_policy = not hasattr(optimizer, "learns_from")
+    Raises:
+        ConfigError: what was asked for is no list of stages, or leaves out one that the reward needs.
+    """
     needed = [name for name in getattr(reward, "stages", ()) if on_policy]
-    if getattr(optimizer, "pairs", "dataset") != "dataset":
-        raise ConfigError(
-            f"optimizer.pairs={optimizer.pairs} is not there yet", where="optimizer.pairs", fix="pairs=dataset"
-        )
     if config.stages is None:
-        sft = ["sft"] if start is None and (splits.demonstrations or config.sft.dataset is not None) else []
+        sft = ["sft"] if config.model.adapter is None and has_demonstrations else []
         return [*sft, *needed, "policy"]
-    names = list(config.stages)
+    names = [str(name) for name in config.stages]
+    _check_stages_asked(names)
+    missing = [name for name in needed if name not in names and "policy" in names]
+    if missing:
+        raise ConfigError(
+            f"reward={config.reward.name} needs the stage {missing[0]}", where=_stages(names),
+            fix="add it to stages, or give reward.path=RUN of a trained reward model",
+        )  # fmt: skip
+    return [name for name in STAGES if name in names]
+
+
+def _check_stages_asked(names: Sequence[str]) -> None:
+    """At least one, each of them known, and none twice."""
+    if not names:
+        raise ConfigError(
+            "stages is an empty list: nothing would run", where="stages=[]",
+            fix=f"name some of {', '.join(STAGES)}; stages=null = those that reward and optimizer need",
+        )  # fmt: skip
     for name in names:
         if name not in STAGES:
             raise ConfigError(
                 f"there is no stage '{name}'{did_you_mean(name, STAGES)}",
-                where="stages",
+                where=_stages(names),
                 fix=f"stages: {', '.join(STAGES)}",
             )
-    missing = [name for name in needed if name not in names and "policy" in names]
-    if missing or not names:
+    twice = [name for name in STAGES if names.count(name) > 1]
+    if twice:
+        once = [name for name in STAGES if name in names]
         raise ConfigError(
-            f"reward={config.reward.name} needs the stage {missing[0] if missing else '…'}", where=f"stages={names}",
-            fix="add it to stages, or give reward.path=RUN of a trained reward model",
+            f"the stage {twice[0]} is there {names.count(twice[0])} times, and runs once", where=_stages(names),
+            fix=f"{_stages(once)}; how long a stage trains is a setting of its own, such as sft.epochs",
         )  # fmt: skip
-    return [name for name in STAGES if name in names]
+
+
+def _stages(names: Sequence[str]) -> str:
+    return f"stages=[{','.join(names)}]"
+
+
+def check_pairs_asked(optimizer: Any) -> None:
+    """Where pairs come from: so far from the data alone."""
+    if getattr(optimizer, "pairs", "dataset") != "dataset":
+        raise ConfigError(
+            f"optimizer.pairs={optimizer.pairs} is not there yet", where="optimizer.pairs", fix="pairs=dataset"
+        )
 
 
 def check_midway(config: DictConfig, optimizer: Any, splits: Splits, gold: str | None) -> None:

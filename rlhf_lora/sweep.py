@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rlhf_lora import config, plan, progress, schema, sweep_axes, sweep_jobs, sweep_table, user_presets
+from rlhf_lora import config, plan, progress, schema, sweep_axes, sweep_jobs, sweep_objective, sweep_table, user_presets
 from rlhf_lora.errors import ConfigError, Interrupted, UserError
 from rlhf_lora.interrupts import Interrupts
 from rlhf_lora.records import Data
@@ -43,8 +43,11 @@ class Sweep:
         self.asked = Interrupts()
         self._load = _once_each()
         self.wanted: list[Job] = []
+        self.figures: set[frozenset[str]] = set()  # what the summaries of the jobs can have
         if self.request.settings.sampler == "grid":
             self.wanted = self._check(list(self.request.grid()))
+            if self.request.settings.objective is not None:
+                sweep_objective.check(self.request.settings.objective, set().union(*self.figures))
         else:
             from rlhf_lora import sweep_optuna
 
@@ -115,6 +118,7 @@ class Sweep:
             if changes:
                 error.what = f"job {' '.join(changes)}: {error.what}"
             raise
+        self.figures.add(frozenset(sweep_objective.figures(made)))
         container = OmegaConf.to_container(made.config)
         assert isinstance(container, dict)
         key = sweep_jobs.key_of({str(k): v for k, v in container.items()}, made.inputs)

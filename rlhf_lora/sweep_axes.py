@@ -30,8 +30,8 @@ class SweepSettings:
     """How a sweep goes about it: `sweep.trials=8`.
 
     Attributes:
-        objective: a dotted key of summary.json; what the table is sorted by and Optuna works on. None: the gold win
-            rate, and the policy's where there is no gold.
+        objective: a dotted key of a number in summary.json; what the table is sorted by and Optuna works on. None: the
+            gold win rate, and the policy's where there is no gold.
         seed: of Optuna's sampler; the jobs have their own.
     """
 
@@ -190,14 +190,10 @@ def _preset_overrides(preset: Mapping[str, Any]) -> list[str]:
 
 def _settings(own: Sequence[str], preset: Mapping[str, Any]) -> SweepSettings:
     """Preset, then command line; checked."""
-    import yaml
-
     types = {"trials": int, "seed": int}
     known = [field.name for field in dataclasses.fields(SweepSettings)]
     given: dict[str, Any] = {str(k): v for k, v in preset.items() if k != "overrides"}
-    given |= {
-        _bare(word).partition(".")[2]: yaml.safe_load(word.partition("=")[2]) for word in own if _bare(word) != "sweep"
-    }
+    given |= {_bare(word).partition(".")[2]: _value(word) for word in own if _bare(word) != "sweep"}
     for name, value in given.items():
         where = f"sweep.{name}={value}"
         if name not in known:
@@ -220,3 +216,17 @@ def _settings(own: Sequence[str], preset: Mapping[str, Any]) -> SweepSettings:
     if settings.trials < 1:
         raise ConfigError(f"{settings.trials} trials are none", where="sweep.trials", fix="sweep.trials=8")
     return settings
+
+
+def _value(word: str) -> Any:
+    """What `sweep.KEY=VALUE` gives."""
+    import yaml
+
+    try:
+        return yaml.safe_load(word.partition("=")[2])
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"this override cannot be read: {word}",
+            where=word,
+            fix="sweep.KEY=VALUE; quote what has brackets or colons",
+        ) from error

@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from rlhf_lora import sweep_table
+from rlhf_lora import progress, sweep_objective, sweep_table
 from rlhf_lora.errors import ConfigError, UserError
 from rlhf_lora.sweep_axes import Axis
 from rlhf_lora.sweep_jobs import Job
@@ -18,7 +18,6 @@ from rlhf_lora.sweep_jobs import Job
 if TYPE_CHECKING:
     from rlhf_lora.sweep import Sweep
 
-OBJECTIVE = "gold.win_rate_vs_reference"
 JOURNAL = "optuna.journal"
 REFUSED = "refused-"
 """Begins the key of a trial whose configuration cannot be composed: values that are fine one by one."""
@@ -28,12 +27,12 @@ class Study:
     """A study that is checked and has not begun: each value, and both ends of each interval, gave a job that could run.
 
     Raises:
-        ConfigError: Optuna is not installed, or there is nothing to choose. UserError: a value that no job can take.
+        ConfigError: Optuna is not installed, there is nothing to choose, or a job that cannot have the objective.
+        UserError: a value that no job can take.
     """
 
     def __init__(self, sweep: Sweep):
         self.sweep, self.settings = sweep, sweep.request.settings
-        self.objective = self.settings.objective or OBJECTIVE
         self.optuna = _optuna()
         if not sweep.request.axes:
             raise ConfigError(
@@ -43,6 +42,7 @@ class Study:
             )
         self.distributions = {axis.key: self._distribution(axis) for axis in sweep.request.axes}
         self._of = self._check()
+        self.objective = sweep_objective.chosen(self.settings.objective, sweep.figures)
 
     def run(self) -> None:
         """Trials until there are `sweep.trials`, those of earlier calls included, or a signal comes."""
@@ -97,14 +97,13 @@ class Study:
         if not self.sweep.folder.is_finished(job):
             study.tell(number, state=self.optuna.trial.TrialState.FAIL)
             return
-        summary = self.sweep.folder.summary(job)
-        value = sweep_table.look_up(summary, self.objective)
-        if not isinstance(value, int | float):
-            raise ConfigError(
-                f"job {job.number} has no figure {self.objective}",
-                where=f"sweep.objective={self.objective}",
-                fix=f"one of {', '.join(sweep_table.figure_names(summary))}",
-            )
+        value = sweep_table.number_at(self.sweep.folder.summary(job), self.objective)
+        if (
+            value is None
+        ):  # it can have one and has none, as when no prompt got a score: no reason to end a night's search
+            progress.note(f"job {job.number} has no figure {self.objective}: a trial that failed")
+            study.tell(number, state=self.optuna.trial.TrialState.FAIL)
+            return
         study.tell(number, float(value))
 
     # --- Optuna's side ------------------------------------------------------------------------------------------------

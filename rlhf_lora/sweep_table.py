@@ -50,7 +50,7 @@ def rows(folder: SweepFolder, objective: str | None = None, direction: str = "ma
             row |= {column: figure for column, key in FIGURES.items() if (figure := look_up(summary, key)) is not None}
             row["optimizer"], row["reward"] = summary.get("optimizer"), summary.get("reward")
             row["reused"] = summary.get("reused", [])
-            if objective and (figure := look_up(summary, objective)) is not None:
+            if objective and (figure := number_at(summary, objective)) is not None:
                 row["objective"] = figure
         seconds = look_up(summary, "seconds.total")
         row["seconds"] = seconds if seconds is not None else job.seconds
@@ -112,15 +112,10 @@ def look_up(summary: Mapping[str, Any], key: str) -> Any:
     return found
 
 
-def figure_names(summary: Mapping[str, Any], where: str = "") -> list[str]:
-    """The dotted keys of all numbers of a summary."""
-    found = []
-    for key, value in summary.items():
-        if isinstance(value, Mapping):
-            found += figure_names(value, f"{where}{key}.")
-        elif isinstance(value, int | float):
-            found.append(f"{where}{key}")
-    return found
+def number_at(summary: Mapping[str, Any], key: str) -> float | None:
+    """A dotted key; None when there is no single number."""
+    found = look_up(summary, key)
+    return found if isinstance(found, int | float) and not isinstance(found, bool) else None
 
 
 def _differing(changes: Sequence[Mapping[str, str]]) -> list[str]:

@@ -152,7 +152,9 @@ BAD: dict[str, tuple[Make, str]] = {
     "device": (said("hardware.device=tpu"), "no device 'tpu'"),
     "threads": (said("hardware.threads=0"), "threads is 0"),
     "stage": (said("stages=[foo]"), "no stage 'foo'"),
-    "no stages": (said("stages=[]"), "stages"),
+    "no stages": (said("stages=[]"), "stages is an empty list"),
+    "a stage twice": (said("stages=[sft,sft]"), "sft is there 2 times"),
+    "stages that are no list": (said("stages=sft"), "stages"),
     "stage that a reward needs": (said("stages=[sft,policy] reward=learned"), "needs the stage reward_model"),
     "evaluation of nothing": (said("evaluation.prompts=0"), "evaluation.prompts is 0"),
     "checkpoint every 0": (said("checkpoint_every=0"), "checkpoint_every is 0"),
@@ -284,6 +286,7 @@ FAST = """
 reward|override|top setting|setting of another plugin|group|option|deleted key|code in a config
 code in a new key|not an override|text for a number
 seed below zero|rank zero|temperature zero|negative learning rate|minibatch|no prompts in a rollout|negative beta|splits|device
+no stages|a stage twice
 stage|stage that a reward needs|evaluation of nothing|more new tokens than positions|no model|model without config
 model without weights|model as pickle|weights that are none|no tokenizer|start adapter of another base|no reward model
 reward model of another base|lora on nothing|jsonl without model|jsonl without path|empty file|broken line|no known columns

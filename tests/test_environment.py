@@ -73,6 +73,14 @@ def test_asked_for_the_card_it_says_what_torch_sees(capsys):
     assert json.loads(capsys.readouterr().out)["gpu"]
 
 
+def test_every_verb_is_handed_the_flags_that_it_knows(monkeypatch):
+    handed = {}
+    for verb in cli.VERBS:
+        monkeypatch.setitem(cli.VERBS, verb, lambda words, flags, verb=verb: handed.update({verb: flags}) or 0)
+        assert cli.run([verb, *cli.FLAGS.get(verb, ()), *(["x"] if verb == "verify" else [])]) == 0
+    assert handed == {verb: set(cli.FLAGS.get(verb, ())) - {"--profile"} for verb in cli.VERBS}
+
+
 @pytest.mark.parametrize("wrong", ["--cuda", "seed=1", "now"])
 def test_what_it_does_not_know_is_refused(wrong, capsys):
     assert cli.run(["env", wrong]) == 2

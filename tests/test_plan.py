@@ -26,6 +26,15 @@ def test_the_stages_are_those_that_reward_and_optimizer_need(plan):
     assert names("stages=[reward_model]") == ["reward_model"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [("stages=[]", "empty"), ("stages=[sft,sft]", "2 times"), ("stages=[sft,policy]", "reward_model")],
+)
+def test_wrong_stages_are_refused_before_the_data_are_read(asked, told, tiny_base, tmp_path):
+    with pytest.raises(ConfigError, match=told):
+        make_plan(compose(*overrides(tiny_base, tmp_path, asked)), load=lambda dataset: pytest.fail("it was read"))
+
+
 def test_what_is_null_is_derived_and_what_is_given_stays(plan):
     config = plan("hardware.micro_batch=null").config
     assert config.optimizer.adamw.lr == pytest.approx(9.6e-4)  # 3e-5 · 2048 / 64

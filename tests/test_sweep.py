@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import overrides
+from tiny import jsonl, overrides
 
 from rlhf_lora import cli, sweep_jobs, sweep_table
 from rlhf_lora.config import compose
@@ -26,6 +26,7 @@ NO_OPTIONS = dict.fromkeys
 class Children:
     """Plays the child processes: a run folder with a summary. `fails` says how a job ends instead.
 
+    `gold`: the truth is known; `unscored`: the jobs for which it could tell nothing.
     `whole`: the run folder is what `train` would make, configuration and inputs; that takes a second.
     """
 
@@ -34,6 +35,8 @@ class Children:
         self.fails: dict[str, tuple[int, str]] = {}
         self.stop_after: int | None = None
         self.whole = False
+        self.gold = True
+        self.unscored: set[str] = set()
 
     def __call__(self, command: list[str], log: Path, asked: Any) -> int:
         words = command[command.index("train") + 1 :]
@@ -60,7 +63,9 @@ class Children:
         figures = {"score_mean": 2 - beta, "win_rate_vs_reference": rate, "win_rate_ci95": [rate - 0.1, rate + 0.1]}
         policy = figures | {"kl_to_reference": 1 / beta}
         summary = {"status": "finished", "optimizer": "ppo", "reward": "length", "seed": seed, "policy": policy}
-        folder.write_summary(summary | {"gold": figures, "seconds": {"total": 61.0}})
+        if self.gold and folder.path.name not in self.unscored:
+            summary["gold"] = figures
+        folder.write_summary(summary | {"seconds": {"total": 61.0}})
         return 0
 
 
@@ -134,6 +139,12 @@ def test_every_preset_of_the_kit_makes_jobs_that_compose(name):
         (["optimizer=ppo,dpo", "optimizer.clip=0.2"], "job optimizer=dpo"),
         (["optimizer.beta=0.1,often"], "job optimizer.beta=often"),
         (["nonsense=1,2"], "there is no group or setting 'nonsense'"),
+        (["sweep.objective=gold.win_rat"], "did you mean 'gold.win_rate_vs_reference'"),
+        (["sweep.objective=gold.win_rate_ci95"], "an interval is two numbers"),
+        (["sweep.objective=gold"], "not a number"),
+        (["sweep.objective=optimizer"], "no job has a figure 'optimizer'"),
+        (["sweep.objective=reward_model.accuracy"], "a reward model is not trained"),
+        (["sweep.objective=["], "cannot be read"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -217,8 +228,6 @@ def test_equal_jobs_are_one(tiny_base, tmp_path, children, capsys):
 
 @pytest.mark.slow
 def test_changed_data_makes_another_job(tiny_base, tmp_path, children):
-    from tiny import jsonl
-
     rows = [{"prompt": f"please bring {i}", "chosen": "certainly tea", "rejected": f"no {i}"} for i in range(80)]
     small = ("dataset=jsonl", f"dataset.path={jsonl(tmp_path / 'p.jsonl', rows)}", "seed=0,1")
     assert sweep(tiny_base, tmp_path / "s", *small) == 0
@@ -394,6 +403,62 @@ def test_optuna_counts_a_failed_job_as_a_trial(tiny_base, tmp_path, children):
 def test_an_objective_that_no_summary_has_names_those_there_are(tiny_base, tmp_path, children, capsys):
     assert search(tiny_base, tmp_path / "s", 3, "seed=choice(0,1)", "sweep.objective=gold.winrate") == 2
     assert "gold.win_rate_vs_reference" in capsys.readouterr().err
+    assert children.ran == []
+
+
+def without_truth(base: Path, folder: Path, *more: str) -> list[str]:
+    rows = [{"prompt": f"please bring {i}", "chosen": "certainly tea", "rejected": f"no {i}"} for i in range(80)]
+    file = jsonl(folder.parent / "p.jsonl", rows)
+    given = overrides(base, folder, "reward=length", "dataset=jsonl", f"dataset.path={file}", *more)
+    return ["train", *(o for o in given if not o.startswith("optimizer.beta=")), "-m"]
+
+
+def test_a_search_without_a_truth_goes_by_the_runs_own_reward(tiny_base, tmp_path, children):
+    children.gold = False
+    assert cli.run(without_truth(tiny_base, tmp_path / "s", "sweep=beta_optuna", "sweep.trials=2")) == 0
+    assert children.ran == ["0", "1"]
+    journal = (tmp_path / "s" / "optuna.journal").read_text()
+    assert "policy.win_rate_vs_reference" in journal
+    assert [row["win_rate"] for row in jobs_of(tmp_path / "s")] == sorted(
+        (row["win_rate"] for row in jobs_of(tmp_path / "s")), reverse=True
+    )
+
+
+@pytest.mark.parametrize("sampler", ["grid", "optuna"])
+def test_a_truth_that_the_data_do_not_have_is_no_objective(sampler, tiny_base, tmp_path, children, capsys):
+    more = ("sweep.objective=gold.score_mean", f"sweep.sampler={sampler}", "seed=choice(0,1)")
+    assert cli.run(without_truth(tiny_base, tmp_path / "s", *more, "optimizer.beta=0.1")) == 2
+    assert "the truth is not known for this data" in capsys.readouterr().err
+    assert children.ran == []
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_search_wants_a_figure_that_every_job_has_and_a_table_that_some_have(tiny_base, tmp_path, children, capsys):
+    wanted = ("reward=length,learned", "sweep.objective=reward_model.accuracy")
+    assert sweep(tiny_base, tmp_path / "s", *wanted) == 0
+    assert len(children.ran) == 2
+    assert search(tiny_base, tmp_path / "t", 2, *wanted) == 2
+    assert "not every job has a figure 'reward_model.accuracy'" in capsys.readouterr().err
+    assert len(children.ran) == 2
+
+
+def test_a_finished_job_without_the_figure_is_a_failed_trial_and_the_search_goes_on(
+    tiny_base, tmp_path, children, capsys
+):
+    children.unscored = {"0"}
+    assert search(tiny_base, tmp_path / "s", 3) == 0
+    assert children.ran == ["0", "1", "2"]
+    assert "job 0 has no figure gold.win_rate_vs_reference" in capsys.readouterr().err
+    assert search(tiny_base, tmp_path / "s", 3) == 0
+    assert children.ran == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("name", ["gold", "optimizer", "policy.win_rate_ci95", "nothing.there"])
+def test_what_is_no_number_sorts_no_table(name, tiny_base, tmp_path, children):
+    sweep(tiny_base, tmp_path / "s", "optimizer.beta=0.2,0.1")
+    rows = sweep_table.rows(SweepFolder(tmp_path / "s"), name)
+    assert [row["job"] for row in rows] == [0, 1]
+    assert not any("objective" in row for row in rows)
 
 
 def test_without_optuna_the_message_says_what_to_install(tiny_base, tmp_path, children, capsys, monkeypatch):

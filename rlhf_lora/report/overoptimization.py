@@ -126,23 +126,23 @@ def draw(way: Sequence[Point], best: Sequence[Point], names: Sequence[str]) -> s
     """Lines with intervals from (0, 0) in the order of training; best of n as rings."""
     every = [(point, *point.gains[name]) for name in names for point in (*way, *best) if name in point.gains]
     heights = [0.0, *(gain for _, gain, _ in every), *(end for *_, ends in every for end in ends or ())]
-    x = plots._Scale(*plots._range([0.0, *(p.x for p, *_ in every)], from_zero=True), plots.LEFT, plots.WIDTH - 82)
-    y = plots._Scale(*plots._range(heights), plots.HEIGHT - plots.BOTTOM, plots.TOP)
-    parts = plots._axes(x, y, "√KL to the reference, √nats", "gain over the reference")
+    x = plots.Scale(*plots.extent([0.0, *(p.x for p, *_ in every)], from_zero=True), plots.LEFT, plots.WIDTH - 82)
+    y = plots.Scale(*plots.extent(heights), plots.HEIGHT - plots.BOTTOM, plots.TOP)
+    parts = plots.axes(x, y, "√KL to the reference, √nats", "gain over the reference")
     parts.append(f'<line class="guide" x1="{plots.LEFT}" x2="{plots.WIDTH - 82}" y1="{y(0)}" y2="{y(0)}"/>')
     ends = []
     for name in names:
         points = [(p, *p.gains[name]) for p in way if name in p.gains]
         xs, ys = [0.0, *(p.x for p, *_ in points)], [0.0, *(gain for _, gain, _ in points)]
-        parts.append(f'<polyline class="line {TONES[name]}" points="{plots._points(xs, ys, x, y)}"/>')
+        parts.append(f'<polyline class="line {TONES[name]}" points="{plots.coordinates(xs, ys, x, y)}"/>')
         parts += [_mark(p, gain, ends_, TONES[name], x, y) for p, gain, ends_ in points]
         parts += [_mark(p, *p.gains[name], TONES[name], x, y, ring=True) for p in best if name in p.gains]
         ends.append((TITLES[name], y(ys[-1]), TONES[name]))
     for point in best:  # named once, above the highest of its rings
         top = max(point.gains[name][0] for name in names if name in point.gains)
-        parts.append(plots._text(x(point.x), y(top) - 9, point.name, "note"))
-    parts += plots._names(ends, plots.WIDTH - 75)
-    return plots._svg(parts, f"{' and '.join(TITLES[name] for name in names)} against √KL")
+        parts.append(plots.text_at(x(point.x), y(top) - 9, point.name, "note"))
+    parts += plots.end_names(ends, plots.WIDTH - 75)
+    return plots.svg(parts, f"{' and '.join(TITLES[name] for name in names)} against √KL")
 
 
 def _mark(

@@ -13,6 +13,7 @@ from typing import Any
 
 from rlhf_lora.atomic import write_text
 from rlhf_lora.report import curves, held_out, overoptimization, plots
+from rlhf_lora.report.document import document
 from rlhf_lora.report.headline import control_notice, duration, facts, lede, reference_name
 from rlhf_lora.report.plots import Series, number
 from rlhf_lora.run_folder import RunFolder
@@ -29,8 +30,6 @@ SHOWN = 10
 """Prompts shown side by side."""
 LONGEST = 4000
 """Characters of a text that are shown."""
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def write_report(folder: RunFolder) -> Path:
@@ -58,18 +57,11 @@ def render(folder: RunFolder) -> str:
     links = "".join(f'<a href="#{id_}">{title}</a>' for id_, title, _ in sections)
     body = "".join(f'<section><h2 id="{id_}">{title}</h2>{html}</section>' for id_, title, html in sections)
     status = str(summary.get("status", "not finished"))
-    style = Path(__file__).with_name("style.css").read_text("utf-8")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(folder.name)} · rlhf_lora</title><style>{style}</style></head>\n<body><main>"
-        f'<header><div class="top"><h1>{escape(folder.name)}</h1>'
-        f'<span class="{"status finished" if status == "finished" else "status"}">{escape(status)}</span></div>'
+    header = (
         f'{control_notice(summary)}<p class="lede">{lede(summary, reference)}</p>'
-        f'{warning}<p class="soft">{_what_ran(summary, folder)}</p>'
-        f"<nav>{links}</nav></header>{facts(summary, reference)}{body}{_FOOTER}</main></body></html>\n"
+        f'{warning}<p class="soft">{_what_ran(summary, folder)}</p><nav>{links}</nav>'
     )
+    return document(folder.name, status, header, f"{facts(summary, reference)}{body}{_FOOTER}")
 
 
 _FOOTER = (

@@ -29,7 +29,9 @@ class Series:
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Scale:
+    """From values to places in the drawing: `low` is at `start`, `high` at `end`; called with a value."""
+
     low: float
     high: float
     start: float
@@ -76,29 +78,29 @@ def lines(
     """
     series = [_thin(one) for one in series]
     values = [y for one in series for y in one.y] + ([guide[0]] if guide else [])
-    low, high = _range(values, from_zero=from_zero)
+    low, high = extent(values, from_zero=from_zero)
     right = RIGHT if len(series) == 1 else 66
     steps = [v for one in series for v in one.x]
-    x = _Scale(*_range(steps, pad=0.0, unit=True), LEFT + 4, WIDTH - right)
-    y = _Scale(low, high, HEIGHT - BOTTOM, TOP)
-    parts = _axes(x, y, x_label, y_label, whole_x=True)
+    x = Scale(*extent(steps, pad=0.0, unit=True), LEFT + 4, WIDTH - right)
+    y = Scale(low, high, HEIGHT - BOTTOM, TOP)
+    parts = axes(x, y, x_label, y_label, whole_x=True)
     if guide:
         parts.append(f'<line class="guide" x1="{LEFT}" x2="{WIDTH - right}" y1="{y(guide[0])}" y2="{y(guide[0])}"/>')
-        parts.append(_text(WIDTH - right, y(guide[0]) - 4, guide[1], "note", "end"))
+        parts.append(text_at(WIDTH - right, y(guide[0]) - 4, guide[1], "note", "end"))
     for one in series:
         parts += _line(one, x, y)
     if len(series) > 1:
-        parts += _names([(one.name, y(one.y[-1]), one.tone) for one in series], WIDTH - right + 7)
-    return _svg(parts, f"{y_label} over {x_label}")
+        parts += end_names([(one.name, y(one.y[-1]), one.tone) for one in series], WIDTH - right + 7)
+    return svg(parts, f"{y_label} over {x_label}")
 
 
-def _line(one: Series, x: _Scale, y: _Scale) -> list[str]:
+def _line(one: Series, x: Scale, y: Scale) -> list[str]:
     smooth = _moving_mean(one.y)
     parts = []
     if smooth is not None:
-        parts.append(f'<polyline class="line faint {one.tone}" points="{_points(one.x, one.y, x, y)}"/>')
+        parts.append(f'<polyline class="line faint {one.tone}" points="{coordinates(one.x, one.y, x, y)}"/>')
     shown = smooth or one.y
-    parts.append(f'<polyline class="line {one.tone}" points="{_points(one.x, shown, x, y)}"/>')
+    parts.append(f'<polyline class="line {one.tone}" points="{coordinates(one.x, shown, x, y)}"/>')
     parts.append(f'<circle class="dot {one.tone}" cx="{x(one.x[-1])}" cy="{y(shown[-1])}" r="3"/>')
     return parts
 
@@ -112,16 +114,16 @@ def histograms(groups: Sequence[Series], x_label: str, count_label: str = "promp
     whole = all(float(v).is_integer() for v in values) and max(values) - min(values) <= 12
     edges = _whole_edges(values) if whole else _edges(values)
     counts = [_count(one.y, edges) for one in groups]
-    x = _Scale(edges[0], edges[-1], LEFT, WIDTH - RIGHT)
-    y = _Scale(0, max(max(c) for c in counts) * 1.06, HEIGHT - BOTTOM, TOP + 30)
-    parts = _axes(x, y, x_label, count_label, whole_x=whole)
+    x = Scale(edges[0], edges[-1], LEFT, WIDTH - RIGHT)
+    y = Scale(0, max(max(c) for c in counts) * 1.06, HEIGHT - BOTTOM, TOP + 30)
+    parts = axes(x, y, x_label, count_label, whole_x=whole)
     for i, (one, count) in enumerate(zip(groups, counts, strict=True)):
         parts += _bars(one, count, edges, x, y, i, len(groups)) if whole else _outline(one, count, edges, x, y)
     parts += _mean_marks(groups, x)
-    return _svg(parts, f"Distribution of {x_label}: " + " and ".join(one.name for one in groups))
+    return svg(parts, f"Distribution of {x_label}: " + " and ".join(one.name for one in groups))
 
 
-def _mean_marks(groups: Sequence[Series], x: _Scale) -> list[str]:
+def _mean_marks(groups: Sequence[Series], x: Scale) -> list[str]:
     """A dashed line at each mean, named on the side that faces away from the other one, room permitting."""
     means = [sum(one.y) / len(one.y) for one in groups]
     parts = []
@@ -131,11 +133,11 @@ def _mean_marks(groups: Sequence[Series], x: _Scale) -> list[str]:
         side = "start" if (rightmost and at < WIDTH - 120) or at < LEFT + 110 else "end"
         parts.append(f'<line class="mean {one.tone}" x1="{at}" x2="{at}" y1="{row}" y2="{HEIGHT - BOTTOM}"/>')
         label = f"{one.name}, mean {number(mean)}"
-        parts.append(_text(at + (5 if side == "start" else -5), row + 9, label, f"name {one.tone}", side))
+        parts.append(text_at(at + (5 if side == "start" else -5), row + 9, label, f"name {one.tone}", side))
     return parts
 
 
-def _bars(one: Series, count: list[int], edges: list[float], x: _Scale, y: _Scale, i: int, of: int) -> list[str]:
+def _bars(one: Series, count: list[int], edges: list[float], x: Scale, y: Scale, i: int, of: int) -> list[str]:
     wide = (x(edges[1]) - x(edges[0])) * 0.8 / of
     parts = []
     for n, low in zip(count, edges, strict=False):
@@ -145,7 +147,7 @@ def _bars(one: Series, count: list[int], edges: list[float], x: _Scale, y: _Scal
     return parts
 
 
-def _outline(one: Series, count: list[int], edges: list[float], x: _Scale, y: _Scale) -> list[str]:
+def _outline(one: Series, count: list[int], edges: list[float], x: Scale, y: Scale) -> list[str]:
     corners = [(edges[0], 0)]
     for i, n in enumerate(count):
         corners += [(edges[i], n), (edges[i + 1], n)]
@@ -157,10 +159,10 @@ def _outline(one: Series, count: list[int], edges: list[float], x: _Scale, y: _S
 def path(xs: Sequence[float], ys: Sequence[float], x_label: str, y_label: str, first: str, last: str) -> str:
     """A way through a plane, such as reward against KL: faint where it begins, strong where it ends."""
     one = _thin(Series("", xs, ys), 80)
-    x = _Scale(*_range(one.x, from_zero=min(one.x) >= 0), LEFT, WIDTH - RIGHT)
-    y = _Scale(*_range(one.y), HEIGHT - BOTTOM, TOP)
-    parts = _axes(x, y, x_label, y_label)
-    parts.append(f'<polyline class="line faint policy" points="{_points(one.x, one.y, x, y)}"/>')
+    x = Scale(*extent(one.x, from_zero=min(one.x) >= 0), LEFT, WIDTH - RIGHT)
+    y = Scale(*extent(one.y), HEIGHT - BOTTOM, TOP)
+    parts = axes(x, y, x_label, y_label)
+    parts.append(f'<polyline class="line faint policy" points="{coordinates(one.x, one.y, x, y)}"/>')
     for i, (a, b) in enumerate(zip(one.x, one.y, strict=True)):
         strength = 0.25 + 0.75 * (i + 1) / len(one.x)
         parts.append(f'<circle class="dot policy" cx="{x(a)}" cy="{y(b)}" r="2.5" opacity="{strength:.2f}"/>')
@@ -168,8 +170,8 @@ def path(xs: Sequence[float], ys: Sequence[float], x_label: str, y_label: str, f
         px, py = x(one.x[at]), y(one.y[at])
         side, shift = ("start", 7) if px < WIDTH * 0.6 else ("end", -7)
         below = at == 0 and py < HEIGHT - BOTTOM - 22
-        parts.append(_text(px + shift, py + (15 if below else -8), name, "name policy", side))
-    return _svg(parts, f"{y_label} against {x_label}")
+        parts.append(text_at(px + shift, py + (15 if below else -8), name, "name policy", side))
+    return svg(parts, f"{y_label} against {x_label}")
 
 
 def judged(
@@ -184,29 +186,29 @@ def judged(
 ) -> str:
     """Points with their intervals; a ring around the one at `marked`, and what it is."""
     spread = [v for pair in intervals if pair for v in pair]
-    x = _Scale(*_range(xs, pad=0.04, unit=True), LEFT + 4, WIDTH - RIGHT)
-    y = _Scale(*_range([*ys, *spread, *([guide[0]] if guide else [])]), HEIGHT - BOTTOM, TOP)
-    parts = _axes(x, y, x_label, y_label, whole_x=True)
+    x = Scale(*extent(xs, pad=0.04, unit=True), LEFT + 4, WIDTH - RIGHT)
+    y = Scale(*extent([*ys, *spread, *([guide[0]] if guide else [])]), HEIGHT - BOTTOM, TOP)
+    parts = axes(x, y, x_label, y_label, whole_x=True)
     if guide:
         parts.append(f'<line class="guide" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(guide[0])}" y2="{y(guide[0])}"/>')
-        parts.append(_text(WIDTH - RIGHT, y(guide[0]) - 4, guide[1], "note", "end"))
+        parts.append(text_at(WIDTH - RIGHT, y(guide[0]) - 4, guide[1], "note", "end"))
     for a, pair in zip(xs, intervals, strict=True):
         if pair:
             ends = f'y1="{y(pair[0])}" y2="{y(pair[1])}"'
             parts.append(f'<line class="line faint policy" x1="{x(a)}" x2="{x(a)}" {ends}/>')
-    parts.append(f'<polyline class="line policy" points="{_points(xs, ys, x, y)}"/>')
+    parts.append(f'<polyline class="line policy" points="{coordinates(xs, ys, x, y)}"/>')
     for a, b in zip(xs, ys, strict=True):
         parts.append(f'<circle class="dot policy" cx="{x(a)}" cy="{y(b)}" r="2.5"/>')
         if a == marked:
             parts.append(f'<circle class="kept line policy" cx="{x(a)}" cy="{y(b)}" r="6.5"/>')
             side, shift = ("start", 10) if x(a) < WIDTH * 0.8 else ("end", -10)
-            parts.append(_text(x(a) + shift, y(b) - 6, f"{mark}: update {a:g}", "name policy", side))
-    return _svg(parts, f"{y_label} over {x_label}")
+            parts.append(text_at(x(a) + shift, y(b) - 6, f"{mark}: update {a:g}", "name policy", side))
+    return svg(parts, f"{y_label} over {x_label}")
 
 
 def interval(value: float, low: float, high: float, mark: float = 0.5) -> str:
     """A value with its interval on the line from 0 to 1, and a mark to compare with."""
-    x = _Scale(0, 1, 4, 196)
+    x = Scale(0, 1, 4, 196)
     return (
         '<svg class="interval" viewBox="0 0 200 16" role="img" '
         f'aria-label="{value:.2f}, interval {low:.2f} to {high:.2f}, on a line from 0 to 1">'
@@ -220,35 +222,37 @@ def interval(value: float, low: float, high: float, mark: float = 0.5) -> str:
 def sparkline(values: Sequence[float]) -> str:
     """A line as small as a word."""
     one = _thin(Series("", range(len(values)), values), 48)
-    x, y = _Scale(*_range(one.x, 0.0, unit=True), 1, 95), _Scale(*_range(one.y), 19, 1)
+    x, y = Scale(*extent(one.x, 0.0, unit=True), 1, 95), Scale(*extent(one.y), 19, 1)
     return (
         '<svg class="spark" viewBox="0 0 96 20" aria-hidden="true">'
-        f'<polyline class="line policy" points="{_points(one.x, one.y, x, y)}"/></svg>'
+        f'<polyline class="line policy" points="{coordinates(one.x, one.y, x, y)}"/></svg>'
     )
 
 
-# --- shared parts -----------------------------------------------------------------------------------------------------
+# --- parts, for other figures too -------------------------------------------------------------------------------------
 
 
-def _svg(parts: Sequence[str], label: str) -> str:
+def svg(parts: Sequence[str], label: str) -> str:
+    """A whole drawing; `label` says in words what it shows."""
     head = f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
     return head + "".join(parts) + "</svg>"
 
 
-def _text(x: float, y: float, text: str, kind: str, anchor: str = "middle") -> str:
+def text_at(x: float, y: float, text: str, kind: str, anchor: str = "middle") -> str:
+    """Text, escaped here; `kind` is a class of style.css, `anchor` which end of it stands at x."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _axes(x: _Scale, y: _Scale, x_label: str, y_label: str, whole_x: bool = False) -> list[str]:
+def axes(x: Scale, y: Scale, x_label: str, y_label: str, whole_x: bool = False) -> list[str]:
     """Light horizontal lines, round numbers on both axes, and titles that can be read without turning the head."""
-    parts = [_text(0, 10, y_label, "label", "start")]
+    parts = [text_at(0, 10, y_label, "label", "start")]
     for tick, name in _named(ticks(y.low, y.high)):
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{x.end}" y1="{y(tick)}" y2="{y(tick)}"/>')
-        parts.append(_text(LEFT - 7, y(tick) + 3.5, name, "tick", "end"))
+        parts.append(text_at(LEFT - 7, y(tick) + 3.5, name, "tick", "end"))
     for tick, name in _named([t for t in ticks(x.low, x.high, 5) if not whole_x or float(t).is_integer()]):
-        parts.append(_text(x(tick), HEIGHT - BOTTOM + 15, name, "tick"))
+        parts.append(text_at(x(tick), HEIGHT - BOTTOM + 15, name, "tick"))
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{x.end}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
-    parts.append(_text((x.start + x.end) / 2, HEIGHT - 4, x_label, "label"))
+    parts.append(text_at((x.start + x.end) / 2, HEIGHT - 4, x_label, "label"))
     return parts
 
 
@@ -261,19 +265,20 @@ def _named(values: Sequence[float]) -> list[tuple[float, str]]:
     return [(v, f"{v:,.{decimals}f}".replace("-", "−")) for v in values]
 
 
-def _names(entries: list[tuple[str, float, str]], x: float) -> list[str]:
+def end_names(entries: list[tuple[str, float, str]], x: float) -> list[str]:
     """Names at the lines' ends, moved apart when they would touch."""
     placed: list[tuple[str, float, str]] = []
     for name, y, tone in sorted(entries, key=lambda entry: entry[1]):
         placed.append((name, max(y + 3.5, placed[-1][1] + 13 if placed else TOP), tone))
-    return [_text(x, y, name, f"name {tone}", "start") for name, y, tone in placed]
+    return [text_at(x, y, name, f"name {tone}", "start") for name, y, tone in placed]
 
 
-def _points(xs: Sequence[float], ys: Sequence[float], x: _Scale, y: _Scale) -> str:
+def coordinates(xs: Sequence[float], ys: Sequence[float], x: Scale, y: Scale) -> str:
+    """The corners of a line, as `points` of an SVG element."""
     return " ".join(f"{x(a):g},{y(b):g}" for a, b in zip(xs, ys, strict=True))
 
 
-def _range(
+def extent(
     values: Sequence[float], pad: float = 0.06, from_zero: bool = False, unit: bool = False
 ) -> tuple[float, float]:
     """Lowest and highest with some air; a constant gets a range around it (to the next step with `unit`)."""
@@ -310,7 +315,7 @@ def _whole_edges(values: Sequence[float]) -> list[float]:
 
 def _edges(values: Sequence[float]) -> list[float]:
     """Shared bins of Freedman and Diaconis' width, 8 to 40 of them: a few far values must not hide the rest's shape."""
-    low, high = _range(values, pad=0.0)
+    low, high = extent(values, pad=0.0)
     ordered = sorted(values)
     middle_half = ordered[len(ordered) * 3 // 4] - ordered[len(ordered) // 4]
     width = 2 * middle_half / len(ordered) ** (1 / 3) or (high - low) / 40
