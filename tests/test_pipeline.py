@@ -130,6 +130,7 @@ def adapter(run: RunFolder, name: str) -> bytes:
     return (run.adapter(name) / "adapter_model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_stages_with_the_same_inputs_are_reused_and_say_so(tiny_base, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path / "cache"))
     one = train(tiny_base, tmp_path / "one")

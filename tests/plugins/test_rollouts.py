@@ -15,6 +15,7 @@ from rlhf_lora.records import Prompt
 from rlhf_lora.registry import build
 
 ENGINES = pytest.mark.parametrize("name", ["native", "hf"])
+ONE_ENGINE = pytest.mark.parametrize("name", ["native", pytest.param("hf", marks=pytest.mark.slow)])  # many answers
 ASKED = prompts(6)
 
 
@@ -153,7 +154,7 @@ def stops_for(backbone: Any) -> list[str]:
     return [long[len(long) // 2 : len(long) // 2 + 3], "no such string anywhere"]
 
 
-@ENGINES
+@ONE_ENGINE
 def test_an_answer_ends_with_the_token_that_completes_a_stop_string_and_is_shown_without_it(backbone, name):
     stop = stops_for(backbone)
     samples = engine(name, 2.0, max_new_tokens=20, stop=stop).generate(backbone, ASKED, 6, 3)
@@ -256,7 +257,7 @@ def test_a_letter_that_is_cut_in_two_is_completed_by_a_token_that_counts():
     assert [StopRule(["é"], after).text_before(Letters(), tokens) for after in (0, 2, 3)] == ["a", "a", None]
 
 
-@ENGINES
+@ONE_ENGINE
 def test_stop_strings_before_their_time_are_a_part_of_the_answer(backbone, name):
     stop = stops_for(backbone)[:1]
     after, decode = 9, backbone.chat.decode
