@@ -14,7 +14,7 @@ from rlhf_lora import registry
 from rlhf_lora.best_of_n import judge_best_of_n, sizes
 from rlhf_lora.comparison import compare, compare_by_judge, length_differences, mean_length
 from rlhf_lora.config import recompose
-from rlhf_lora.errors import UserError
+from rlhf_lora.errors import ConfigError, UserError
 from rlhf_lora.records import Pair, Prompt, Sample, Score, named_seed
 from rlhf_lora.run_folder import find_run
 
@@ -198,5 +198,10 @@ def judge_of(overrides: Sequence[str]) -> Any:
     settings: dict[str, Any] = {}
     for override in overrides:
         key, _, text = override.partition("=")
-        settings[key.removeprefix("judge.") if "." in key else "name"] = yaml.safe_load(text)
+        try:
+            settings[key.removeprefix("judge.") if "." in key else "name"] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(
+                f"'{override}' cannot be read", where=key, fix="a value as in YAML: 3, text, [a, b]"
+            ) from error
     return registry.build("judge", settings) if settings else None

@@ -127,6 +127,8 @@ def test_a_judge_is_described_by_overrides():
         judge_of(["judge.by=3"])
     with pytest.raises(UserError, match="longer_of_two"):
         judge_of(["judge=longer_of_tow"])
+    with pytest.raises(ConfigError, match="cannot be read"):
+        judge_of(["judge=longer_of_two", "judge.by=["])
 
 
 class LongerOfTwo:
