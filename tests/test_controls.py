@@ -208,6 +208,7 @@ def accuracy(base: Path, folder: Path, *more: str) -> dict[str, float]:
     return summary["reward_model"] | {"control": summary.get("control")}
 
 
+@pytest.mark.slow
 def test_flipped_labels_put_accuracy_on_true_pairs_below_one_half(tiny_base, tmp_path, cache):
     given = accuracy(tiny_base, tmp_path / "given")
     flipped = accuracy(tiny_base, tmp_path / "flipped", "control=flipped_reward")

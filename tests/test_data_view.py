@@ -194,6 +194,7 @@ def test_json_carries_the_same_facts(plan, tmp_path):
     assert data["counted_as"] == "tokens of the model's own tokenizer"
 
 
+@pytest.mark.slow
 def test_a_large_file_is_sampled_the_same_way_each_time_and_says_so(plan, tmp_path):
     rows = [{"prompt": f"tea {i}", "chosen": "word " * 400, "rejected": "no"} for i in range(5000)]
     made = plan(*read(jsonl(tmp_path / "large.jsonl", rows)))

@@ -75,6 +75,7 @@ def test_answers_are_all_there_are_and_the_best_policy_is_the_best(tmp_path):
         assert gap == pytest.approx(BETA * exact.measure(near_N).kl_to_best, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_estimators_of_the_kl_agree_with_the_exact_one(tmp_path):
     """Within three standard errors of the mean over 4,096 samples of a policy that has moved."""
     exact = world(tmp_path / "model", trained=True)

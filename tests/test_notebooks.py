@@ -103,6 +103,7 @@ def tensors() -> int:
     return sum(thing.numel() for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
 
 
+@pytest.mark.slow
 def test_runs_that_ended_hold_no_model_though_somebody_holds_the_runs(tiny_base: Path, tmp_path: Path):
     runs = [train(compose(*overrides(tiny_base, tmp_path / "0", *SMALL)))]  # what libraries keep, they keep now
     before = tensors()

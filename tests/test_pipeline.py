@@ -185,6 +185,7 @@ def test_stages_alone(tiny_base, tmp_path):
     assert "policy" not in run.summary
 
 
+@pytest.mark.slow
 def test_what_is_too_long_for_a_use_is_counted_in_the_summary(tiny_base, tmp_path):
     run = train(
         tiny_base, tmp_path / "run", "reward=length", "max_prompt_tokens=9", "optimizer.ptx=0.1", "sft.max_length=18"
@@ -193,6 +194,7 @@ def test_what_is_too_long_for_a_use_is_counted_in_the_summary(tiny_base, tmp_pat
     assert all(count > 0 for count in run.summary["too_long"].values())
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_taken_from_the_cache_twice_has_its_metrics_once(tiny_base, tmp_path, monkeypatch):
     monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path / "cache"))
     whole = train(tiny_base, tmp_path / "one", "reward=length")
@@ -222,6 +224,7 @@ def test_dpo_end_to_end(tiny_base, tmp_path):
     assert adapter(run, "policy") != adapter(run, "sft")
 
 
+@pytest.mark.slow
 def test_ppo_without_sft_takes_the_bare_base_as_reference(tiny_base, tmp_path):
     run = train(tiny_base, tmp_path / "run", "stages=[policy]", "reward=length")
     assert abs(run.metrics("policy")[0]["objective/kl"]) < 1e-4
@@ -249,10 +252,10 @@ def test_new_adapters_follow_from_the_seed_and_not_from_what_was_drawn_before(ti
     "more",
     [
         ["optimizer.value=trunk"],
-        ["model.gradient_checkpointing=true"],
         *(
             pytest.param([one], marks=pytest.mark.slow)
             for one in (
+                "model.gradient_checkpointing=true",
                 "rollout=hf",
                 "model.load_in_4bit=false",
                 "model.dtype=bfloat16",
@@ -277,6 +280,7 @@ def test_qwen2_runs_end_to_end(tiny_qwen2, tmp_path):
     assert run.summary["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_the_embedded_base_is_built_once_and_cached(tmp_path, monkeypatch, capsys):
     import functools
 

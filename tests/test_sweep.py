@@ -205,6 +205,7 @@ def test_jobs_are_found_by_their_folders_when_the_list_is_lost(tiny_base, tmp_pa
     assert children.ran == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_goes_on_where_it_was(tiny_base, tmp_path, children, capsys):
     children.stop_after = 1
     assert sweep(tiny_base, tmp_path / "s", "seed=0,1,2") == 143
@@ -252,7 +253,9 @@ def test_two_sweeps_do_not_share_a_folder(tiny_base, tmp_path, children, capsys)
     [
         (1, "torch.OutOfMemoryError: CUDA out of memory. Tried", "out of memory", "CUDA out of memory. Tried"),
         pytest.param(-9, "loading", "out of memory", "killed by SIGKILL", marks=pytest.mark.slow),
-        (2, "rlhf-lora: the file is gone\n  where: here", "failed", "the file is gone"),
+        pytest.param(
+            2, "rlhf-lora: the file is gone\n  where: here", "failed", "the file is gone", marks=pytest.mark.slow
+        ),
         pytest.param(
             1,
             "ZeroDivisionError: division by zero",
@@ -413,6 +416,7 @@ def without_truth(base: Path, folder: Path, *more: str) -> list[str]:
     return ["train", *(o for o in given if not o.startswith("optimizer.beta=")), "-m"]
 
 
+@pytest.mark.slow
 def test_a_search_without_a_truth_goes_by_the_runs_own_reward(tiny_base, tmp_path, children):
     children.gold = False
     assert cli.run(without_truth(tiny_base, tmp_path / "s", "sweep=beta_optuna", "sweep.trials=2")) == 0
@@ -442,6 +446,7 @@ def test_a_search_wants_a_figure_that_every_job_has_and_a_table_that_some_have(t
     assert len(children.ran) == 2
 
 
+@pytest.mark.slow
 def test_a_finished_job_without_the_figure_is_a_failed_trial_and_the_search_goes_on(
     tiny_base, tmp_path, children, capsys
 ):

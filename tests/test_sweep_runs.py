@@ -32,6 +32,7 @@ def test_a_child_has_its_output_in_the_log_and_its_code_is_told(tmp_path):
     assert sorted((tmp_path / "0.log").read_text().split()) == ["err", "out"]
 
 
+@pytest.mark.slow
 def test_a_signal_is_handed_on_once_and_the_child_may_save(tmp_path):
     code = (
         "import signal, sys, time\n"

@@ -153,10 +153,7 @@ def kills(run: str) -> dict[str, Callable[..., None]]:
     return {name: partial(send, signal.SIGKILL, *point) for name, point in points[run].items()}
 
 
-FAST = {
-    "in the middle of an update", "while a checkpoint is written", "while the adapter is written",
-    "in the last evaluation", "while the best is judged at the end",
-}  # fmt: skip
+FAST = {"in the middle of an update", "in the last evaluation"}
 
 
 @pytest.mark.parametrize(
@@ -286,6 +283,7 @@ def test_with_its_newest_checkpoint_damaged_a_run_goes_on_from_the_one_before(
     same(figures(tmp_path / "run"), whole)
 
 
+@pytest.mark.slow
 def test_with_every_checkpoint_damaged_a_run_does_not_start_over(tiny_base, tmp_path, capsys):
     from rlhf_lora import checkpoints
 
@@ -367,6 +365,7 @@ def test_what_the_settings_point_at_may_not_change_under_a_run(tiny_base, tmp_pa
     assert cli.run(arguments) == 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_survives_a_start_that_is_refused(tiny_base, tmp_path, monkeypatch, capsys):
     # No record yet, but an SFT checkpoint: what a run made is never thrown away because the machine is not right.
     from rlhf_lora import pipeline, trainer_checkpoints
