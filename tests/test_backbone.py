@@ -113,6 +113,7 @@ def test_no_4_bit_layer_may_repack_its_weights(tiny_base, monkeypatch):
 # --- switching --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradients_of_switched_roles_are_those_of_unswitched_ones(folder, checkpointing):
     alone = policy_gradient(backbone(folder)), value_gradient(backbone(folder))

@@ -99,6 +99,7 @@ def test_shuffled_labels_are_a_coin_that_does_not_know_the_label():
     assert controls.relabelled(PAIRS[::-1], "shuffled", 0) == shuffled[::-1]
 
 
+@pytest.mark.slow
 def test_what_is_judged_on_stays_as_given_and_what_is_learned_from_is_turned(plan):
     given, flipped = plan(), plan("control=flipped_reward")
     stage = flipped.stage("reward_model")
@@ -117,6 +118,7 @@ def test_dpo_learns_from_the_same_labels(plan):
     assert flipped.stage("policy").key != given.stage("policy").key
 
 
+@pytest.mark.slow
 def test_a_reward_model_of_other_labels_is_never_taken_from_the_cache(plan):
     made = [plan(f"reward_model.labels={labels}") for labels in controls.LABELS]
     assert len({p.stage("reward_model").key for p in made}) == 3

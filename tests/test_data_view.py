@@ -207,6 +207,7 @@ def test_a_large_file_is_sampled_the_same_way_each_time_and_says_so(plan, tmp_pa
     assert data_view.view(made) == [view]
 
 
+@pytest.mark.slow
 def test_plan_of_a_file_loads_nothing_heavy(plan, tmp_path, tiny_qwen2):
     """With a chat template too: Jinja and the tokenizer's own library do it."""
     import shutil

@@ -192,6 +192,7 @@ def test_a_run_folder_of_its_own_is_named_by_date_optimizer_and_reward(tiny_base
     assert make_plan(config).run_dir.name.endswith("-ppo-length")
 
 
+@pytest.mark.slow
 def test_the_model_memory_verdict_names_what_does_not_fit():
     made = make_plan(
         compose(

@@ -112,6 +112,7 @@ def test_the_command_line_wins_over_a_preset():
     assert request.settings.objective == "policy.score_mean"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [file.stem for file in sorted((ROOT / "conf" / "sweep").glob("*.yaml"))])
 def test_every_preset_of_the_kit_makes_jobs_that_compose(name):
     request = read([f"sweep={name}"], NO_OPTIONS)
@@ -403,6 +404,7 @@ def test_optuna_counts_a_failed_job_as_a_trial(tiny_base, tmp_path, children):
     assert sorted(children.ran) == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_an_objective_that_no_summary_has_names_those_there_are(tiny_base, tmp_path, children, capsys):
     assert search(tiny_base, tmp_path / "s", 3, "seed=choice(0,1)", "sweep.objective=gold.winrate") == 2
     assert "gold.win_rate_vs_reference" in capsys.readouterr().err
@@ -437,6 +439,7 @@ def test_a_truth_that_the_data_do_not_have_is_no_objective(sampler, tiny_base, t
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_a_search_wants_a_figure_that_every_job_has_and_a_table_that_some_have(tiny_base, tmp_path, children, capsys):
     wanted = ("reward=length,learned", "sweep.objective=reward_model.accuracy")
     assert sweep(tiny_base, tmp_path / "s", *wanted) == 0

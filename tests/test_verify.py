@@ -111,6 +111,7 @@ def test_log_probs_at_another_temperature_are_caught_and_the_temperature_is_name
     assert "max |ratio − 1|" in result.figure
 
 
+@pytest.mark.slow
 def test_a_log_prob_that_is_missing_is_caught(plan, tmp_path):
     def short(samples: list[Sample]) -> list[Sample]:
         return [dataclasses.replace(s, logprobs=list(s.logprobs or ())[:-1]) for s in samples]
@@ -120,6 +121,7 @@ def test_a_log_prob_that_is_missing_is_caught(plan, tmp_path):
     assert "8 samples have not one log-prob a token" in result.figure
 
 
+@pytest.mark.slow
 def test_training_at_another_temperature_than_the_rollout_is_caught(plan, tmp_path, monkeypatch):
     right = Backbone.logprobs
     monkeypatch.setattr(
@@ -128,6 +130,7 @@ def test_training_at_another_temperature_than_the_rollout_is_caught(plan, tmp_pa
     assert found(loop_checks.first_ratio, plan, tmp_path).state == "failed"
 
 
+@pytest.mark.slow
 def test_a_policy_that_is_not_the_reference_at_first_is_caught(plan, tmp_path):
     def nudge(subject: Subject) -> None:
         for name, parameter in subject.backbone.parameters("policy").items():
@@ -148,6 +151,7 @@ def test_a_role_that_leaks_into_the_reference_is_caught(plan, tmp_path, monkeypa
     assert "reference: 0 of" not in result.figure
 
 
+@pytest.mark.slow
 def test_a_frozen_role_that_would_learn_is_caught(plan, tmp_path):
     def thaw(subject: Subject) -> None:
         subject.backbone.add_role("extra")
@@ -162,6 +166,7 @@ def test_a_frozen_role_that_would_learn_is_caught(plan, tmp_path):
     assert result.figure.endswith("extra")
 
 
+@pytest.mark.slow
 def test_an_update_that_does_nothing_is_caught(plan, tmp_path, monkeypatch):
     monkeypatch.setattr(OnPolicy, "step", lambda self: {})
     result = found(loop_checks.policy_moves, plan, tmp_path)
@@ -169,6 +174,7 @@ def test_an_update_that_does_nothing_is_caught(plan, tmp_path, monkeypatch):
     assert result.figure.startswith("0 of")
 
 
+@pytest.mark.slow
 def test_a_backward_that_reaches_another_role_is_caught(plan, tmp_path, monkeypatch):
     right = Backbone.response_hidden
     monkeypatch.setattr(
@@ -179,6 +185,7 @@ def test_a_backward_that_reaches_another_role_is_caught(plan, tmp_path, monkeypa
     assert "value 1" in result.figure
 
 
+@pytest.mark.slow
 def test_a_value_head_that_is_not_zero_is_caught(plan, tmp_path):
     result = found(loop_checks.value_head, plan, tmp_path, lambda s: s.backbone.heads["value"].weight.data.fill_(0.1))
     assert result.state == "failed"
@@ -218,6 +225,7 @@ def test_a_critic_of_a_reward_model_that_is_not_there_yet_does_not_apply(tiny_ba
     assert result.state == "not applicable"
 
 
+@pytest.mark.slow
 def test_an_update_that_writes_into_the_base_is_caught(plan, tmp_path, monkeypatch):
     def step(self: OnPolicy) -> dict[str, float]:
         next(p for n, p in self.backbone.base.named_parameters() if "norm" in n).data.mul_(1.001)
@@ -232,6 +240,7 @@ def test_an_update_that_writes_into_the_base_is_caught(plan, tmp_path, monkeypat
 # --- the model --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "function", [model_checks.left_pads, model_checks.filler, model_checks.batch_composition], ids=lambda f: f.__name__
 )
@@ -243,6 +252,7 @@ def test_pads_that_are_read_are_caught(plan, tmp_path, monkeypatch, function):
     assert "limit" in result.figure
 
 
+@pytest.mark.slow
 def test_dropout_is_caught_in_a_module_and_wherever_else_it_hides(plan, tmp_path):
     def drop(subject: Subject) -> None:
         subject.backbone.base.model.layers[0].mlp.extra = torch.nn.Dropout(0.1)
@@ -260,6 +270,7 @@ def test_dropout_is_caught_in_a_module_and_wherever_else_it_hides(plan, tmp_path
     assert "relative |Δ|" in result.figure
 
 
+@pytest.mark.slow
 def test_gradients_that_lose_size_in_the_4_bit_base_are_caught(plan, tmp_path, monkeypatch):
     """As repacked weights do: the same outputs, smaller gradients."""
     import bitsandbytes as bnb
@@ -289,6 +300,7 @@ def test_tokens_after_the_end_and_a_wrong_finished_are_caught(plan, tmp_path):
         assert told in result.figure
 
 
+@pytest.mark.slow
 def test_a_prompt_that_gets_loss_is_caught(plan, tmp_path, monkeypatch):
     right = sft.tokenised
     monkeypatch.setattr(
@@ -302,6 +314,7 @@ def test_a_prompt_that_gets_loss_is_caught(plan, tmp_path, monkeypatch):
 TURNS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|im_end|>{% endfor %}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("opening", "state"), [("<|assistant|>", "passed"), ("<|helper|>", "failed"), ("<|assistant|> ", "failed")]
 )
@@ -315,6 +328,7 @@ def test_a_generation_prompt_that_is_no_beginning_of_the_conversation_is_caught(
     assert state == "passed" or "differs at token" in result.figure
 
 
+@pytest.mark.slow
 def test_a_doubled_begin_token_is_caught(plan, tmp_path):
     def double(subject: Subject) -> None:
         chat = subject.chat
@@ -345,6 +359,7 @@ def rewriting(samples: Sequence[Sample]) -> list[float]:
     return [0.5] * len(samples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "reward", "told"),
     [
@@ -386,6 +401,7 @@ def test_a_loss_with_the_wrong_sign_is_caught(plan, tmp_path, monkeypatch):
     assert "cosine of push and reward -" in result.figure
 
 
+@pytest.mark.slow
 def test_a_push_without_a_reason_is_caught(plan, tmp_path, monkeypatch):
     def advantages(right, self, batch):
         batch, metrics = right(self, batch)
@@ -395,6 +411,7 @@ def test_a_push_without_a_reason_is_caught(plan, tmp_path, monkeypatch):
     assert found(plugin_checks.equal_scores, plan, tmp_path).state == "failed"
 
 
+@pytest.mark.slow
 def test_a_loss_that_reads_pads_is_caught(plan, tmp_path, monkeypatch):
     with_ppo(monkeypatch, plan, loss=lambda right, self, m: (right(self, m)[0] + m.new_logprobs_BT.mean(), {}))
     result = found(plugin_checks.no_gradient_in_pads, plan, tmp_path)
@@ -402,6 +419,7 @@ def test_a_loss_that_reads_pads_is_caught(plan, tmp_path, monkeypatch):
     assert "limit 0" in result.figure
 
 
+@pytest.mark.slow
 def test_a_mean_that_is_not_over_what_it_says_is_caught(plan, tmp_path, monkeypatch):
     with_ppo(monkeypatch, plan, loss=lambda right, self, m: (right(self, m)[0] * m.batch.mask_BT.sum() / 10, {}))
     result = found(plugin_checks.micro_batches, plan, tmp_path)

@@ -169,6 +169,7 @@ def gradients(base: Any, micro_batch: int, **settings: Any) -> dict[str, torch.T
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("micro_batch", "value_from_policy"), [(1, False), (3, True), (4, False)])
 def test_micro_batches_change_no_gradient(tiny_base, micro_batch, value_from_policy):
     whole = gradients(tiny_base, 64, value_from_policy=value_from_policy)
@@ -192,6 +193,7 @@ def test_every_sample_is_trained_on_once_per_epoch(tiny_base, monkeypatch):
     assert len({tuple(rows) for rows in seen}) > 2  # in a fresh order each time
 
 
+@pytest.mark.slow
 def test_the_learning_rate_falls_from_its_peak_towards_its_last(tiny_base):
     made = loop(tiny_base, final_lr=0.1, adamw={"lr": 1e-3})
     # 1 − 0.9 · (u − 1) / 4
@@ -455,6 +457,7 @@ def test_a_strong_penalty_keeps_the_policy_near_the_reference(tiny_base):
 # --- what PPO can be set to -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_epochs_end_when_the_policy_has_gone_too_far(tiny_base):
     far = loop(tiny_base, prompts_per_update=8, minibatch_size=4, epochs=4, adamw={"lr": 2e-2}, max_kl=1e-4)
     assert far.step()["policy/minibatches"] < 8
