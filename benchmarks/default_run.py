@@ -10,19 +10,13 @@ chosen on tuning prompts with other seeds.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import resource
-import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-RESULT = Path(__file__).parent / "results" / "default_run.json"
+import measured
+
+RESULT = measured.RESULTS / "default_run.json"
 ARMS = {
     "learned": ("`rlhf-lora train`", ()),
     "gold": ("`rlhf-lora train reward=orders_gold`", ("reward=orders_gold",)),
@@ -31,16 +25,8 @@ ARMS = {
 
 
 def measure(seed: int, arm: str, home: Path, extra: list[str]) -> dict[str, Any]:
-    """One run in a process of its own: its summary, and the CPU seconds of the whole process."""
-    run_dir = home / "runs" / arm
-    command = [sys.executable, "-m", "rlhf_lora", "train", f"seed={seed}", f"run_dir={run_dir}", *ARMS[arm][1], *extra]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = {**os.environ, "RLHF_LORA_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    summary = json.loads((run_dir / "summary.json").read_text("utf-8"))
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"seed": seed, "arm": arm, "cpu_seconds": round(spent, 1), "summary": summary}
+    overrides = [f"seed={seed}", *ARMS[arm][1], *extra]
+    return {"seed": seed, "arm": arm, **measured.train(overrides, home / "runs" / arm, home / "cache")}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -53,40 +39,29 @@ def table(rows: list[dict[str, Any]]) -> str:
         runs = [row for row in rows if row["arm"] == arm]
         if not runs:
             continue
-        wins = [row["summary"]["gold"]["win_rate_vs_reference"] for row in runs]
-        intervals = [row["summary"]["gold"]["win_rate_ci95"] for row in runs]
-        each = ", ".join(f"{w:.3f} [{a:.3f}, {b:.3f}]" for w, (a, b) in zip(wins, intervals, strict=True))
-        kl = ", ".join(f"{row['summary']['policy']['kl_to_reference']:.1f}" for row in runs)
-        accuracy = ", ".join(
-            f"{r['summary']['reward_model']['gold_accuracy']:.3f}" for r in runs if "reward_model" in r["summary"]
-        )
-        cpu = ", ".join(f"{row['cpu_seconds']:.0f}" for row in runs)
-        lines.append(f"| {command} | **{statistics.mean(wins):.3f}**: {each} | {kl} | {accuracy or '–'} | {cpu} |")
+        summaries = [row["summary"] for row in runs]
+        kl = measured.figures([summary["policy"]["kl_to_reference"] for summary in summaries], 1)
+        models = [summary["reward_model"]["gold_accuracy"] for summary in summaries if "reward_model" in summary]
+        cpu = measured.figures([row["cpu_seconds"] for row in runs], 0)
+        gold = measured.rate([summary["gold"] for summary in summaries])
+        lines.append(f"| {command} | {gold} | {kl} | {measured.figures(models) or '–'} | {cpu} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measured.parser(__doc__, RESULT)
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--table", action="store_true", help="print the table of the last measurement")
-    parser.add_argument("--to", type=Path, default=RESULT)
     given, extra = parser.parse_known_args()
     if given.table:
-        print(table(json.loads(given.to.read_text("utf-8"))["runs"]))
+        print(table(measured.read(given.to)))
         return
-    rows = []
+    rows: list[dict[str, Any]] = []
     for seed in given.seeds:
         with tempfile.TemporaryDirectory() as home:
-            rows += [measure(seed, arm, Path(home), extra) for arm in given.arms]
-        found = {
-            "machine": platform.processor() or platform.machine(),
-            "python": platform.python_version(),
-            "overrides": extra,
-            "runs": rows,
-        }
-        given.to.parent.mkdir(parents=True, exist_ok=True)
-        given.to.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+            for arm in given.arms:
+                rows.append(measure(seed, arm, Path(home), extra))
+                measured.write(given.to, rows)
         print(table(rows), flush=True)
 
 

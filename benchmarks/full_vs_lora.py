@@ -10,13 +10,6 @@ the policy's training is the only difference. Its learning rate was chosen on tu
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import resource
-import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,10 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import measured
+
 from rlhf_lora.backbone import Backbone, Role
 from rlhf_lora.loading import disable_dropout, load_base
 
-RESULT = Path(__file__).parent / "results" / "full_vs_lora.json"
+RESULT = measured.RESULTS / "full_vs_lora.json"
 ARMS = {
     "full": ("all weights, float32", ("model.load_in_4bit=false",)),
     "lora": ("LoRA on float32", ("model.load_in_4bit=false",)),
@@ -81,20 +76,12 @@ def train_full(overrides: list[str]) -> None:
 
 
 def measure(seed: int, arm: str, home: Path, extra: list[str]) -> dict[str, Any]:
-    """One run in a process of its own."""
-    run_dir = home / "runs" / arm
-    overrides = [f"seed={seed}", f"run_dir={run_dir}", *ARMS[arm][1], *extra]
-    command = [sys.executable, "-m", "rlhf_lora", "train"]
+    overrides = [f"seed={seed}", *ARMS[arm][1], *extra]
+    command = measured.TRAIN
     if arm == "full":
-        command = [sys.executable, __file__, "--train-full"]
+        command = (sys.executable, __file__, "--train-full")
         overrides = [f"optimizer.adamw.lr={FULL_LR}", *overrides]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = {**os.environ, "RLHF_LORA_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, *overrides], check=True, env=environment, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    summary = json.loads((run_dir / "summary.json").read_text("utf-8"))
-    return {"seed": seed, "arm": arm, "cpu_seconds": round(spent, 1), "overrides": overrides[:-1], "summary": summary}
+    return {"seed": seed, "arm": arm, **measured.train(overrides, home / "runs" / arm, home / "cache", command)}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -103,33 +90,27 @@ def table(rows: list[dict[str, Any]]) -> str:
     for arm, (named, _) in ARMS.items():
         runs = [row["summary"] for row in rows if row["arm"] == arm]
         if runs:
-            wins = [(run["gold"]["win_rate_vs_reference"], *run["gold"]["win_rate_ci95"]) for run in runs]
-            each = ", ".join(f"{win:.3f} [{low:.3f}, {high:.3f}]" for win, low, high in wins)
-            kl = ", ".join(f"{run['policy']['kl_to_reference']:.1f}" for run in runs)
-            lines.append(f"| {named} | **{statistics.mean(win for win, *_ in wins):.3f}**: {each} | {kl} |")
+            kl = measured.figures([run["policy"]["kl_to_reference"] for run in runs], 1)
+            lines.append(f"| {named} | {measured.rate([run['gold'] for run in runs])} | {kl} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--train-full"]:
         train_full(sys.argv[2:])
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measured.parser(__doc__, RESULT)
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--table", action="store_true", help="print the table of the last measurement")
-    parser.add_argument("--to", type=Path, default=RESULT)
     given, extra = parser.parse_known_args()
     if given.table:
-        print(table(json.loads(given.to.read_text("utf-8"))["runs"]))
+        print(table(measured.read(given.to)))
         return
-    rows = []
+    rows: list[dict[str, Any]] = []
     for seed in given.seeds:
         with tempfile.TemporaryDirectory() as home:
-            rows += [measure(seed, arm, Path(home), extra) for arm in given.arms]
-        machine = platform.processor() or platform.machine()
-        found = {"machine": machine, "python": platform.python_version(), "overrides": extra, "runs": rows}
-        given.to.parent.mkdir(parents=True, exist_ok=True)
-        given.to.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+            for arm in given.arms:
+                rows.append(measure(seed, arm, Path(home), extra))
+                measured.write(given.to, rows)
         print(table(rows), flush=True)
 
 

@@ -10,7 +10,6 @@ in a process of its own; its peak is what torch reserved on the card.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import subprocess
@@ -19,7 +18,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-RESULT = Path(__file__).parent / "results" / "gpu.json"
+import measured
+
+RESULT = measured.RESULTS / "gpu.json"
 STAGES = {
     "sft": ("stages=[sft]",),
     "reward_model": ("stages=[reward_model]",),
@@ -71,13 +72,11 @@ def measure(preset: str, stage: str, overrides: list[str], home: Path) -> dict[s
         return {"model": preset, "stage": stage, "error": plan.stderr[-2000:]}
     estimate = max(part["memory_gib"] for part in json.loads(plan.stdout)["stages"])
     run_dir = home / "runs" / f"{preset}-{stage}"
-    done = subprocess.run(
-        [*run, "train", f"run_dir={run_dir}", *overrides, *STAGES[stage]], capture_output=True, encoding="utf-8"
-    )
     row = {"model": preset, "stage": stage, "overrides": [*overrides, *STAGES[stage]], "estimate_gib": estimate}
-    if done.returncode:
-        return row | {"error": done.stderr[-2000:]}
-    summary = json.loads((run_dir / "summary.json").read_text("utf-8"))
+    try:
+        summary = measured.train([*overrides, *STAGES[stage]], run_dir, home / "cache")["summary"]
+    except RuntimeError as error:  # out of memory, say: what does not fit is a figure too
+        return row | {"error": str(error)}
     row |= {"peak_gib": summary["peak_memory_gib"], "seconds": summary["seconds"]}
     if stage == "ppo":
         lines = (run_dir / "metrics.jsonl").read_text("utf-8").splitlines()
@@ -107,15 +106,13 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measured.parser(__doc__, RESULT)
     parser.add_argument("--models", nargs="+", default=["qwen3_0_6b", "qwen3_1_7b", "qwen3_4b"])
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=list(STAGES))
     parser.add_argument("--hardware", default="gpu_12gb", help="a preset of conf/hardware; cpu tries the script itself")
-    parser.add_argument("--table", action="store_true", help="print the table of the last measurement")
-    parser.add_argument("--to", type=Path, default=RESULT)
     given, extra = parser.parse_known_args()
     if given.table:
-        print(table(json.loads(given.to.read_text("utf-8"))["runs"]))
+        print(table(measured.read(given.to)))
         return
     import torch
 
@@ -139,9 +136,7 @@ def main() -> None:
             for stage in given.stages:
                 more = on_policy if stage == "ppo" else []
                 rows.append(measure(preset, stage, [*overrides, *more, *extra], home))
-                found = {"card": card, "versions": versions(), "runs": rows}
-                given.to.parent.mkdir(parents=True, exist_ok=True)
-                given.to.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+                measured.write(given.to, rows, card=card, versions=versions())
                 print(table(rows[-1:]).splitlines()[-1], flush=True)
 
 

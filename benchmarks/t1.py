@@ -13,12 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import re
-import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -26,9 +21,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULT = ROOT / "benchmarks" / "results" / "t1.json"
-PAGE = ROOT / "docs" / "results.md"
+import measured
+
+RESULT = measured.RESULTS / "t1.json"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results.md"
 COMMON = (
     "splits={sft: 15, reward_model: 45, prompts: 20, tuning: 5, final: 15}",
     "evaluation.prompts=1000",
@@ -48,27 +44,15 @@ ARMS: dict[str, tuple[str, ...]] = {
 
 
 def measure(seed: int, arm: str, home: Path, extra: Sequence[str]) -> dict[str, Any]:
-    """One run in a process of its own: its summary, and its evaluations on the way."""
+    """One run, and its evaluations on the way."""
     run_dir = home / "runs" / str(list(ARMS).index(arm))
-    command = [sys.executable, "-m", "rlhf_lora", "train", f"seed={seed}", f"run_dir={run_dir}"]
-    environment = {**os.environ, "RLHF_LORA_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, *COMMON, *ARMS[arm], *extra], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        encoding="utf-8",
-    )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(f"{arm}, seed {seed}: exit code {done.returncode}\n{done.stderr[-2000:]}")
-    summary = json.loads((run_dir / "summary.json").read_text("utf-8"))
+    row = measured.train([f"seed={seed}", *COMMON, *ARMS[arm], *extra], run_dir, home / "cache")
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text("utf-8").splitlines()]
-    curve = [row for row in rows if row["stage"] == "evaluation"]
-    return {"seed": seed, "arm": arm, "overrides": [*COMMON, *ARMS[arm], *extra], "summary": summary, "curve": curve}
+    return {"seed": seed, "arm": arm, **row, "curve": [row for row in rows if row["stage"] == "evaluation"]}
 
 
 def measure_all(given: argparse.Namespace, extra: list[str]) -> list[dict[str, Any]]:
-    found = {"machine": platform.processor() or platform.machine(), "python": platform.python_version(), "runs": []}
-    if given.to.is_file():
-        found["runs"] = json.loads(given.to.read_text("utf-8"))["runs"]
-    rows: list[dict[str, Any]] = found["runs"]
+    rows = measured.read(given.to) if given.to.is_file() else []
     known, lock = {(row["seed"], row["arm"]) for row in rows}, threading.Lock()
 
     def one_seed(seed: int) -> None:
@@ -78,8 +62,7 @@ def measure_all(given: argparse.Namespace, extra: list[str]) -> list[dict[str, A
                 with lock:
                     rows.append(row)
                     rows.sort(key=lambda r: (r["seed"], list(ARMS).index(r["arm"])))
-                    given.to.parent.mkdir(parents=True, exist_ok=True)
-                    given.to.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+                    measured.write(given.to, rows)
                     gold = row["summary"]["gold"]
                     print(f"seed {seed}  {arm}: gold win rate {gold['win_rate_vs_reference']:.3f}", flush=True)
 
@@ -89,18 +72,6 @@ def measure_all(given: argparse.Namespace, extra: list[str]) -> list[dict[str, A
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
-
-
-def cells(values: Sequence[float | None], digits: int = 3) -> str:
-    return ", ".join("–" if value is None else f"{value:.{digits}f}" for value in values)
-
-
-def rate(parts: Sequence[dict[str, Any]], key: str = "win_rate_vs_reference", ci: str = "win_rate_ci95") -> str:
-    """**mean**, then every seed with its interval."""
-    if not all(key in part for part in parts):
-        return "–"
-    each = ", ".join(f"{part[key]:.3f} [{part[ci][0]:.3f}, {part[ci][1]:.3f}]" for part in parts)
-    return f"**{statistics.mean(part[key] for part in parts):.3f}**: {each}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -113,10 +84,10 @@ def table(rows: list[dict[str, Any]]) -> str:
         if not runs:
             continue
         gold = [run["gold"] for run in runs]
-        score = f"{cells([g['score_mean_reference'] for g in gold], 2)} → {cells([g['score_mean'] for g in gold], 2)}"
-        own = cells([run["policy"].get("win_rate_vs_reference") for run in runs])
-        kl = cells([run["policy"]["kl_to_reference"] for run in runs], 1)
-        lines.append(f"| {arm} | {rate(gold)} | {score} | {kl} | {own} |")
+        before, after = (measured.figures([g[k] for g in gold], 2) for k in ("score_mean_reference", "score_mean"))
+        own = measured.figures([run["policy"].get("win_rate_vs_reference") for run in runs])
+        kl = measured.figures([run["policy"]["kl_to_reference"] for run in runs], 1)
+        lines.append(f"| {arm} | {measured.rate(gold)} | {before} → {after} | {kl} | {own} |")
     return "\n".join(lines)
 
 
@@ -126,8 +97,8 @@ def best_of_n_table(rows: list[dict[str, Any]]) -> str:
         runs = [row["summary"]["best_of_n"] for row in rows if row["arm"] == arm]
         for n in runs[0] if runs else ():
             gold = [run[n]["gold"] for run in runs]
-            means = cells([part["score_mean"] for part in gold], 2)
-            lines.append(f"| {picker} | {n} | {runs[0][n]['kl_bound']:.2f} | {rate(gold)} | {means} |")
+            means = measured.figures([part["score_mean"] for part in gold], 2)
+            lines.append(f"| {picker} | {n} | {runs[0][n]['kl_bound']:.2f} | {measured.rate(gold)} | {means} |")
     return "\n".join(lines)
 
 
@@ -140,14 +111,14 @@ def reward_model_table(rows: list[dict[str, Any]]) -> str:
     ):
         models = [row["summary"]["reward_model"] for row in rows if row["arm"] == arm]
         if models:
-            held = rate(models, "accuracy", "accuracy_ci95")
-            lines.append(f"| {named} | {held} | {rate(models, 'gold_accuracy', 'gold_accuracy_ci95')} |")
+            held = measured.rate(models, "accuracy", "accuracy_ci95")
+            lines.append(f"| {named} | {held} | {measured.rate(models, 'gold_accuracy', 'gold_accuracy_ci95')} |")
     for beta in BETAS:
         models = [row["summary"]["implicit_reward"] for row in rows if row["arm"] == f"dpo, beta {beta}"]
         if models:
-            held = rate(models, "accuracy", "accuracy_ci95")
+            held = measured.rate(models, "accuracy", "accuracy_ci95")
             lines.append(
-                f"| DPO's implied reward, beta {beta} | {held} | {rate(models, 'gold_accuracy', 'gold_accuracy_ci95')} |"
+                f"| DPO's implied reward, beta {beta} | {held} | {measured.rate(models, 'gold_accuracy', 'gold_accuracy_ci95')} |"
             )
     return "\n".join(lines)
 
@@ -189,19 +160,18 @@ def page(text: str, rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measured.parser(__doc__, RESULT)
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--jobs", type=int, default=1, help="seeds at a time")
     parser.add_argument("--page", action="store_true", help="write docs/results.md from the last measurement")
-    parser.add_argument("--to", type=Path, default=RESULT)
     given, extra = parser.parse_known_args()
     if given.page:
-        rows = json.loads(given.to.read_text("utf-8"))["runs"]
+        rows = measured.read(given.to)
         PAGE.write_text(page(PAGE.read_text("utf-8"), rows), "utf-8")
         draw(rows, PAGE.with_suffix(".svg"))
         return
-    print(table(measure_all(given, extra)))
+    print(table(measured.read(given.to) if given.table else measure_all(given, extra)))
 
 
 if __name__ == "__main__":

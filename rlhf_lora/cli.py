@@ -13,9 +13,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from rlhf_lora.controls import must_give
+from rlhf_lora import summary_text
 from rlhf_lora.errors import ConfigError, RlhfLoraError, did_you_mean
 from rlhf_lora.help_texts import HELP, USAGE
 
@@ -105,7 +105,7 @@ def _config_dir(words: list[str]) -> tuple[list[str], Path | None]:
     return [word for word in words if word not in given], Path(given[-1].partition("=")[2]) if given else None
 
 
-def _refuse_flag(flag: str, known: Sequence[str]) -> int:
+def _refuse_flag(flag: str, known: Sequence[str]) -> NoReturn:
     raise ConfigError(
         f"there is no flag '{flag}'{did_you_mean(flag, known)}",
         where=flag,
@@ -124,8 +124,7 @@ def _train(overrides: list[str], flags: Flags) -> int:
     if run.was_finished:
         print("finished before, with this configuration", file=sys.stderr)
     run.finish()
-    _headline(run.summary)
-    print(run.folder)
+    print(*summary_text.lines(run.summary), run.folder, sep="\n")
     return 0
 
 
@@ -139,42 +138,6 @@ def _sweep(words: list[str]) -> int:
     from rlhf_lora.sweep import run_sweep
 
     return run_sweep(*_config_dir(words))
-
-
-def _headline(summary: dict[str, Any]) -> None:
-    """The figures that matter, on stdout before the run folder."""
-    if "control" in summary:
-        print(f"control={summary['control']}: {must_give(summary['control'])}")
-    own = f"reward={summary.get('reward')}"
-    for name, what in (("gold", "gold"), ("policy", own), ("judge", "judge")):
-        if "win_rate_vs_reference" in (part := summary.get(name, {})):
-            print(_against_reference(part, f"judge={part['name']}" if name == "judge" else what))
-    if "kl_to_reference" in summary.get("policy", {}):
-        print(f"KL to the reference: {summary['policy']['kl_to_reference']:.2f} nats a sequence")
-    for n, best in summary.get("best_of_n", {}).items():
-        for part, what in ((best.get("gold", {}), "gold"), (best, own)):
-            if "win_rate_vs_reference" in part:
-                print(f"best of {n}, at most {best['kl_bound']:.2f} nats: {_against_reference(part, what)}")
-    for name, what in (("reward_model", "reward model"), ("implicit_reward", "the policy as a reward model")):
-        if "accuracy" in (model := summary.get(name, {})):
-            low, high = model["accuracy_ci95"]
-            print(
-                f"{what}: {model['accuracy']:.3f} [{low:.3f}, {high:.3f}] of {model['pairs']} held-out pairs, "
-                f"length alone {model['length_baseline']:.3f}"
-                + (f", against the true order {model['gold_accuracy']:.3f}" if "gold_accuracy" in model else "")
-            )
-
-
-def _against_reference(part: dict[str, Any], what: str) -> str:
-    low, high = part["win_rate_ci95"]
-    line = f"{what}: wins {part['win_rate_vs_reference']:.3f} [{low:.3f}, {high:.3f}] against the reference"
-    if "win_rate_length_controlled" in part:
-        line += f", at equal length {part['win_rate_length_controlled']:.3f}"
-    if "score_mean" in part:
-        line += f", mean {part['score_mean_reference']:.3f} → {part['score_mean']:.3f}"
-    if "flip_rate" in part:
-        line += f", {100 * part['flip_rate']:.0f} % changed with the order"
-    return line
 
 
 def _plan(overrides: list[str], flags: Flags) -> int:
@@ -204,7 +167,7 @@ def _evaluate(words: list[str], flags: Flags) -> int:
     if "--json" in flags:
         print(json.dumps(figures, indent=1))
     else:
-        _headline(figures)
+        print(*summary_text.lines(figures), sep="\n")
     return 0
 
 

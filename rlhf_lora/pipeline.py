@@ -336,5 +336,4 @@ class Run:
 
     def _summary(self, status: str) -> dict[str, Any]:
         seconds = time.perf_counter() - self.started
-        summary = summarise(self.plan, self._folder, status, self._records, self._loop, seconds)
-        return summary | ({"too_long": self._too_long} if self._too_long else {})
+        return summarise(self.plan, self._folder, status, self._records, self._loop, seconds, self._too_long)

@@ -74,12 +74,14 @@ def summarise(
     records: Mapping[str, Mapping[str, Any]],
     loop: Any,
     seconds_now: float,
+    too_long: Mapping[str, int],
 ) -> dict[str, Any]:
     """What summary.json says. Keys that do not apply are absent.
 
     Args:
         records: stage → its record (seconds, figures, reused). loop: the on-policy loop, or None.
         seconds_now: of this process; what earlier ones took is in the summary they left.
+        too_long: use → rows that it had to do without.
     """
     config = plan.config
     seconds = {name: record["seconds"] for name, record in records.items() if "seconds" in record}
@@ -93,6 +95,8 @@ def summarise(
         summary["control"] = control
     if config.profile is not None:
         summary |= {"profile": config.profile, "profile_overrides": told(config)}
+    if too_long:
+        summary["too_long"] = dict(too_long)
     summary |= records.get("evaluation", {}).get("figures", {})
     if figures := records.get("reward_model", {}).get("figures"):
         summary["reward_model"] = figures

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import prompts, spec
+from tiny import prompts, spec, stir
 
 from rlhf_lora.backbone import Backbone
 from rlhf_lora.errors import ConfigError, UserError
@@ -28,10 +28,7 @@ def backbone(tiny_base) -> Backbone:
     made = Backbone(spec(tiny_base))
     made.add_role("policy", trained=True)
     made.add_role("reference", bare=True)
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in made.parameters("policy").values():
-            parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.1)
+    stir(made, "policy", 0.1)
     return made
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import re
 from pathlib import Path
 
+import default_run
+import measured
 import pytest
 
 from rlhf_lora import cli, plugin_table, registry
@@ -30,15 +30,11 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_table_is_the_last_measurement():
-    spec = importlib.util.spec_from_file_location("default_run", ROOT / "benchmarks" / "default_run.py")
-    assert spec
-    assert spec.loader
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
     shown = re.search(r"<!-- default_run: .*? -->\n(.*?)\n<!-- /default_run -->", README, flags=re.S)
     assert shown, "the README has no place for the table"
-    stored = json.loads(bench.RESULT.read_text())["runs"]
-    assert shown[1] == bench.table(stored), "run python benchmarks/default_run.py --table"
+    assert shown[1] == default_run.table(measured.read(default_run.RESULT)), (
+        "run python benchmarks/default_run.py --table"
+    )
 
 
 def test_the_reward_in_the_readme_works_as_a_plugin_file(tmp_path: Path):

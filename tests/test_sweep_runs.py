@@ -95,3 +95,19 @@ def test_eight_jobs_killed_in_the_middle_and_run_again(tiny_base, tmp_path):
     assert third.returncode == 0
     assert third.stdout == again.stdout
     assert "8 finished before" in third.stderr
+
+
+@pytest.mark.slow
+def test_all_controls_in_one_sweep(tiny_base, tmp_path):
+    # the line of docs/controls.md: one SFT for all, each job told as the control that it is
+    grid = "control=random_reward,flipped_reward,shuffled_labels,no_learning"
+    quick = [word for word in QUICK if not word.startswith("reward=")]
+    asked = [sys.executable, "-m", "rlhf_lora", "train", "-m", *overrides(tiny_base, tmp_path / "sweep", *quick, grid)]
+    done = subprocess.run(
+        asked, env=os.environ | {"RLHF_LORA_CACHE": str(tmp_path / "cache")}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    summaries = [json.loads((tmp_path / "sweep" / str(n) / "summary.json").read_text()) for n in range(4)]
+    assert [summary["control"] for summary in summaries] == grid.partition("=")[2].split(",")
+    assert ["sft" in summary["reused"] for summary in summaries] == [False, True, True, True]
+    assert summaries[3]["policy"]["kl_to_reference"] == 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import prompts, spec
+from tiny import prompts, spec, stir
 
 from rlhf_lora.backbone import Backbone
 from rlhf_lora.errors import ConfigError
@@ -24,10 +24,7 @@ def backbone(request) -> Backbone:
     made = Backbone(spec(request.getfixturevalue(request.param)), micro_batch=3, rollout_batch=4)
     made.add_role("policy", trained=True)
     made.add_role("reference", bare=True)
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in made.parameters("policy").values():
-            parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.1)
+    stir(made, "policy", 0.1)
     return made
 
 

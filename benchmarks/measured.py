@@ -1,0 +1,69 @@
+"""What the benchmarks share: a training in a process of its own, the file of figures, the cells of a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+TRAIN = (sys.executable, "-m", "rlhf_lora", "train")
+
+
+def train(overrides: Sequence[str], run_dir: Path, cache: Path, command: Sequence[str] = TRAIN) -> dict[str, Any]:
+    """Summary and CPU seconds (imports and all) of one run; `RuntimeError` with its last words where it fails."""
+    environment = {**os.environ, "RLHF_LORA_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as words:
+        child = subprocess.Popen(
+            [*command, f"run_dir={run_dir}", *overrides], env=environment, stdout=subprocess.DEVNULL, stderr=words
+        )
+        _, status, used = os.wait4(child.pid, 0)  # of this child alone, whatever other threads are measuring
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            words.seek(0)
+            raise RuntimeError(f"{' '.join(overrides)}: exit code {child.returncode}\n{words.read()[-2000:]}")
+    summary = json.loads((run_dir / "summary.json").read_text("utf-8"))
+    return {"cpu_seconds": round(used.ru_utime + used.ru_stime, 1), "overrides": list(overrides), "summary": summary}
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    runs: list[dict[str, Any]] = json.loads(file.read_text("utf-8"))["runs"]
+    return runs
+
+
+def write(file: Path, runs: Sequence[dict[str, Any]], **about: Any) -> None:
+    """The rows, and what they were measured on; written after every row: nothing measured is lost."""
+    machine = {"machine": platform.processor() or platform.machine(), "python": platform.python_version()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({**machine, **about, "runs": runs}, indent=1) + "\n", "utf-8")
+
+
+def parser(doc: str | None, result: Path) -> argparse.ArgumentParser:
+    """The flags that every benchmark has; what is left over are overrides for every run."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--table", action="store_true", help="print the table of the last measurement")
+    made.add_argument("--to", type=Path, default=result)
+    return made
+
+
+# --- cells of a table -------------------------------------------------------------------------------------------------
+
+
+def figures(values: Sequence[float | None], digits: int = 3) -> str:
+    return ", ".join("–" if value is None else f"{value:.{digits}f}" for value in values)
+
+
+def rate(parts: Sequence[dict[str, Any]], key: str = "win_rate_vs_reference", ci: str = "win_rate_ci95") -> str:
+    """**mean**, then every seed with its interval; a dash where one seed has no such figure."""
+    if not parts or not all(key in part for part in parts):
+        return "–"
+    each = ", ".join(f"{part[key]:.3f} [{part[ci][0]:.3f}, {part[ci][1]:.3f}]" for part in parts)
+    return f"**{statistics.mean(part[key] for part in parts):.3f}**: {each}"

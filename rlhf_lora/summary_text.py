@@ -1,0 +1,50 @@
+"""A run's summary as lines for a terminal: the figures that matter, each with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rlhf_lora.controls import must_give
+
+
+def lines(summary: Mapping[str, Any]) -> list[str]:
+    """What the run learned; what does not apply has no line."""
+    own = f"reward={summary.get('reward')}"
+    found = []
+    if "control" in summary:
+        found.append(f"control={summary['control']}: {must_give(summary['control'])}")
+    for name, what in (("gold", "gold"), ("policy", own), ("judge", "judge")):
+        if "win_rate_vs_reference" in (part := summary.get(name, {})):
+            found.append(_against_reference(part, f"judge={part['name']}" if name == "judge" else what))
+    if "kl_to_reference" in summary.get("policy", {}):
+        found.append(f"KL to the reference: {summary['policy']['kl_to_reference']:.2f} nats a sequence")
+    for n, best in summary.get("best_of_n", {}).items():
+        for part, what in ((best.get("gold", {}), "gold"), (best, own)):
+            if "win_rate_vs_reference" in part:
+                found.append(f"best of {n}, at most {best['kl_bound']:.2f} nats: {_against_reference(part, what)}")
+    for name, what in (("reward_model", "reward model"), ("implicit_reward", "the policy as a reward model")):
+        if "accuracy" in (model := summary.get(name, {})):
+            found.append(_accuracy(model, what))
+    return found
+
+
+def _against_reference(part: Mapping[str, Any], what: str) -> str:
+    low, high = part["win_rate_ci95"]
+    line = f"{what}: wins {part['win_rate_vs_reference']:.3f} [{low:.3f}, {high:.3f}] against the reference"
+    if "win_rate_length_controlled" in part:
+        line += f", at equal length {part['win_rate_length_controlled']:.3f}"
+    if "score_mean" in part:
+        line += f", mean {part['score_mean_reference']:.3f} → {part['score_mean']:.3f}"
+    if "flip_rate" in part:
+        line += f", {100 * part['flip_rate']:.0f} % changed with the order"
+    return line
+
+
+def _accuracy(model: Mapping[str, Any], what: str) -> str:
+    low, high = model["accuracy_ci95"]
+    line = f"{what}: {model['accuracy']:.3f} [{low:.3f}, {high:.3f}] of {model['pairs']} held-out pairs, "
+    line += f"length alone {model['length_baseline']:.3f}"
+    if "gold_accuracy" in model:
+        line += f", against the true order {model['gold_accuracy']:.3f}"
+    return line
