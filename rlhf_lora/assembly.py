@@ -17,6 +17,7 @@ from rlhf_lora.contracts import Context
 from rlhf_lora.errors import DataError
 from rlhf_lora.plan import Plan
 from rlhf_lora.records import Demonstration, Prompt
+from rlhf_lora.reward_calls import in_worker
 from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.stages.scoring import Scorer
 
@@ -123,7 +124,15 @@ class Assembly:
         reward = self.plan.reward
         if getattr(reward, "stages", ()):
             reward = dataclasses.replace(reward, path=str(self.reward_adapter))
-        return Scorer(opened(reward, ctx), self.plan.config.reward.name)
+        name, how = self.plan.config.reward.name, self.plan.config.scoring
+        source, worker = opened(reward, ctx), None
+        if how.process == "auto":
+            folders = {"cache_dir": str(self.plan.cache_dir), "run_dir": str(self.folder.path)}
+            worker = in_worker(reward, name, how.deadline, {"seed": ctx.seed, **folders})
+        return Scorer(
+            source, name, deadline=how.deadline, on_error=how.on_error, worker=worker,
+            on_device=getattr(source, "on_device", source is not reward),
+        )  # fmt: skip
 
     def judges(self, ctx: Context, scorer: Scorer | None = None) -> dict[str, Scorer]:
         """What an evaluation is scored with: `score`, the run's reward, and `gold`, the truth where it is known.

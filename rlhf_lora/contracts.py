@@ -53,12 +53,23 @@ class Context:
 class RewardSource(Protocol):
     """Scores completions. Higher is better.
 
-    Promises: one score per sample, in order; each finite, or none with a reason; inputs untouched; an empty list gives
-    an empty list; empty and cut-off text do not raise.
+    Promises: one score per sample, in order; each finite, or none with a reason; the same for a sample whatever else is
+    in the list; inputs untouched; an empty list gives an empty list; empty and cut-off text do not raise.
+
+    Optional, on what `open` returns (or the plugin itself):
+        on_device: it computes on the backbone's device. Then it is called in the main thread, without a deadline, and never
+            while a rollout goes on. Default: True for what `open` returned, else False.
+        whole_batch: a score depends on the other samples, so all of a rollout are given at once. Default False.
+        calibrate(samples): called once before the first update with samples of the reference; with `state()` and
+            `restore(state)` (plain values) what it found goes on with a resumed run.
+
+    Instead of `score`, a reward may have `compare(pairs) -> verdicts`, of pairs of samples (A, B) that answer the same
+    prompt: the score is then the probability that an answer beats one of the reference's (`rlhf_lora.against`).
     """
 
     def score(self, samples: Sequence[Sample], **columns: Sequence[Any]) -> Sequence[float | Score | None]:
-        """Score samples. Keyword-only parameters without default are dataset columns, one value per sample."""
+        """Score samples; may be `async`. Keyword-only parameters without default are dataset columns, one value per
+        sample."""
         ...
 
 
@@ -87,6 +98,9 @@ class RolloutEngine(Protocol):
 
     Promises: `n` samples per prompt, in order (all of prompt 0, then prompt 1, …); log-probs are those of a fresh
     forward pass at the same temperature, over the full vocabulary; the same seed gives the same tokens.
+
+    Optional: a keyword `each`, called with (places in the list, their samples) as soon as some are finished, so that they
+    can be scored while the rest is being sampled.
     """
 
     temperature: float
@@ -123,6 +137,10 @@ class Batch:
         values_BT: V_old at each response position, or None when the optimizer has no value role.
         scores_B: raw rewards, before KL, clipping or whitening.
         rewards_B: the same, shifted and scaled as the optimizer's `scale_scores` asks.
+        steps_BT: what the reward gave before the end (`Score.steps`), in the unit of `rewards_B` and part of it; None
+            when no score says where it was earned.
+        scored_B: True where the score is the sample's own. Where it is not (`scoring.missing=group_mean`), it is the mean
+            of the group, and no mean or deviation is taken over the row.
         finished_B: True where the end token was sampled.
         value_mask_BT: True where a value counts: where `mask_BT` is, and with `value_behind_end` on the place behind the
             end as well (left out: the same as `mask_BT`).
@@ -142,10 +160,14 @@ class Batch:
     advantages_BT: Tensor | None = None
     returns_BT: Tensor | None = None
     value_mask_BT: Tensor = None  # type: ignore[assignment]
+    steps_BT: Tensor | None = None
+    scored_B: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if self.value_mask_BT is None:
             self.value_mask_BT = self.mask_BT
+        if self.scored_B is None:
+            self.scored_B = self.finished_B.new_ones(len(self.scores_B), dtype=self.mask_BT.dtype)
 
     def __len__(self) -> int:
         return len(self.scores_B)

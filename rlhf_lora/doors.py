@@ -47,6 +47,13 @@ def load_entry_points() -> None:
             _failures[package] = f"{type(error).__name__}: {error} ({_last_line(error, None)})"
 
 
+def file_of(module: str) -> Path | None:
+    """The plugin file that was loaded as this module; None for installed packages and notebook cells."""
+    loaded = sys.modules.get(module)
+    file = getattr(loaded, "__file__", None)
+    return Path(file) if file is not None and Path(file) in _files else None
+
+
 def failures() -> Mapping[str, str]:
     """Packages whose plugins failed to import, and why."""
     return dict(_failures)

@@ -213,8 +213,8 @@ class Run:
         self._loop = OnPolicy(
             backbone, opened(plan.rollout, ctx), self.parts.scorer(ctx), opened(plan.optimizer, ctx),
             self.parts.short_enough(backbone, plan.splits.prompts, "prompts"),
-            seed=plan.config.seed, micro_batch=plan.config.hardware.micro_batch, missing_share=plan.config.missing_share,
-            demonstrations=self.parts.demonstrations(backbone),
+            seed=plan.config.seed, micro_batch=plan.config.hardware.micro_batch, missing=plan.config.scoring.missing,
+            missing_share=plan.config.scoring.missing_share, demonstrations=self.parts.demonstrations(backbone),
         )  # fmt: skip
         checkpoint = self._folder.latest_checkpoint()
         if checkpoint is not None:

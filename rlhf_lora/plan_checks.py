@@ -29,7 +29,8 @@ def check_ranges(config: DictConfig) -> None:
     """Ranges of what no plugin checks for itself."""
     choices = {
         "resume": ("auto", "never"), "model.dtype": ("float32", "bfloat16"), "model.template": ("auto", "chat", "plain"),
-        "reward_model.labels": LABELS,
+        "reward_model.labels": LABELS, "scoring.on_error": ("stop", "missing"), "scoring.process": ("auto", "never"),
+        "scoring.missing": ("drop", "group_mean", "stop"),
         "evaluation.split": ("final", "tuning"), "evaluation.keep": ("last", "best"), "evaluation.metric": KEPT_BY,
     }  # fmt: skip
     for place, allowed in choices.items():
@@ -59,8 +60,13 @@ def check_ranges(config: DictConfig) -> None:
             f"adapter.dropout is {config.adapter.dropout}", where="adapter.dropout",
             fix="0: with dropout, rollout and update log-probs differ and the ratio of PPO means nothing",
         )  # fmt: skip
-    if not 0 <= config.missing_share < 1:
-        raise ConfigError(f"missing_share is {config.missing_share}", where="missing_share", fix="from 0 up to 1")
+    if not 0 <= config.scoring.missing_share < 1:
+        share = config.scoring.missing_share
+        raise ConfigError(f"scoring.missing_share is {share}", where="scoring.missing_share", fix="from 0 up to 1")
+    if config.scoring.deadline is not None and not config.scoring.deadline > 0:
+        raise ConfigError(
+            f"scoring.deadline is {config.scoring.deadline}", where="scoring.deadline", fix="seconds above 0, or null"
+        )
     for name in ("sft", "reward_model"):
         train_settings(config[name], name, 1)
 

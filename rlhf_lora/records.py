@@ -132,15 +132,19 @@ class Score:
         parts: named parts of the value, for logs and reports.
         reason: why it is so, or why there is none.
         kind: `"value"`, or how the value came to be missing.
+        steps: where in the answer the value was earned, when the reward says so (a process reward): pairs of a place in
+            the text, in characters from 0 to its length, and what was earned up to there. They sum to the value. PPO gives
+            each to the token that the place falls into; optimizers that see whole answers alone use the value.
 
     Raises:
-        ValueError: the value, or a part, is not a finite number.
+        ValueError: the value, a part or a step is not a finite number, or the steps do not sum to the value.
     """
 
     value: float | None
     parts: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
     kind: Literal["value", "abstain", "error", "unreadable"] = "value"
+    steps: Sequence[tuple[int, float]] = ()
 
     def __post_init__(self) -> None:
         if self.kind == "value" and (self.value is None or not math.isfinite(self.value)):
@@ -148,6 +152,20 @@ class Score:
         for name, part in self.parts.items():
             if not math.isfinite(part):
                 raise ValueError(f"the part '{name}' of a Score is {part!r}, not finite")
+        if self.steps:
+            total = math.fsum(earned for _, earned in self.steps)
+            if self.value is None or not abs(total - self.value) <= 1e-6 * max(1.0, abs(self.value)):
+                raise ValueError(f"the steps of a Score sum to {total!r}, its value is {self.value!r}")
+            if any(place < 0 for place, _ in self.steps):
+                raise ValueError("a step of a Score stands before the text")
+
+    @classmethod
+    def of_steps(cls, steps: Sequence[tuple[int, float]], **rest: Any) -> Score:
+        """A process reward: what was earned up to each place in the text, in characters; the value is the sum.
+
+        A reward per token of the answer is the same thing: `[(end of the token's text, reward), …]`.
+        """
+        return cls(math.fsum(earned for _, earned in steps), steps=tuple(steps), **rest)
 
     @classmethod
     def none(cls, reason: str, kind: Missing = "abstain") -> Score:

@@ -95,6 +95,15 @@ class EvaluationConfig:
 
 
 @dataclass
+class ScoringConfig:
+    deadline: float | None = 120.0
+    on_error: str = "stop"
+    process: str = "auto"
+    missing: str = "drop"
+    missing_share: float = 0.5
+
+
+@dataclass
 class TrainConfig:
     """The whole of a run's configuration. Plugin groups are typed by their plugins."""
 
@@ -113,7 +122,6 @@ class TrainConfig:
     cache: bool = True
     checkpoint_every: int = 5
     samples_every: int = 10
-    missing_share: float = 0.5
     max_prompt_tokens: int = 512
     plugins: list[str] = field(default_factory=list)
     splits: SplitsConfig = field(default_factory=SplitsConfig)
@@ -121,6 +129,7 @@ class TrainConfig:
     reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
     profile: str | None = None
     profile_overrides: bool = False
     control: str | None = None

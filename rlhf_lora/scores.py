@@ -1,13 +1,14 @@
-"""A reward held to its contract: the columns that it asks for, and the scores that it gives."""
+"""A reward held to its contract: the columns that it asks for, the scores that it gives, and what they say of a pair."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_lora.errors import ContractError
-from rlhf_lora.records import Score
+from rlhf_lora.records import Score, Verdict
 
 
 def columns_of(source: Any) -> tuple[str, ...]:
@@ -47,3 +48,46 @@ def check_scores(scores: Sequence[Any], count: int, source: str) -> list[Any]:
                 f"reward '{source}' returned {value!r} for sample {i}; wanted a number, None or a Score"
             )
     return result
+
+
+def preference(a: Score, b: Score) -> Verdict:
+    """What two scores of answers to one prompt say of them, by Bradley-Terry: P(A is better) = σ(a − b).
+
+    No verdict where one of them has no value: what is not known is no tie.
+    """
+    if a.value is None or b.value is None:
+        missing = a if a.value is None else b
+        return Verdict(None, reason=f"{missing.kind}: {missing.reason}")
+    delta = a.value - b.value
+    probability = 1 / (1 + math.exp(-delta)) if delta >= 0 else 1 - 1 / (1 + math.exp(delta))
+    return Verdict("tie" if delta == 0 else "A" if delta > 0 else "B", probability)
+
+
+def win_probability(verdict: Verdict) -> Score:
+    """What a comparison with a reference answer is worth as a score, in [0, 1]: P(the answer is better), ½ for a tie.
+
+    Args:
+        verdict: of the answer as A against the reference answer as B.
+    """
+    if verdict.probability_a is not None:
+        return Score(float(verdict.probability_a), reason=verdict.reason)
+    if verdict.choice is None:
+        return Score.none(verdict.reason or "the comparison could not be read", kind="unreadable")
+    return Score({"A": 1.0, "tie": 0.5, "B": 0.0}[verdict.choice], reason=verdict.reason)
+
+
+# --- as plain values, for a process of its own ------------------------------------------------------------------------
+
+
+def score_as_plain(score: Score) -> dict[str, Any]:
+    return {
+        "value": score.value,
+        "parts": {str(name): float(part) for name, part in score.parts.items()},
+        "reason": score.reason,
+        "kind": score.kind,
+        "steps": [[int(place), float(earned)] for place, earned in score.steps],
+    }
+
+
+def score_of_plain(plain: Mapping[str, Any]) -> Score:
+    return Score(**{**plain, "steps": tuple((place, earned) for place, earned in plain["steps"])})

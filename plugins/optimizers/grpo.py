@@ -63,7 +63,7 @@ class RunningGRPO(Running):
         from rlhf_lora.objectives.advantages import group_relative
 
         rewards_B = self.terminal_rewards(batch)
-        advantages_B = group_relative(rewards_B, batch.group_B, self.settings.scale_by_deviation)
+        advantages_B = group_relative(rewards_B, batch.group_B, self.settings.scale_by_deviation, batch.scored_B)
         metrics = {"objective/rlhf_reward": float(rewards_B.mean()), "beta": self.beta}
         return replace(batch, advantages_BT=advantages_B[:, None] * batch.mask_BT), metrics
 

@@ -131,6 +131,17 @@ class Running:
         cut_B = rewards_B + penalty if s.missing_end == "add" else penalty
         return rewards_B.where(batch.finished_B, cut_B)
 
+    def earned_on_the_way(self, batch: Batch) -> Tensor:
+        """Of each completion's reward, what belongs to tokens before its end, shape (B, T): the steps of a process reward.
+
+        None of it where a cut completion's reward is replaced.
+        """
+        if batch.steps_BT is None:
+            return batch.logprobs_BT.new_zeros(batch.mask_BT.shape)
+        s = self.settings
+        replaced_B = ~batch.finished_B if s.missing_end_reward is not None and s.missing_end == "replace" else None
+        return batch.steps_BT if replaced_B is None else batch.steps_BT * ~replaced_B[:, None]
+
     def after_update(self, metrics: Mapping[str, float], samples: int) -> dict[str, float]:
         if self.controller is not None:
             self.beta = self.controller.update(metrics["objective/kl"], samples)

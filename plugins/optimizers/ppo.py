@@ -103,8 +103,8 @@ class RunningPPO(Running):
         """KL-shaped rewards, then GAE, then whitening.
 
         R_t = −β KL_t, and the score on the last place that has a value: the last token (Ziegler et al. 2019, eq. 2, per
-        token), or the place behind it. Order as released: rewards whitened (mean kept), GAE, returns = A + V, advantages
-        whitened.
+        token), or the place behind it. What a process reward gave on the way stands where it was earned. Order as
+        released: rewards whitened (mean kept), GAE, returns = A + V, advantages whitened.
         """
         from rlhf_lora.objectives import kl
         from rlhf_lora.objectives.advantages import gae, masked_mean, whiten
@@ -114,9 +114,11 @@ class RunningPPO(Running):
         estimator = {"k1": kl.k1, "k2": kl.k2, "k3": kl.k3}[s.kl]
         kl_BT = estimator(batch.logprobs_BT, batch.ref_logprobs_BT).where(mask_BT, 0.0)
         rewards_BT, terminal_B = -self.beta * kl_BT, self.terminal_rewards(batch)
-        rewards_BT[_rows(batch), value_mask_BT.sum(1) - 1] += terminal_B
+        earned_BT = self.earned_on_the_way(batch)
+        rewards_BT += earned_BT
+        rewards_BT[_rows(batch), value_mask_BT.sum(1) - 1] += terminal_B - earned_BT.sum(1)
         if s.whiten_rewards:
-            rewards_BT = whiten(rewards_BT, value_mask_BT, shift_mean=False)
+            rewards_BT = whiten(rewards_BT, value_mask_BT, shift_mean=False, counted_B=batch.scored_B)
         advantages_BT, returns_BT = gae(rewards_BT, batch.values_BT, value_mask_BT, s.gamma, s.lam)
         advantages_BT = advantages_BT * mask_BT
         metrics = {
@@ -128,7 +130,7 @@ class RunningPPO(Running):
             "beta": self.beta,
         }
         if s.whiten_advantages:
-            advantages_BT = whiten(advantages_BT, mask_BT)
+            advantages_BT = whiten(advantages_BT, mask_BT, counted_B=batch.scored_B)
         return replace(batch, advantages_BT=advantages_BT, returns_BT=returns_BT), metrics
 
     def loss(self, minibatch: Minibatch) -> tuple[Tensor, dict[str, float]]:

@@ -52,14 +52,14 @@ class RunningRLOO(Running):
 
         kl_B = (k1(batch.logprobs_BT, batch.ref_logprobs_BT) * batch.mask_BT).sum(1)
         rewards_B = self.terminal_rewards(batch) - self.beta * kl_B
-        advantages_BT = leave_one_out(rewards_B, batch.group_B)[:, None] * batch.mask_BT
+        advantages_BT = leave_one_out(rewards_B, batch.group_B, batch.scored_B)[:, None] * batch.mask_BT
         metrics = {
             "objective/non_score_reward": float(-self.beta * kl_B.mean()),
             "objective/rlhf_reward": float(rewards_B.mean()),
             "beta": self.beta,
         }
         if self.settings.whiten_advantages:
-            advantages_BT = whiten(advantages_BT, batch.mask_BT)
+            advantages_BT = whiten(advantages_BT, batch.mask_BT, counted_B=batch.scored_B)
         return replace(batch, advantages_BT=advantages_BT), metrics
 
     def loss(self, minibatch: Minibatch) -> tuple[Tensor, dict[str, float]]:

@@ -45,7 +45,7 @@ class Native:
         return StopRule(self.stop, self.stop_after)
 
     def generate(
-        self, backbone: Any, prompts: Sequence[Prompt], n: int, seed: int, role: str = "policy"
+        self, backbone: Any, prompts: Sequence[Prompt], n: int, seed: int, role: str = "policy", each: Any = None
     ) -> list[Sample]:
         import torch
 
@@ -60,6 +60,8 @@ class Native:
                 rows = order[start : start + backbone.rollout_batch]
                 for i, drawn in zip(rows, self._decode(backbone, [ids[i] for i in rows], generator), strict=True):
                     samples[i] = as_sample(backbone.chat, repeated[i], *drawn, self.stop_rule)
+                if each is not None:
+                    each(rows, [samples[i] for i in rows])
         return samples
 
     def _decode(

@@ -12,6 +12,7 @@ is deliberately absent: parallel workers, a second copy of anything, logits of a
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ from rlhf_lora.rollout import pad
 from rlhf_lora.stages import loop_state
 from rlhf_lora.stages.best import Best
 from rlhf_lora.stages.loop_state import LoopState
-from rlhf_lora.stages.rollout_record import Rollout, padded
+from rlhf_lora.stages.rollout_record import Rollout, padded, token_at
 from rlhf_lora.stages.scoring import Scorer
 from rlhf_lora.stages.update import Updater
 
@@ -43,13 +44,15 @@ class OnPolicy:
         backbone: with the roles policy and reference, and value when the optimizer trains one.
         engine: samples completions. scorer: the reward source, held to its contract. optimizer: opened.
         prompts: drawn from in a fresh order each pass. micro_batch: sequences per forward-backward.
+        missing: what becomes of a sample without a score: `drop` = it leaves the rollout; `group_mean` = it has the mean
+            of its prompt's other samples, and no say in any mean or deviation; `stop` = the run ends.
         missing_share: stop when a rollout has a larger share of samples without a score.
         demonstrations: what `optimizer.ptx` keeps the policy close to, and `scale_scores` may measure rewards against.
     """
 
     def __init__(
         self, backbone: Backbone, engine: Any, scorer: Scorer, optimizer: Any, prompts: Sequence[Prompt], *, seed: int,
-        micro_batch: int = 16, missing_share: float = 0.5, demonstrations: Sequence[Demonstration] = (),
+        micro_batch: int = 16, missing: str = "drop", missing_share: float = 0.5, demonstrations: Sequence[Demonstration] = (),
     ):  # fmt: skip
         self.backbone, self.engine, self.scorer, self.optimizer, self.prompts = (
             backbone,
@@ -58,7 +61,8 @@ class OnPolicy:
             optimizer,
             prompts,
         )
-        self.seed, self.missing_share, self.demonstrations = seed, missing_share, demonstrations
+        self.seed, self.demonstrations = seed, demonstrations
+        self.missing_becomes, self.missing_share = missing, missing_share
         self.updater = Updater(
             backbone, optimizer, temperature=engine.temperature, micro_batch=micro_batch, seed=seed,
             demonstrations=[(backbone.chat.prompt_ids(d.prompt), backbone.chat.response_ids(d.completion, prompt=d.prompt))
@@ -75,13 +79,12 @@ class OnPolicy:
 
     def step(self) -> dict[str, float]:
         """One update: roll out, score, look back, update. Returns its metrics."""
-        if self.state.update == 0 and self.optimizer.scale_scores != "none":
-            self._measure_score_scale()
+        if self.state.update == 0:
+            self._measure_scales()
         update = self.state.update + 1
-        with self.clock("rollout"):
-            samples = self._roll_out(self._prompts_of(update), update)
+        samples, scores = self._roll_out(self._prompts_of(update), update)
         with self.clock("score"):
-            rollout = self._look_back(samples, self.scorer(samples))
+            rollout = self._look_back(samples, scores)
         self.between_updates = False
         with self.clock("update"):
             rollout.batch, metrics = self.optimizer.advantages(rollout.batch)
@@ -110,12 +113,31 @@ class OnPolicy:
             self._orders = {epoch: torch.randperm(len(self.prompts), generator=stream).tolist()}
         return self._orders[epoch]
 
-    def _roll_out(self, prompts: list[Prompt], update: int) -> list[Sample]:
-        return self.engine.generate(
-            self.backbone, prompts, self.optimizer.samples_per_prompt, self._seed(f"rollout/{update}")
-        )
+    def _roll_out(self, prompts: list[Prompt], update: int) -> tuple[list[Sample], list[Score]]:
+        """Samples and their scores. A reward that leaves the device alone scores the first while the last are sampled."""
+        each, seed = self.optimizer.samples_per_prompt, self._seed(f"rollout/{update}")
+        if not (self.scorer.overlaps and "each" in inspect.signature(self.engine.generate).parameters):
+            with self.clock("rollout"):
+                samples = self.engine.generate(self.backbone, prompts, each, seed)
+            with self.clock("score"):
+                return samples, self.scorer(samples)
+        with self.scorer.overlapping() as overlap:
+            with self.clock("rollout"):
+                samples = self.engine.generate(self.backbone, prompts, each, seed, each=overlap.add)
+            with self.clock("score"):  # what was left to wait for
+                return samples, overlap.scores(len(samples))
 
-    def _measure_score_scale(self) -> None:
+    def _measure_scales(self) -> None:
+        """Before the first update: what a reward wants to know of reference samples, and the scale of its scores."""
+        calibrate = getattr(self.scorer.source, "calibrate", None)
+        scaled = self.optimizer.scale_scores
+        reference = self._of_the_reference() if callable(calibrate) or scaled == "reference" else []
+        if callable(calibrate):
+            calibrate(reference)
+        if scaled != "none":
+            self._measure_score_scale(reference if scaled == "reference" else self._demonstrated())
+
+    def _measure_score_scale(self, samples: list[Sample]) -> None:
         """Give rewards mean 0 on what they are measured against, and on samples of the reference deviation 1 as well.
 
         Then β means the same whatever the reward's unit (Ziegler et al. 2019, appendix A; the deviation is the
@@ -123,7 +145,6 @@ class OnPolicy:
         (Huang et al. 2024).
         """
         against = self.optimizer.scale_scores
-        samples = self._demonstrated() if against == "demonstrations" else self._of_the_reference()
         values = torch.tensor([s.value for s in self.scorer(samples) if s.value is not None], dtype=torch.float64)
         if not len(values):
             raise Stopped(f"the reward gave no score for any sample of the {against}; there is nothing to learn from")
@@ -149,11 +170,12 @@ class OnPolicy:
 
     def _look_back(self, samples: list[Sample], scores: list[Score]) -> Rollout:
         """Reference log-probs and values for the sampled tokens; samples without a score leave here."""
-        kept = [i for i, score in enumerate(scores) if score.value is not None]
         unscored = [(samples[i], scores[i]) for i in range(len(samples)) if scores[i].value is None]
         self.missing = [score for _, score in unscored]
         self._refuse_missing(self.missing, len(samples))
         per_prompt = self.optimizer.samples_per_prompt
+        values = self._values_to_learn_from(scores)
+        kept = [i for i, value in enumerate(values) if value is not None]
         groups = [i // per_prompt for i in kept]
         samples, scores = [samples[i] for i in kept], [scores[i] for i in kept]
         prompt_ids = [self.backbone.chat.prompt_ids(Prompt.of(sample)) for sample in samples]
@@ -163,7 +185,7 @@ class OnPolicy:
             mask_BT = torch.nn.functional.pad(mask_BT, (0, 1))
         value_mask_BT = self._value_mask(mask_BT)
         ref_logprobs = self.backbone.sequence_logprobs("reference", prompt_ids, responses, self.engine.temperature)
-        scores_B = torch.tensor([score.value for score in scores], dtype=torch.float32)
+        scores_B = torch.tensor([values[i] for i in kept], dtype=torch.float32)
         batch = Batch(
             tokens_BT=padded(responses, mask_BT, torch.long),
             mask_BT=mask_BT,
@@ -175,8 +197,33 @@ class OnPolicy:
             finished_B=torch.tensor([sample.finished for sample in samples]),
             group_B=torch.tensor(groups),
             value_mask_BT=value_mask_BT,
+            steps_BT=self._steps(samples, scores, mask_BT),
+            scored_B=torch.tensor([score.value is not None for score in scores]),
         )
         return Rollout(samples, scores, prompt_ids, batch, unscored)
+
+    def _values_to_learn_from(self, scores: list[Score]) -> list[float | None]:
+        """The score of each sample, or its group's mean where that is what becomes of a missing one; else None."""
+        values = [score.value for score in scores]
+        if self.missing_becomes != "group_mean":
+            return values
+        size = self.optimizer.samples_per_prompt
+        for start in range(0, len(values), size):
+            own = [value for value in values[start : start + size] if value is not None]
+            if own:
+                mean = math.fsum(own) / len(own)
+                values[start : start + size] = [mean if v is None else v for v in values[start : start + size]]
+        return values
+
+    def _steps(self, samples: list[Sample], scores: list[Score], mask_BT: torch.Tensor) -> torch.Tensor | None:
+        """What process rewards gave, on the tokens they gave it for, in the unit of the scaled reward."""
+        if not any(score.steps for score in scores):
+            return None
+        steps_BT = torch.zeros(mask_BT.shape)
+        for row, (sample, score) in enumerate(zip(samples, scores, strict=True)):
+            for place, earned in score.steps:
+                steps_BT[row, token_at(self.backbone.chat, sample, place)] += earned * self.state.score_scale
+        return steps_BT
 
     def _value_mask(self, mask_BT: torch.Tensor) -> torch.Tensor:
         """Where values count. An answer that fills all its places has none behind it, whether it ended there or was cut."""
@@ -206,6 +253,8 @@ class OnPolicy:
             self.state, self.backbone, self.updater.adamw, self.optimizer, self.updater.trained
         )
         best_tensors, best_saved = self.best.gather()
+        if callable(state := getattr(self.scorer.source, "state", None)):
+            saved |= {"reward": state()}
         return tensors | best_tensors, saved | best_saved
 
     def resume(self, tensors: dict[str, torch.Tensor], saved: dict[str, Any]) -> None:
@@ -213,6 +262,8 @@ class OnPolicy:
             tensors, saved, self.backbone, self.updater.adamw, self.optimizer, self.updater.trained
         )
         self.best.restore(tensors, saved)
+        if "reward" in saved:
+            self.scorer.source.restore(saved["reward"])
 
     @contextmanager
     def apart(self) -> Iterator[None]:
@@ -226,7 +277,8 @@ class OnPolicy:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _refuse_missing(self, missing: list[Score], total: int) -> None:
-        if len(missing) > self.missing_share * total or len(missing) == total:
+        most = 0.0 if self.missing_becomes == "stop" else self.missing_share
+        if len(missing) > most * total or len(missing) == total:
             reasons = sorted({f"{score.kind}: {score.reason}" for score in missing})
             raise Stopped(
                 f"{len(missing)} of {total} samples have no score (first reasons: {'; '.join(reasons[:3])}); "

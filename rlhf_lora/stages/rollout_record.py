@@ -19,7 +19,8 @@ class Rollout:
     """One rollout. `samples[i]`, `scores[i]`, `prompt_ids[i]` and row i of `batch` are the same completion.
 
     Attributes:
-        unscored: samples that have no score, each with the `Score` that says why; they are in none of the others.
+        unscored: samples that have no score, each with the `Score` that says why; they are in none of the others, but where
+            a missing score is its group's mean.
     """
 
     samples: list[Sample]
@@ -41,8 +42,8 @@ class Rollout:
             for name, value in score.parts.items():
                 parts.setdefault(name, []).append(value)
         return {
-            "objective/scores": float(batch.scores_B.mean()),
-            "objective/scores_std": float(batch.scores_B.std(unbiased=False)),
+            "objective/scores": float(batch.scores_B[batch.scored_B].mean()),
+            "objective/scores_std": float(batch.scores_B[batch.scored_B].std(unbiased=False)),
             "objective/kl": float(kl_B.mean()),
             "objective/entropy": float(-masked_mean(batch.logprobs_BT, batch.mask_BT)),
             "completions/mean_length": float(batch.mask_BT.sum(1).float().mean()),
@@ -59,7 +60,8 @@ class Rollout:
                 values_BT = getattr(self.batch, f"{name}_BT")
                 row[name] = None if values_BT is None else values_BT[i, :length].tolist()
             table.append(row)
-        return table + [_row(sample, score) for sample, score in self.unscored]
+        shown = {id(sample) for sample in self.samples}
+        return table + [_row(sample, score) for sample, score in self.unscored if id(sample) not in shown]
 
 
 def _row(sample: Sample, score: Score) -> dict[str, Any]:
@@ -68,6 +70,23 @@ def _row(sample: Sample, score: Score) -> dict[str, Any]:
         "logprobs": list(sample.logprobs or ()), "score": score.value, "parts": dict(score.parts), "kind": score.kind,
         "reason": score.reason,
     }  # fmt: skip
+
+
+def token_at(chat: Any, sample: Sample, place: int) -> int:
+    """Index of the token that a place in the text falls into: the first that the text up to there is complete with.
+
+    Args:
+        place: in characters. Behind the text (an end token has none) it is the last token.
+    """
+    tokens = list(sample.tokens or ())
+    low, high = 0, len(tokens) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if len(chat.decode(tokens[: middle + 1])) >= place:
+            high = middle
+        else:
+            low = middle + 1
+    return low
 
 
 def padded(rows: list[list[Any]], mask_BT: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

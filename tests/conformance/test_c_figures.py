@@ -70,7 +70,7 @@ def test_C12_normalisation(tiny_base, tmp_path):
     (tmp_path / INFO).write_text(json.dumps({"gain": 1.0, "bias": 0.0}))
     assert normalise(tmp_path, [1.0, 2.0, 3.0, 6.0]) == pytest.approx((3.5**-0.5, -3 * 3.5**-0.5))
     made = loop(tiny_base, sampler=Lengths(), asked=300, scale_scores="reference")
-    made._measure_score_scale()
+    made._measure_scales()
     assert made.engine.roles == ["reference"]
     seen = torch.tensor([float(i % 7 + 1) for i in range(256)])
     scaled = (seen - made.state.score_shift) * made.state.score_scale
@@ -92,7 +92,7 @@ def test_C13_mean_over_demonstrations(tiny_base):
 
     seen: list[Sample] = []
     made = loop(tiny_base, rule, sampler=Lengths(), shown=shown, scale_scores="demonstrations")
-    made._measure_score_scale()
+    made._measure_scales()
     assert made.engine.roles == []  # nobody was asked to write
     assert len(seen) == 256
     answers = [list(made.backbone.chat.response_ids(d.completion, prompt=d.prompt)) for d in shown]
@@ -103,7 +103,7 @@ def test_C13_mean_over_demonstrations(tiny_base):
     assert float(scaled.mean()) == pytest.approx(0.0, abs=1e-3)
     assert float(scaled.std()) == pytest.approx(float(scores.std()))
     again, seen[:] = list(seen), []
-    made._measure_score_scale()
+    made._measure_scales()
     assert seen == again  # which ones is the seed's matter
 
 
@@ -116,7 +116,7 @@ def test_C13_shift_is_taken_away(tiny_base):
     scaled = []
     for rule in (length, lambda sample: 1000.0 * length(sample) - 5.0):
         made = loop(tiny_base, rule, sampler=Lengths(), asked=300, scale_scores="reference")
-        made._measure_score_scale()
+        made._measure_scales()
         scores = torch.tensor([rule(Sample("p", "x", tokens=[5] * n)) for n in (1, 4, 7)])
         scaled.append((scores - made.state.score_shift) * made.state.score_scale)
     torch.testing.assert_close(scaled[0], scaled[1])
@@ -278,7 +278,7 @@ def test_C24_the_value_behind_the_end_is_of_the_state_after_it(tiny_base):
     made = loop(tiny_base, sampler=engine(max_new_tokens=6, temperature=2.0), prompts_per_update=20, minibatch_size=20,
                 **BEHIND)  # fmt: skip
     stir(made.backbone, "value")
-    samples = made._roll_out(made._prompts_of(1), 1)
+    samples, _ = made._roll_out(made._prompts_of(1), 1)
     rollout = made._look_back(samples, made.scorer(samples))
     lengths = [len(ids) for ids in rollout.response_ids]
     assert len(set(lengths)) > 2

@@ -354,7 +354,7 @@ def test_C20_values_start_at_zero(tiny_base):
     for value in ("adapter", "trunk"):
         made = loop(tiny_base, value=value)
         stir(made.backbone, "policy")
-        samples = made._roll_out(made._prompts_of(1), 1)
+        samples, _ = made._roll_out(made._prompts_of(1), 1)
         rollout = made._look_back(samples, made.scorer(samples))
         assert rollout.batch.values_BT is not None
         assert not rollout.batch.values_BT.any()

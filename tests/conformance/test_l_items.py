@@ -97,7 +97,7 @@ def test_L4_actor_and_critic_apart(tiny_base):
     sets = [{id(p) for p in made.backbone.parameters(name).values()} for name in ("policy", "value")]
     assert sets[0]
     assert not sets[0] & sets[1]
-    samples = made._roll_out(made._prompts_of(1), 1)
+    samples, _ = made._roll_out(made._prompts_of(1), 1)
     rollout = made._look_back(samples, made.scorer(samples))
     rollout.batch, _ = made.optimizer.advantages(rollout.batch)
     for role, other in (("policy", "value"), ("value", "policy")):

@@ -24,6 +24,8 @@ from rlhf_lora.stages.scoring import Scorer
 class Rule:
     """A reward from a function of one sample."""
 
+    whole_batch = True  # some of the rules count
+
     def __init__(self, rule: Callable[[Sample], Any]):
         self.rule, self.seen = rule, []
 
@@ -42,6 +44,7 @@ def loop(
     asked: list[Prompt] | None = None,
     micro_batch: int = 64,
     missing_share: float = 0.5,
+    missing: str = "drop",
     value_from_policy: bool = False,
     new_tokens: int = 6,
     temperature: float = 1.0,
@@ -79,6 +82,7 @@ def loop(
         asked or prompts(20),
         seed=1,
         micro_batch=micro_batch,
+        missing=missing,
         missing_share=missing_share,
         demonstrations=demonstrations,
     )
@@ -266,10 +270,102 @@ def test_a_share_of_missing_scores_above_the_limit_stops_the_run_and_one_at_it_d
     assert (made.state.abstained, made.state.kinds(made.missing)) == (0, (4, 0))  # for the summary, not for the state
 
 
+def test_any_missing_score_stops_a_run_that_is_told_so(tiny_base):
+    with pytest.raises(Stopped, match="1 of 8 samples"):
+        loop(tiny_base, sometimes(None, 8), missing="stop", scale_scores="none").step()
+
+
+@pytest.mark.parametrize("name", ["grpo", "rloo"])
+def test_a_missing_score_can_be_its_groups_mean_and_has_no_say_in_what_the_others_are_measured_by(tiny_base, name):
+    # Groups of four; the third of each has no score. The others' advantages are those of a group of three.
+    count = iter(range(100))
+
+    def rule(sample: Sample) -> float | None:
+        i = next(count)
+        return None if i % 4 == 2 else float((i * 7) % 5)
+
+    more = {"whiten_advantages": False} if name == "rloo" else {}
+    made = loop(tiny_base, rule, optimizer_name=name, missing="group_mean", prompts_per_update=2, samples_per_prompt=4,
+                beta=0.0, scale_scores="none", kl_target=None, **more)  # fmt: skip
+    metrics = made.step()
+    batch, advantages_B = made.last.batch, made.last.batch.advantages_BT[:, 0]
+    assert len(batch) == 8
+    assert metrics["scores/missing"] == 2
+    assert batch.scored_B.tolist() == [True, True, False, True] * 2
+    for start in (0, 4):
+        own = batch.scores_B[start : start + 4][batch.scored_B[start : start + 4]]
+        assert batch.scores_B[start + 2] == pytest.approx(float(own.mean()))
+        centred = own - own.mean()
+        wanted = centred / own.std() if name == "grpo" else centred * 3 / 2
+        torch.testing.assert_close(advantages_B[[start, start + 1, start + 3]], wanted, atol=1e-4, rtol=1e-4)
+        assert float(advantages_B[start + 2]) == pytest.approx(0.0, abs=1e-6)
+    assert metrics["objective/scores"] == pytest.approx(float(batch.scores_B[batch.scored_B].mean()))
+    rows = made.last.rows()
+    assert len(rows) == 8
+    assert [row["score"] for row in rows].count(None) == 2  # what is on disk is what the reward said
+
+
+def test_a_process_reward_is_given_to_the_tokens_it_was_earned_at(tiny_base):
+    def steps(sample: Sample) -> Score:
+        first = len(sample.text.split(" ")[0])
+        return Score.of_steps([(first, 2.0), (len(sample.text), -0.5)])
+
+    made = loop(tiny_base, steps, beta=0.0, kl_target=None, lam=1.0, gamma=1.0, whiten_advantages=False)
+    made.state.score_shift, made.state.score_scale = 0.25, 2.0
+    made._measure_scales = lambda: None
+    made.step()
+    batch = made.last.batch
+    assert batch.scores_B.tolist() == [1.5] * 8
+    for i, sample in enumerate(made.last.samples):
+        n = len(sample.tokens)
+        chat, first = made.backbone.chat, len(sample.text.split(" ")[0])
+        at = next(k for k in range(n) if k == n - 1 or len(chat.decode(sample.tokens[: k + 1])) >= first)
+        # values are 0 at the first update, so with γ = λ = 1 an advantage is what is still to come
+        total = (1.5 - 0.25) * 2.0
+        assert batch.advantages_BT[i, 0] == pytest.approx(total, abs=1e-5)
+        if at + 1 < n:
+            earned = 1.5 if len(sample.text) <= len(chat.decode(sample.tokens[: at + 1])) else 2.0  # both in one token
+            assert batch.advantages_BT[i, at + 1] == pytest.approx(total - earned * 2.0, abs=1e-5)
+
+
+def test_scores_that_are_made_while_the_rollout_goes_on_are_the_same(tiny_base):
+    class Apart(Rule):
+        whole_batch = False
+
+    one, other = loop(tiny_base, Rule(length)), loop(tiny_base, Apart(length))
+    assert one.step() == other.step()
+    assert (one.scorer.overlaps, other.scorer.overlaps) == (False, True)
+
+
+def test_what_a_reward_finds_out_before_the_first_update_goes_on_with_the_run(tiny_base):
+    class Calibrated(Rule):
+        mean = 0.0
+
+        def calibrate(self, samples: Sequence[Sample]) -> None:
+            self.mean = sum(map(length, samples)) / len(samples)
+
+        def score(self, samples: Sequence[Sample]) -> list[float]:
+            return [length(sample) - self.mean for sample in samples]
+
+        def state(self) -> dict[str, float]:
+            return {"mean": self.mean}
+
+        def restore(self, state: dict[str, float]) -> None:
+            self.mean = state["mean"]
+
+    made = loop(tiny_base, Calibrated(length), scale_scores="none")
+    made.step()
+    assert made.scorer.source.mean > 0
+    gone_on = loop(tiny_base, Calibrated(length), scale_scores="none")
+    gone_on.resume(*made.checkpoint())
+    assert gone_on.scorer.source.mean == made.scorer.source.mean
+    assert gone_on.step() == made.step()
+
+
 def test_rewards_are_scaled_to_mean_zero_and_deviation_one_on_reference_samples(tiny_base):
     rule = Rule(lambda s: 100.0 + 7.0 * length(s))
     made = loop(tiny_base, rule, prompts(20))
-    made._measure_score_scale()
+    made._measure_scales()
     scores = torch.tensor(
         [
             100.0 + 7.0 * len(s.tokens)

@@ -131,7 +131,7 @@ def kills(run: str) -> dict[str, Callable[..., None]]:
 
     points: dict[str, dict[str, tuple[Any, str, int, bool]]] = {
         "whole": {
-            "before the first rollout": (OnPolicy, "_measure_score_scale", 1, True),
+            "before the first rollout": (OnPolicy, "_measure_scales", 1, True),
             "after a rollout": (OnPolicy, "_look_back", 2, False),
             "in the middle of an update": (Updater, "_train_on", 3, True),
             "after a row of metrics": (RunFolder, "log", 4, True),

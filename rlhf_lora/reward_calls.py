@@ -1,0 +1,246 @@
+"""Calling a reward so that whatever it does ends in scores or in one sentence.
+
+call              one call, here and now
+WithDeadline      the same in a thread, given up after a time: what hangs cannot be killed, so it is not asked again
+Worker            the same in a process of its own, killed after a time and begun again: a plugin of a file may hang, exit
+                  or crash, and the run goes on
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import inspect
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rlhf_lora import doors, registry
+from rlhf_lora.errors import ContractError
+from rlhf_lora.records import Sample, Score
+from rlhf_lora.scores import check_scores, score_of_plain
+
+Columns = Mapping[str, Sequence[Any]]
+SHOWN_LINES = 200
+"""Lines of a worker's own output that are passed on; more is left out, and said so once."""
+START = 60.0
+"""Seconds that a worker has to import its plugin."""
+
+
+class Failed(Exception):
+    """A call that gave no scores, in words.
+
+    Attributes:
+        hangs: it did not come back: asking again about parts of the batch would only take as long again.
+        usable: the source can be asked again.
+    """
+
+    def __init__(self, what: str, *, hangs: bool = False, usable: bool = True):
+        super().__init__(what)
+        self.hangs, self.usable = hangs, usable
+
+
+def ask(source: Any, samples: Sequence[Sample], columns: Columns, name: str) -> list[Score]:
+    """Scores of copies of the samples, whether `score` is a plain or an async method.
+
+    Raises:
+        Failed: it raised, or asked Python to exit. ContractError: what it gave is no list of scores.
+    """
+    copies = [
+        replace(sample, columns=copy.deepcopy(dict(sample.columns)), messages=copy.deepcopy(sample.messages))
+        for sample in samples
+    ]
+    try:
+        given = source.score(copies, **copy.deepcopy(dict(columns)))
+        if inspect.isawaitable(given):
+            given = asyncio.run(_awaited(given))
+    except ContractError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise Failed(f"raised {type(error).__name__}: {error}{_place(error)}") from error
+    return check_scores(given, len(samples), name)
+
+
+async def _awaited(given: Any) -> Any:
+    return await given
+
+
+def _place(error: BaseException) -> str:
+    """` (my_reward.py, line 7)`: the deepest frame that is not the kit's own."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent != Path(__file__).parent]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+
+
+class Direct:
+    """A source that is called in the main thread, without a deadline: it computes on the backbone's device."""
+
+    def __init__(self, source: Any, name: str):
+        self.source, self.name = source, name
+
+    def __call__(self, samples: Sequence[Sample], columns: Columns) -> list[Score]:
+        return ask(self.source, samples, columns, self.name)
+
+    def close(self) -> None:
+        close = getattr(self.source, "close", None)
+        if callable(close):
+            close()
+
+
+class WithDeadline(Direct):
+    """The same in a thread."""
+
+    def __init__(self, source: Any, name: str, deadline: float):
+        super().__init__(source, name)
+        self.deadline = deadline
+
+    def __call__(self, samples: Sequence[Sample], columns: Columns) -> list[Score]:
+        came: queue.Queue[Any] = queue.Queue()
+
+        def work() -> None:
+            try:
+                came.put(ask(self.source, samples, columns, self.name))
+            except BaseException as error:
+                came.put(error)
+
+        threading.Thread(target=work, daemon=True, name=f"reward {self.name}").start()
+        try:
+            given = came.get(timeout=self.deadline)
+        except queue.Empty:
+            raise Failed(_too_long(self.deadline), hangs=True, usable=False) from None
+        if isinstance(given, BaseException):
+            raise given
+        return list(given)
+
+
+class Worker:
+    """The same in a process of its own.
+
+    Args:
+        reward: the configuration that `registry.build` takes. plugins: the files to load first.
+        context: seed, cache_dir and run_dir, for a plugin with `open`.
+    """
+
+    def __init__(
+        self, reward: Mapping[str, Any], plugins: Sequence[Path], name: str, deadline: float | None,
+        context: Mapping[str, Any],
+    ):  # fmt: skip
+        self.name, self.deadline = name, deadline
+        self.begin = {"name": name, "reward": dict(reward), "plugins": [str(file) for file in plugins], **context}
+        self._process: subprocess.Popen[str] | None = None
+        self._answers: queue.Queue[str | None] = queue.Queue()
+        self._shown = 0
+
+    def __call__(self, samples: Sequence[Sample], columns: Columns) -> list[Score]:
+        """As `ask`.
+
+        Raises:
+            Failed: likewise, or the process hung or ended. ContractError: likewise, or a column that JSON cannot hold.
+        """
+        try:
+            asked = json.dumps({"samples": [_plain(sample) for sample in samples], "columns": dict(columns)})
+        except (TypeError, ValueError) as error:
+            raise ContractError(
+                f"the columns for the reward '{self.name}' cannot be handed to its process: {error}\n"
+                "  to do: scoring.process=never runs it in this process"
+            ) from error
+        if self._process is None:
+            self._start()
+        answer = self._ask(asked, self.deadline)
+        if "broken" in answer:
+            raise ContractError(answer["broken"])
+        if "failed" in answer:
+            raise Failed(answer["failed"])
+        return [score_of_plain(score) for score in answer["scores"]]
+
+    def _start(self) -> None:
+        self._answers = queue.Queue()
+        self._process = process = subprocess.Popen(
+            [sys.executable, "-m", "rlhf_lora.reward_worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, encoding="utf-8", errors="replace", start_new_session=True,
+        )  # fmt: skip  # a session of its own: Ctrl-C is the run's to handle
+        threading.Thread(target=self._read, args=(process, self._answers), daemon=True).start()
+        threading.Thread(target=self._pass_on, args=(process,), daemon=True).start()
+        answer = self._ask(json.dumps(self.begin), START)
+        if "failed" in answer:
+            self.close()
+            raise ContractError(f"the reward '{self.name}' does not start: {answer['failed']}")
+
+    def _ask(self, line: str, deadline: float | None) -> dict[str, Any]:
+        assert self._process is not None and self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it ended already: the queue says so
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        try:
+            answer = self._answers.get(timeout=deadline)
+        except queue.Empty:
+            self._kill()
+            raise Failed(_too_long(deadline), hangs=True) from None
+        if answer is None:
+            code = self._process.wait()
+            self._kill()
+            how = f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            raise Failed(f"{how} in the middle of a call")
+        return dict(json.loads(answer))
+
+    @staticmethod
+    def _read(process: subprocess.Popen[str], answers: queue.Queue[str | None]) -> None:
+        assert process.stdout is not None
+        with contextlib.suppress(ValueError, OSError):
+            for line in process.stdout:
+                answers.put(line)
+        answers.put(None)
+
+    def _pass_on(self, process: subprocess.Popen[str]) -> None:
+        """What the plugin prints goes to stderr, as it would from this process; but not megabytes of it."""
+        assert process.stderr is not None
+        with contextlib.suppress(ValueError, OSError):
+            while text := process.stderr.readline(2000):
+                self._shown += 1
+                if self._shown <= SHOWN_LINES:
+                    sys.stderr.write(text if text.endswith("\n") else text + "\n")
+                elif self._shown == SHOWN_LINES + 1:
+                    print(f"(what the reward '{self.name}' prints from here on is not shown)", file=sys.stderr)
+
+    def _kill(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            with contextlib.suppress(OSError):
+                if stream is not None:
+                    stream.close()
+
+    def close(self) -> None:
+        self._kill()
+
+
+def in_worker(reward: Any, name: str, deadline: float | None, context: Mapping[str, Any]) -> Worker | None:
+    """A worker for a reward that stands in a plugin file, needs no backbone and so can live apart; else None."""
+    file = doors.file_of(type(reward).__module__)
+    if file is None or callable(getattr(reward, "open", None)):
+        return None
+    return Worker(registry.to_config(reward), [file], name, deadline, context)
+
+
+def _plain(sample: Sample) -> dict[str, Any]:
+    plain = asdict(sample)
+    for name in ("tokens", "logprobs"):
+        plain[name] = None if plain[name] is None else list(plain[name])
+    return plain
+
+
+def _too_long(deadline: float | None) -> str:
+    return f"gave no answer within {deadline:g} s (scoring.deadline)"
