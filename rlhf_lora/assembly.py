@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lora import progress, registry
+from rlhf_lora.against import Against
 from rlhf_lora.backbone import Backbone
 from rlhf_lora.contracts import Context
 from rlhf_lora.errors import DataError
@@ -126,6 +127,8 @@ class Assembly:
             reward = dataclasses.replace(reward, path=str(self.reward_adapter))
         name, how = self.plan.config.reward.name, self.plan.config.scoring
         source, worker = opened(reward, ctx), None
+        if not callable(getattr(source, "score", None)):
+            source = Against(source, ctx.backbone, opened(self.plan.rollout, ctx), ctx.seed, name)
         if how.process == "auto":
             folders = {"cache_dir": str(self.plan.cache_dir), "run_dir": str(self.folder.path)}
             worker = in_worker(reward, name, how.deadline, {"seed": ctx.seed, **folders})

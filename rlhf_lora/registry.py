@@ -55,7 +55,8 @@ def register(kind: str, name: str) -> Callable[[T], T]:
         else:
             raise PluginError(f"@{kind}('{name}') wants a class, got {type(thing).__name__}", where=_origin(thing))
         method = KINDS[kind]
-        if method and not callable(getattr(cls, method, None)):
+        compares = kind == "reward" and callable(getattr(cls, "compare", None))
+        if method and not compares and not callable(getattr(cls, method, None)):
             also = " or compare()" if kind == "reward" else ""
             raise PluginError(
                 f"the {kind} '{name}' has no method {method}(){also}",
@@ -70,7 +71,8 @@ def register(kind: str, name: str) -> Callable[[T], T]:
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def reward(name: str) -> Callable[[T], T]:
-    """Register a reward: a class with `score(self, samples)`, or a function `f(samples, *, column, setting=default)`.
+    """Register a reward: a class with `score(self, samples)` or `compare(self, pairs)`, or a function
+    `f(samples, *, column, setting=default)`.
 
     Keyword parameters with a default are configuration fields, those without are dataset columns.
     """

@@ -228,9 +228,9 @@ class Worker:
 
 
 def in_worker(reward: Any, name: str, deadline: float | None, context: Mapping[str, Any]) -> Worker | None:
-    """A worker for a reward that stands in a plugin file, needs no backbone and so can live apart; else None."""
+    """A worker for a reward that stands in a plugin file, scores, and needs no backbone, so can live apart; else None."""
     file = doors.file_of(type(reward).__module__)
-    if file is None or callable(getattr(reward, "open", None)):
+    if file is None or callable(getattr(reward, "open", None)) or not callable(getattr(reward, "score", None)):
         return None
     return Worker(registry.to_config(reward), [file], name, deadline, context)
 

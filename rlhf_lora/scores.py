@@ -16,6 +16,8 @@ def columns_of(source: Any) -> tuple[str, ...]:
     declared = getattr(source, "columns", None)
     if declared is not None:
         return tuple(declared)
+    if not callable(getattr(source, "score", None)):  # it compares
+        return ()
     parameters = inspect.signature(source.score).parameters.values()
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty)
 

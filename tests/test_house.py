@@ -27,7 +27,7 @@ FLOORS = {
     "contracts registry plugin_table doors scores reward_calls reward_worker": 1,
     "model_spec loading backbone adapters chat bare_tokenizer splits memory adamw objectives rollout testing mini": 2,
     "train_settings token_rows trainers trainer_checkpoints dpo_trainer": 2,
-    "comparison length_control best_of_n": 2,
+    "comparison length_control best_of_n against": 2,
     "user_presets": 0,
     "schema hydra_errors config honoured controls derive sources plan plan_checks plan_view plan_tokens": 3,
     "data_view data_lengths data_show": 3,

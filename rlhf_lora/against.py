@@ -1,0 +1,59 @@
+"""A reward that compares instead of scoring: what an answer is worth is the probability that it beats a reference answer.
+
+The reference policy answers each prompt of a batch once; with which answer an answer is compared is decided by the run's
+seed and the prompts of the batch alone, so that a resumed run compares with the same ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf_lora.errors import ContractError
+from rlhf_lora.records import Prompt, Sample, Score, Verdict, named_seed
+from rlhf_lora.scores import win_probability
+
+
+class Against:
+    """Scores in [0, 1] from `compare(pairs) -> verdicts`: P(A is better), ½ for a tie, none where it could not be read.
+
+    Args:
+        source: an opened reward with `compare`. engine: samples the reference's answers on the backbone.
+    """
+
+    on_device = True
+    whole_batch = True
+    columns = ()
+
+    def __init__(self, source: Any, backbone: Any, engine: Any, seed: int, name: str):
+        self.source, self.backbone, self.engine, self.seed, self.name = source, backbone, engine, seed, name
+
+    def score(self, samples: Sequence[Sample]) -> list[Score]:
+        if not samples:
+            return []
+        answers = self._answers(samples)
+        verdicts = self.source.compare([(sample, answers[_key(sample)]) for sample in samples])
+        if not hasattr(verdicts, "__len__") or len(verdicts) != len(samples):
+            found = len(verdicts) if hasattr(verdicts, "__len__") else type(verdicts).__name__
+            raise ContractError(f"reward '{self.name}' gave {found} verdicts for {len(samples)} pairs")
+        for i, verdict in enumerate(verdicts):
+            if not isinstance(verdict, Verdict):
+                raise ContractError(f"reward '{self.name}' gave {verdict!r} for pair {i}; wanted a Verdict")
+        return [win_probability(verdict) for verdict in verdicts]
+
+    def close(self) -> None:
+        close = getattr(self.source, "close", None)
+        if callable(close):
+            close()
+
+    def _answers(self, samples: Sequence[Sample]) -> dict[str, Sample]:
+        prompts = {_key(sample): Prompt.of(sample) for sample in samples}
+        stream = hashlib.sha256("\0".join(prompts).encode("utf-8", "surrogatepass")).hexdigest()
+        seed = named_seed(self.seed, f"against/{stream}")
+        answers = self.engine.generate(self.backbone, list(prompts.values()), 1, seed, role="reference")
+        return dict(zip(prompts, answers, strict=True))
+
+
+def _key(sample: Sample) -> str:
+    return repr((sample.prompt, sample.messages))
