@@ -178,13 +178,23 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
     ctx = parts.context(backbone)
     engine = opened(plan.rollout, ctx)
     prompts = parts.short_enough(backbone, evaluation_prompts(plan), "evaluation prompts")
-    result = evaluate_policy(
-        backbone, engine, prompts, evaluation_seed(plan), parts.judges(ctx),
-        best_of=sizes(plan.config.evaluation.best_of_n), judge=None if judge is None else opened(judge, ctx),
-    )  # fmt: skip
+    scorers = parts.judges(ctx)
+    try:
+        result = evaluate_policy(
+            backbone, engine, prompts, evaluation_seed(plan), scorers,
+            best_of=sizes(plan.config.evaluation.best_of_n), judge=None if judge is None else opened(judge, ctx),
+        )  # fmt: skip
+    finally:
+        close_all(scorers)
     if judge is not None:
         result.summary["judge"]["name"] = registry.to_config(judge)["name"]
     return {"reward": plan.config.reward.name, **result.summary}
+
+
+def close_all(scorers: Mapping[str, Any]) -> None:
+    """Let go of what rewards hold: processes, connections."""
+    for scorer in scorers.values():
+        scorer.close()
 
 
 def judge_of(overrides: Sequence[str]) -> Any:

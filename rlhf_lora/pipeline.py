@@ -266,7 +266,13 @@ class Run:
             return
         from rlhf_lora.assembly import opened
         from rlhf_lora.best_of_n import sizes
-        from rlhf_lora.evaluation import evaluate_policy, evaluation_pairs, evaluation_prompts, evaluation_seed
+        from rlhf_lora.evaluation import (
+            close_all,
+            evaluate_policy,
+            evaluation_pairs,
+            evaluation_prompts,
+            evaluation_seed,
+        )
         from rlhf_lora.held_out_pairs import judge_implicit_reward
 
         progress.stage("evaluation", f"{len(evaluation_prompts(self.plan))} held-out prompts")
@@ -279,12 +285,15 @@ class Run:
             if self._loop is not None:
                 stack.enter_context(self._loop.apart())
                 stack.enter_context(self._loop.best.in_place())
+            judges = self.parts.judges(ctx, self._loop and self._loop.scorer)
+            if self._loop is None:
+                stack.callback(close_all, judges)
             result = evaluate_policy(
                 backbone,
                 opened(self.plan.rollout, ctx),
                 self.parts.short_enough(backbone, evaluation_prompts(self.plan), "evaluation prompts"),
                 evaluation_seed(self.plan),
-                self.parts.judges(ctx, self._loop and self._loop.scorer),
+                judges,
                 between=self._leave_if_asked,
                 best_of=sizes(self.plan.config.evaluation.best_of_n),
             )
