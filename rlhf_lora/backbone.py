@@ -33,11 +33,13 @@ class Role:
     Attributes:
         adapter: whether it has an adapter of its own; False = the bare base (adapters off).
         trained: whether its adapter and head learn.
+        start: the adapter folder that it began as; None for a fresh adapter or the bare base.
     """
 
     name: str
     adapter: bool
     trained: bool
+    start: Path | None = None
 
 
 class Backbone:
@@ -102,7 +104,7 @@ class Backbone:
                     "the adapter has no score head", where=str(start), fix="give a reward adapter (stage reward_model)"
                 )
             self._add_adapter(name, config, tensors, start)
-        self.roles[name] = Role(name, adapter=not bare, trained=trained)
+        self.roles[name] = Role(name, adapter=not bare, trained=trained, start=start)
         if head:
             self.heads[name] = self._head(tensors)
         self._restore_requires_grad()

@@ -71,8 +71,7 @@ class OpenLearned:
                     fix="use the same model and template settings, or train a reward model in this run (reward.path=null)",
                 )
         self.backbone, self.gain, self.bias = backbone, about["gain"], about["bias"]
-        if "reward" not in backbone.roles:
-            backbone.add_role("reward", start=folder, head=True)
+        self.role = _role_of(backbone, folder)
 
     def score(self, samples: Sequence[Sample]) -> list[float]:
         chat = self.backbone.chat
@@ -84,8 +83,20 @@ class OpenLearned:
             else chat.response_ids(s.text, s.finished, prompt)
             for s, prompt in zip(samples, prompts, strict=True)
         ]
-        raw = self.backbone.sequence_scores("reward", [chat.prompt_ids(prompt) for prompt in prompts], responses)
+        raw = self.backbone.sequence_scores(self.role, [chat.prompt_ids(prompt) for prompt in prompts], responses)
         return [self.gain * value + self.bias for value in raw]
+
+
+def _role_of(backbone: Any, folder: Path) -> str:
+    """The role of this reward adapter: each has one of its own, however many are on the base, and is loaded once."""
+    wanted = folder.resolve()
+    taken = [name for name in backbone.roles if name == "reward" or name.startswith("reward_")]
+    for name in taken:
+        if (start := backbone.roles[name].start) is not None and start.resolve() == wanted:
+            return name
+    name = f"reward_{len(taken) + 1}" if taken else "reward"
+    backbone.add_role(name, start=folder, head=True)
+    return name
 
 
 def _about(file: Path) -> dict[str, Any]:

@@ -101,6 +101,22 @@ def test_a_run_folder_means_its_reward_adapter(tiny_base, trained):
     assert opened(run, with_policy(tiny_base)).score(samples) == opened(trained, with_policy(tiny_base)).score(samples)
 
 
+def test_several_reward_models_are_on_one_base_at_once_each_with_its_own_adapter_and_head(tiny_base, trained, tmp_path):
+    from rlhf_lora.stages import reward_model
+    from rlhf_lora.train_settings import TrainSettings
+
+    other, backbone, samples = tmp_path / "other", with_policy(tiny_base), [Sample("tea", "soup"), Sample("tea", "ugh")]
+    pairs = [Pair(p, " ugh", " certainly tea soup") for p in prompts(8)]
+    settings = TrainSettings(batch_size=4, micro_batch=4, lr=1e-2, epochs=2)
+    reward_model.fit(spec(tiny_base), pairs, settings, FitContext(other, 1, None))
+    alone = [opened(path, with_policy(tiny_base)).score(samples) for path in (trained, other)]
+    together = [opened(path, backbone) for path in (trained, other, trained)]
+    assert [reward.role for reward in together] == ["reward", "reward_2", "reward"]
+    for reward, wanted in zip(together, [*alone, alone[0]], strict=True):
+        assert reward.score(samples) == pytest.approx(wanted, abs=1e-6)
+    assert alone[0] != pytest.approx(alone[1], abs=1e-3)
+
+
 def test_scoring_leaves_the_policy_as_it_is(tiny_base, trained):
     backbone = with_policy(tiny_base)
     before = {name: p.detach().clone() for name, p in backbone.parameters("policy").items()}
