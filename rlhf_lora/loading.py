@@ -72,7 +72,7 @@ def load_base(spec: ModelSpec, num_labels: int | None = None) -> Any:
     if num_labels is not None:
         kind, options["num_labels"] = AutoModelForSequenceClassification, num_labels
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             model = kind.from_pretrained(spec.path, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(
@@ -143,7 +143,7 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     from transformers.utils import logging
 
     level = logging.get_verbosity()
