@@ -1,6 +1,6 @@
 """Controls: runs that must come out empty-handed, and what makes a run one.
 
-    random_reward     the reward knows nothing              the truth's win rate stays within 0.45–0.55
+    random_reward     the reward knows nothing              the truth's win rate is at most 0.55
     flipped_reward    comparisons are learned upside down   right on fewer than half of the pairs; win rate ≤ 0.25
     shuffled_labels   comparisons are labelled by a coin    right on half of the held-out pairs (mean over seeds)
     no_learning       the policy's learning rate is 0       KL exactly 0; win rate one half
@@ -23,13 +23,14 @@ from rlhf_lora.records import Pair
 LABELS = ("as_given", "flipped", "shuffled")
 
 MUST_GIVE = {
-    "random_reward": "The reward knows nothing: wins by the truth must stay within 45–55 %, "
+    "random_reward": "The reward knows nothing: wins by the truth must be 55 % at most, "
     "wins by the reward itself about one half.",
     "flipped_reward": "Comparisons were learned upside down: a reward model must be right on fewer than half of the held-out "
     "pairs, and wins by the truth must be 25 % at most.",
     "shuffled_labels": "Comparisons were labelled by a coin: accuracy on held-out pairs must be about one half, and one half "
     "in the mean over seeds.",
-    "no_learning": "The policy's learning rate is 0: the KL must be exactly 0, and one half in the interval of every win rate.",
+    "no_learning": "The policy's learning rate is 0: the KL must be exactly 0, and one half in the interval of a "
+    "win rate, nineteen times of twenty.",
 }
 """Control → what it is and what must come out, for people."""
 
