@@ -5,7 +5,6 @@ Training and evaluating a run again put the same parts together; this is the one
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from rlhf_lora.contracts import Context
 from rlhf_lora.errors import DataError
 from rlhf_lora.plan import Plan
 from rlhf_lora.records import Demonstration, Prompt
+from rlhf_lora.reward_tree import with_reward_model
 from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.stages.scoring import Scorer
 
@@ -122,8 +122,12 @@ class Assembly:
         """The run's reward, opened."""
         reward = self.plan.reward
         if getattr(reward, "stages", ()):
-            reward = dataclasses.replace(reward, path=str(self.reward_adapter))
-        return Scorer(opened(reward, ctx), self.plan.config.reward.name)
+            assert self.reward_adapter is not None
+            reward = with_reward_model(reward, self.reward_adapter)
+        source = opened(reward, ctx)
+        if callable(score_with := getattr(source, "score_with", None)):
+            score_with(Scorer)  # rewards inside it are held to the contract as it is itself
+        return Scorer(source, self.plan.config.reward.name)
 
     def judges(self, ctx: Context, scorer: Scorer | None = None) -> dict[str, Scorer]:
         """What an evaluation is scored with: `score`, the run's reward, and `gold`, the truth where it is known.
@@ -134,7 +138,7 @@ class Assembly:
         found = {}
         # A learned reward that this run did not train (DPO does not need it) has nothing to say.
         if scorer is not None or not getattr(self.plan.reward, "stages", ()) or self.reward_adapter is not None:
-            found["score"] = scorer or self.scorer(ctx)
+            found["score"] = _judge(scorer or self.scorer(ctx))
         if (gold := self.gold_scorer()) is not None:
             found["gold"] = gold
         return found
@@ -142,6 +146,12 @@ class Assembly:
     def gold_scorer(self) -> Scorer | None:
         name = self.plan.data.gold
         return None if name is None else Scorer(registry.build("reward", {"name": name}), name)
+
+
+def _judge(scorer: Scorer) -> Scorer:
+    """The run's reward as it judges: raw, where in training it goes by the batch (a gate that whitens)."""
+    as_judge = getattr(scorer.source, "as_judge", None)
+    return Scorer(as_judge(), scorer.name) if callable(as_judge) else scorer
 
 
 def opened(plugin: Any, ctx: Context) -> Any:
