@@ -71,7 +71,10 @@ def test_a_part_without_a_weight_weighs_one_and_null_is_no_weight():
 
 def test_a_product_is_of_powers():
     # 0.25^0.5 · 0.5^2 = 0.5 · 0.25
-    assert values(mix(combine="product", weights={"a": 0.5, "b": 2}), a=[0.25, 0], b=[0.5, 1]) == [0.125, 0.0]
+    made = mix(combine="product", weights={"a": 0.5, "b": 2})
+    assert values(made, a=[0.25, 0], b=[0.5, 1]) == [0.125, 0.0]
+    (score,) = made.score(samples(a=[0.25], b=[0.5]))
+    assert score.parts == {"a": 0.25, "b": 0.5, "a/weighted": 0.5, "b/weighted": 0.25}
 
 
 @pytest.mark.parametrize("outside", [1.5, -0.1])
