@@ -12,6 +12,7 @@ from tiny import jsonl, overrides
 from rlhf_lora import cli
 from rlhf_lora.errors import ConfigError, DataError
 from rlhf_lora.evaluation import evaluate
+from rlhf_lora.report.curves import section
 from rlhf_lora.run_folder import RunFolder
 
 LENGTH = ("reward=mix", "reward.parts.short=length", "reward.parts.short.target=4")
@@ -147,6 +148,15 @@ def test_a_plan_says_in_words_what_is_mixed(tiny_base, tmp_path, capsys):
     given = (*LENGTH, "reward.weights.short=0.5", "reward.parts.luck=random", "reward.shadow=[luck]")
     assert cli.run(["plan", *overrides(tiny_base, tmp_path / "run"), *given]) == 0
     assert "reward  0.5 · short (length), shadow luck (random)" in capsys.readouterr().out
+
+
+def test_the_report_draws_a_figure_for_each_part_and_shadows_dashed():
+    names = ("rewards/a/mean", "rewards/a/weighted/mean", "rewards/shadow/s/mean", "rewards/margins")
+    drawn = section("policy", [{"step": i, "objective/kl": 0.1 * i} | dict.fromkeys(names, float(i)) for i in range(3)])
+    assert drawn.count("a: part of the score") == 1
+    assert drawn.count("s: shadow, not trained on") == 1
+    assert drawn.count('class="line shadow"') == 1
+    assert "weighted: part" not in drawn
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------
