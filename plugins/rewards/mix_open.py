@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,10 @@ from rlhf_lora import registry
 from rlhf_lora.atomic import write_text
 from rlhf_lora.errors import ContractError, DataError, Interrupted, Stopped
 from rlhf_lora.records import Missing, Sample, Score
-from rlhf_lora.scores import check_scores, columns_of
+from rlhf_lora.scores import columns_of
 
-from .mix_combine import logit, product, safety_decides, sigmoid, weighted_sum, whitened
+from .mix_combine import logit, product, safety_decides, weighted_sum
+from .mix_scores import PartScorer, clipped, is_true, notes_of, probability_of, reported, whiten_scores, with_columns
 
 if TYPE_CHECKING:
     from .mix import Mix
@@ -44,7 +44,7 @@ class OpenMix:
         self.columns = tuple(dict.fromkeys([*(c for part in self.opened.values() for c in columns_of(part)), *own]))
         self._scales: dict[str, tuple[float, float]] = {}
         self._ask: dict[str, Scores] = {}
-        self.score_with(_Scorer)
+        self.score_with(PartScorer)
         self._read_kept()
 
     def score_with(self, scorer: Callable[[Any, str], Scores]) -> None:
@@ -79,10 +79,10 @@ class OpenMix:
         """
         if not samples:
             return []
-        samples = _with_columns(samples, columns)
+        samples = with_columns(samples, columns)
         given = {name: self._asked(name, samples) for name in self.opened}
         scores = [self._combined(sample, {n: s[i] for n, s in given.items()}) for i, sample in enumerate(samples)]
-        return _whitened(scores) if self.needs_whole_batch else scores
+        return whiten_scores(scores) if self.needs_whole_batch else scores
 
     def _asked(self, name: str, samples: Sequence[Sample]) -> list[Score]:
         try:
@@ -97,7 +97,7 @@ class OpenMix:
     def _combined(self, sample: Sample, given: Mapping[str, Score]) -> Score:
         """The score of one sample, not yet whitened."""
         mix = self.mix
-        parts, notes = _reported(given, mix.shadow), _notes(given, mix.shadow)
+        parts, notes = reported(given, mix.shadow), notes_of(given, mix.shadow)
         missing = [given[name] for name in mix.counted if given[name].value is None]
         present = {
             name: score.value for name, score in given.items() if name in mix.counted and score.value is not None
@@ -128,8 +128,8 @@ class OpenMix:
         """sigmoid → gate → logit, in this order; whitening comes over the batch."""
         gate = self.mix.gate
         assert gate.safety is not None and gate.helpful is not None
-        probability = {name: _probability(name, values[name], gate.values) for name in (gate.safety, gate.helpful)}
-        is_safety = gate.column is not None and _is_true(sample.columns[gate.column], gate.column)
+        probability = {name: probability_of(name, values[name], gate.values) for name in (gate.safety, gate.helpful)}
+        is_safety = gate.column is not None and is_true(sample.columns[gate.column], gate.column)
         decides = safety_decides(probability[gate.safety], is_safety, gate.threshold)
         value = logit(probability[gate.safety if decides else gate.helpful])
         return value, {"gate/safety": float(decides), "gate/logit": value}
@@ -138,7 +138,7 @@ class OpenMix:
 
     def _adjusted(self, name: str, value: float) -> float:
         """Clipped in the part's own unit, then normalised."""
-        value = _clipped(value, self.mix.clips.get(name))
+        value = clipped(value, self.mix.clips.get(name))
         if name not in self.mix.normalised:
             return value
         if name not in self._scales:
@@ -167,7 +167,7 @@ class OpenMix:
         for name in self.mix.normalised:
             clip = self.mix.clips.get(name)
             scores = self._asked(name, samples)
-            values = [_clipped(score.value, clip) for score in scores if score.value is not None]
+            values = [clipped(score.value, clip) for score in scores if score.value is not None]
             if not values:
                 why = next((f": {score.reason}" for score in scores), "")
                 raise Stopped(f"part '{name}' gave no value for any sample of the reference to be normalised on{why}")
@@ -214,81 +214,3 @@ class OpenMix:
         """What the numbers belong to, wherever the run folder lies."""
         text = json.dumps([registry.to_config(self.mix)[name] for name in ("parts", "clip", "normalise", "shadow")])
         return json.loads(text.replace(json.dumps(str(self.run_dir))[1:-1], "RUN"))
-
-
-class _Scorer:
-    """A part asked outside of a run: the contract held, nothing more."""
-
-    def __init__(self, source: Any, name: str):
-        self.source, self.name = source, name
-
-    def __call__(self, samples: Sequence[Sample]) -> list[Score]:
-        values: dict[str, list[Any]] = {}
-        for column in columns_of(self.source):
-            if any(column not in sample.columns for sample in samples):
-                raise DataError(f"the reward '{self.name}' wants the column '{column}', which the data does not have")
-            values[column] = [sample.columns[column] for sample in samples]
-        try:
-            given = self.source.score(list(samples), **values)
-        except ContractError:
-            raise
-        except Exception as error:
-            raise ContractError(f"the reward '{self.name}' raised {type(error).__name__}: {error}") from error
-        return check_scores(given, len(samples), self.name)
-
-
-def _with_columns(samples: Sequence[Sample], columns: Mapping[str, Sequence[Any]]) -> list[Sample]:
-    """Samples that carry the columns which were handed over beside them."""
-    if not columns:
-        return list(samples)
-    return [replace(s, columns={**s.columns, **{n: v[i] for n, v in columns.items()}}) for i, s in enumerate(samples)]
-
-
-def _reported(given: Mapping[str, Score], shadow: Sequence[str]) -> dict[str, float]:
-    """The parts that have a value, as they gave it, and what they have for parts themselves."""
-    found: dict[str, float] = {}
-    for name, score in given.items():
-        place = f"shadow/{name}" if name in shadow else name
-        found |= {f"{place}/{inner}": value for inner, value in score.parts.items()}
-        if score.value is not None:
-            found[place] = score.value
-    return found
-
-
-def _notes(given: Mapping[str, Score], shadow: Sequence[str]) -> str:
-    """What the parts say of themselves, and which of them have no value."""
-    lines = []
-    for name, score in given.items():
-        no_value = "" if score.value is not None else f"no value ({score.kind})"
-        said = ", ".join(filter(None, [no_value, score.reason]))
-        if said:
-            lines.append(f"{'shadow' if name in shadow else 'part'} '{name}': {said}")
-    return "; ".join(lines)
-
-
-def _whitened(scores: Sequence[Score]) -> list[Score]:
-    """Over the scores that have a value; the others stay as they are."""
-    having = [i for i, score in enumerate(scores) if score.value is not None]
-    found = list(scores)
-    for i, value in zip(having, whitened([float(scores[i].value or 0.0) for i in having]), strict=True):
-        found[i] = replace(scores[i], value=value)
-    return found
-
-
-def _clipped(value: float, clip: tuple[float, float] | None) -> float:
-    return value if clip is None else min(max(value, clip[0]), clip[1])
-
-
-def _probability(name: str, value: float, values: str) -> float:
-    if values == "logits":
-        return sigmoid(value)
-    if not 0 <= value <= 1:
-        raise ValueError(f"part '{name}' is {value:g}, and the gate was told that it gives probabilities")
-    return value
-
-
-def _is_true(value: Any, column: str) -> bool:
-    """Raises ValueError for what is neither true nor false: a guess would decide which model is asked."""
-    if isinstance(value, bool) or (isinstance(value, int | float) and value in (0, 1)):
-        return bool(value)
-    raise ValueError(f"the column '{column}' is {value!r}, neither true nor false")
