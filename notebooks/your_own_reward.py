@@ -172,7 +172,7 @@ while (metrics := second.step()) is not None:
     plot.update(plot_training(history))
 second.finish()
 
-parts = ["objective/scores", "scores/items", "scores/words", "scores/missing", "completions/mean_length"]
+parts = ["objective/scores", "rewards/items/mean", "rewards/words/mean", "scores/missing", "completions/mean_length"]
 pd.DataFrame(history, index=range(1, len(history) + 1))[parts].iloc[[0, 4, 9]].round(2)
 
 # %%

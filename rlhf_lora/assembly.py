@@ -5,7 +5,6 @@ Training and evaluating a run again put the same parts together; this is the one
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from rlhf_lora.errors import DataError
 from rlhf_lora.plan import Plan
 from rlhf_lora.records import Demonstration, Prompt
 from rlhf_lora.reward_calls import in_worker
+from rlhf_lora.reward_tree import with_reward_model
 from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.stages.scoring import Scorer
 
@@ -124,11 +124,18 @@ class Assembly:
         """The run's reward, opened."""
         reward = self.plan.reward
         if getattr(reward, "stages", ()):
-            reward = dataclasses.replace(reward, path=str(self.reward_adapter))
-        name, how = self.plan.config.reward.name, self.plan.config.scoring
-        source, worker = opened(reward, ctx), None
+            assert self.reward_adapter is not None
+            reward = with_reward_model(reward, self.reward_adapter)
+        return self.held(ctx, reward, opened(reward, ctx))
+
+    def held(self, ctx: Context, reward: Any, source: Any) -> Scorer:
+        """A reward and what `open` made of it, held to the contract as `scoring` says; so are those inside a mix."""
+        name, how = registry.to_config(reward)["name"], self.plan.config.scoring
+        worker = None
         if not callable(getattr(source, "score", None)):
             source = Against(source, ctx.backbone, opened(self.plan.rollout, ctx), ctx.seed, name)
+        if callable(score_with := getattr(source, "score_with", None)):
+            score_with(lambda part, opened_part: self.held(ctx, part, opened_part))
         if how.process == "auto":
             folders = {"cache_dir": str(self.plan.cache_dir), "run_dir": str(self.folder.path)}
             worker = in_worker(reward, name, how.deadline, {"seed": ctx.seed, **folders})
@@ -146,7 +153,7 @@ class Assembly:
         found = {}
         # A learned reward that this run did not train (DPO does not need it) has nothing to say.
         if scorer is not None or not getattr(self.plan.reward, "stages", ()) or self.reward_adapter is not None:
-            found["score"] = scorer or self.scorer(ctx)
+            found["score"] = _judge(scorer or self.scorer(ctx))
         if (gold := self.gold_scorer()) is not None:
             found["gold"] = gold
         return found
@@ -154,6 +161,12 @@ class Assembly:
     def gold_scorer(self) -> Scorer | None:
         name = self.plan.data.gold
         return None if name is None else Scorer(registry.build("reward", {"name": name}), name)
+
+
+def _judge(scorer: Scorer) -> Scorer:
+    """The run's reward as it judges: raw, where in training it goes by the batch (a gate that whitens)."""
+    as_judge = getattr(scorer.source, "as_judge", None)
+    return Scorer(as_judge(), scorer.name, on_device=scorer.on_device) if callable(as_judge) else scorer
 
 
 def opened(plugin: Any, ctx: Context) -> Any:

@@ -7,6 +7,7 @@ After composing, every key must be one that a schema or a plugin knows: `+x=1` c
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
 
     doors.load_entry_points()
     ConfigStore.instance().store(name="schema", node=TrainConfig, provider="rlhf_lora")
-    given = [_own_dataset(override) for override in overrides if override not in NO_PRESET]
+    given = [_part(_own_dataset(override)) for override in overrides if override not in NO_PRESET]
     for file in plugin_files(given):
         doors.load_file(file)
     own = user_presets.checked(config_dir) if config_dir is not None else None
@@ -150,6 +151,13 @@ def _own_dataset(override: str) -> str:
         return override
     plain = value.strip() == "null" or value.lstrip().startswith("{")  # Hydra's groups know neither
     return f"{'' if plain else 'dataset@'}{key}{equals}{value}"
+
+
+def _part(override: str) -> str:
+    """`reward.parts.a=length` as Hydra wants it said, so that the part's settings have types: `+reward@reward.parts.a=length`.
+    A mapping, or null, is a value like any other."""
+    found = re.fullmatch(r"\+?(?:reward@)?(reward(?:\.parts\.\w+)+)=(\w+(?:,\w+)*)", override.strip())
+    return override if found is None or found[2] == "null" else f"+reward@{found[1]}={found[2]}"
 
 
 def _with_free_keys(overrides: Sequence[str]) -> list[str]:

@@ -60,8 +60,8 @@ class RewardSource(Protocol):
         on_device: it computes on the backbone's device. Then it is called in the main thread, without a deadline, and never
             while a rollout goes on. Default: True for what `open` returned, else False.
         whole_batch: a score depends on the other samples, so all of a rollout are given at once. Default False.
-        calibrate(samples): called once before the first update with samples of the reference; with `state()` and
-            `restore(state)` (plain values) what it found goes on with a resumed run.
+        calibrate(samples): called once before the first update with samples of the reference, where `needs_calibration` is
+            not False; with `state()` and `restore(state)` (plain values) what it found goes on with a resumed run.
 
     Instead of `score`, a reward may have `compare(pairs) -> verdicts`, of pairs of samples (A, B) that answer the same
     prompt: the score is then the probability that an answer beats one of the reference's (`rlhf_lora.against`).

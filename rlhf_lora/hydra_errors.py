@@ -41,6 +41,7 @@ def as_config_error(error: Exception, overrides: Sequence[str], own: Path | None
     told = _Told(message, overrides, own, _override_in(message, overrides))
     for reading in (
         _no_dataset_chosen,
+        _no_mix_chosen,
         _no_such_setting,
         _no_such_group,
         _no_such_option,
@@ -68,6 +69,15 @@ def _no_dataset_chosen(told: _Told) -> ConfigError | None:
     where = next((o for o in told.overrides if o.lstrip("+").startswith(f"{place}.")), told.where)
     what = f"no dataset of its own is chosen for the stage {found[2]}"
     return ConfigError(what, where=where, fix=f"add {place}=NAME, such as {place}=jsonl")
+
+
+def _no_mix_chosen(told: _Told) -> ConfigError | None:
+    """A part of a mix, or its weight, where the reward is no mix."""
+    own = r"(?:parts|weights|combine|gate|clip|normalise|shadow|missing_part)\b"
+    asked = [o for o in told.overrides if re.match(rf"[+]*(reward@)?reward\.{own}", o)]
+    if not asked or "reward=mix" in told.overrides or not re.search(rf"'(?:reward\.)?{own}[^']*'", told.message):
+        return None
+    return ConfigError("only a mix has parts and weights", where=asked[0], fix="add reward=mix")
 
 
 def _no_such_setting(told: _Told) -> ConfigError | None:

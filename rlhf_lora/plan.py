@@ -23,6 +23,7 @@ from rlhf_lora.mini.base import BaseSettings
 from rlhf_lora.mini.base import content_hash as mini_hash
 from rlhf_lora.model_spec import ModelSpec, adapter_hash, base_hash
 from rlhf_lora.records import Data
+from rlhf_lora.reward_tree import every_reward, trained_folders
 from rlhf_lora.schema import PLUGIN_GROUPS
 from rlhf_lora.sources import Sources
 from rlhf_lora.splits import Splits
@@ -140,20 +141,20 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     start_adapter = plan_checks.start_adapter_of(config)
     if start_adapter is not None:
         plan_checks.check_adapter_fits(start_adapter, shape, "model.adapter")
-    reward_adapter = getattr(built["reward"], "folder", None)  # of a reward model trained before
-    if reward_adapter is not None:
-        plan_checks.check_adapter_fits(reward_adapter, shape, "reward.path")
+    reward_adapters = trained_folders(reward)
+    for setting, folder in reward_adapters.items():
+        plan_checks.check_adapter_fits(folder, shape, setting)
     plan_checks.check_pairs_asked(built["optimizer"])
     has_demonstrations = bool(splits.demonstrations or config.sft.dataset is not None)
     names = plan_checks.stage_names(config, reward, learns_from is None, has_demonstrations)
-    plan_checks.check_rows(names, read, built["optimizer"], reward_adapter is not None or "reward_model" in names)
+    plan_checks.check_rows(names, read, built["optimizer"], bool(reward_adapters) or "reward_model" in names)
     controls.check_control(config, names, learns_from)
     if "policy" in names:
         plan_checks.check_columns(built["reward"], splits, built["optimizer"])
         plan_checks.check_midway(config, built["optimizer"], splits, data.gold)
         plan_checks.check_best_of_n(config, built["reward"], names)
     cache_dir = cache_folder()
-    inputs = _inputs(config, spec, mini, read, {"model.adapter": start_adapter, "reward.path": reward_adapter})
+    inputs = _inputs(config, spec, mini, read, reward, {"model.adapter": start_adapter, **reward_adapters})
     stages = _stages(config, names, spec, shape, read, built, inputs, cache_dir)
     return Plan(
         config=config, spec=spec, mini=mini, dataset=dataset, sources=read, stages=tuple(stages), inputs=inputs,
@@ -175,11 +176,13 @@ def cache_folder() -> Path:
 
 
 def _inputs(
-    config: DictConfig, spec: ModelSpec, mini: BaseSettings | None, read: Sources, adapters: Mapping[str, Path | None]
+    config: DictConfig, spec: ModelSpec, mini: BaseSettings | None, read: Sources, reward: Any,
+    adapters: Mapping[str, Path | None],
 ) -> dict[str, str]:  # fmt: skip
     """What decides the result beside the settings, by content: a run is gone on with only while all of it is the same."""
     chosen = [(kind, config[kind].name) for kind in PLUGIN_GROUPS]
     chosen += [("dataset", config[source.stage].dataset.name) for source in read.every if source.stage]
+    chosen += [("reward", registry.to_config(part)["name"]) for _, part in every_reward(reward)]
     plugins = {f"{kind}={name}": registry.lookup(kind, name).source for kind, name in chosen}
     return {
         "the kit": __version__,
@@ -217,7 +220,7 @@ def _stages(
     if "sft" in names:
         of: list[Any] = [start_key, _without_dataset(config.sft), splits.fingerprint("demonstrations")]
         start_key = add("sft", "demonstrations", "adapters/sft", len(splits.demonstrations), of)
-    reward_key = inputs.get("reward.path")
+    reward_key: Any = [what for name, what in inputs.items() if name.startswith("reward.")]
     if "reward_model" in names:
         of = [
             start_key,
@@ -225,7 +228,7 @@ def _stages(
             config.evaluation.split,
             splits.fingerprint("pairs", "tuning_pairs", "final_pairs"),
         ]
-        reward_key = add("reward_model", "pairs", "adapters/reward", len(splits.pairs), of)
+        reward_key += [add("reward_model", "pairs", "adapters/reward", len(splits.pairs), of)]
     if "policy" in names:
         learns_from = getattr(built["optimizer"], "learns_from", None)
         reads = learns_from or "prompts"

@@ -15,6 +15,7 @@ from rlhf_lora.adamw import AdamW
 from rlhf_lora.controls import LABELS
 from rlhf_lora.errors import ConfigError, DataError, ModelError, did_you_mean
 from rlhf_lora.memory import Shape
+from rlhf_lora.reward_tree import every_reward, waiting_for
 from rlhf_lora.scores import columns_of
 from rlhf_lora.sources import Sources
 from rlhf_lora.splits import Splits
@@ -163,7 +164,7 @@ def stage_names(config: DictConfig, reward: Any, on_policy: bool, has_demonstrat
     if missing:
         raise ConfigError(
             f"reward={config.reward.name} needs the stage {missing[0]}", where=_stages(names),
-            fix="add it to stages, or give reward.path=RUN of a trained reward model",
+            fix=f"add it to stages, or give {waiting_for(reward, missing[0])}.path=RUN of a trained reward model",
         )  # fmt: skip
     return [name for name in STAGES if name in names]
 
@@ -244,7 +245,8 @@ def check_best_of_n(config: DictConfig, reward: Any, names: Sequence[str]) -> No
         raise ConfigError(
             f"reward={config.reward.name} is not trained in this run, so nothing can choose the best of {wanted[0]}",
             where=f"evaluation.best_of_n={given}",
-            fix="evaluation.best_of_n=null, reward.path=RUN of a trained reward model, or a reward that needs no training",
+            fix=f"evaluation.best_of_n=null, {waiting_for(reward, 'reward_model')}.path=RUN of a trained reward model, "
+            "or a reward that needs no training",
         )
 
 
@@ -253,12 +255,13 @@ def check_columns(reward: Any, splits: Splits, optimizer: Any = None) -> None:
     scored = [*splits.prompts, *splits.final_prompts]
     if getattr(optimizer, "scale_scores", "none") == "demonstrations":
         scored += [demonstration.prompt for demonstration in splits.demonstrations]
-    for name in columns_of(reward):
+    wanted = {name: place for place, one in [("reward", reward), *every_reward(reward)] for name in columns_of(one)}
+    for name, place in wanted.items():
         without = [p for p in scored if name not in p.columns]
         if without:
             have = ", ".join(sorted(without[0].columns)) or "none"
             raise DataError(
-                f"the reward wants the column '{name}', which the data does not have", where="reward",
+                f"the reward wants the column '{name}', which the data does not have", where=place,
                 fix=f"columns of this data: {have}",
             )  # fmt: skip
 

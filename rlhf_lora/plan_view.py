@@ -36,6 +36,8 @@ def show(plan: Plan, console: Any) -> None:
     """Print the checked configuration, the stages, the data and the memory they are expected to take."""
     config = plan.config
     console.print(f"[bold]plan[/]  {config.optimizer.name} against reward={config.reward.name}, seed {config.seed}")
+    if callable(in_words := getattr(plan.reward, "in_words", None)):
+        console.print(f"reward  {in_words()}")
     console.print(f"run folder  {plan.run_dir}")
     console.print(f"model       {_model(plan)}")
     console.print(_stage_table(plan))

@@ -166,7 +166,9 @@ def all_keys(overrides: Sequence[str]) -> list[str]:
     chosen = _chosen(overrides)
     for entry in registry.entries():
         if chosen.get(entry.kind, entry.name) == entry.name:
-            keys += [f"{entry.kind}.{f}" for f in entry.fields()]
+            for setting, (hint, _) in entry.fields().items():
+                inner = dataclasses.fields(hint) if dataclasses.is_dataclass(hint) else ()
+                keys += [f"{entry.kind}.{setting}", *(f"{entry.kind}.{setting}.{f.name}" for f in inner)]
         for stage in OWN_DATASETS if entry.kind == "dataset" else ():
             if f"dataset@{stage}.dataset={entry.name}" in overrides:
                 keys += [f"{stage}.dataset.{f}" for f in entry.fields()]

@@ -1,3 +1,3 @@
 """Built-in rewards."""
 
-from . import learned, length, orders_gold, random, sequence_classifier  # noqa: F401
+from . import learned, length, mix, orders_gold, random, sequence_classifier  # noqa: F401

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -20,6 +21,7 @@ class Curve:
     Attributes:
         second: names of a line to draw beside it.
         labels: what the two lines are called.
+        tone: class of style.css that the first line has.
     """
 
     title: str
@@ -29,6 +31,7 @@ class Curve:
     guide: tuple[float, str] | None = None
     second: tuple[str, ...] = ()
     labels: tuple[str, str] = ("", "")
+    tone: str = "policy"
 
 
 SCORE = ("objective/scores", "objective/score", "score/mean", "scores/mean", "reward/mean", "reward", "score")
@@ -71,7 +74,7 @@ CURVES = (
 def section(stage: str, rows: Rows) -> str:
     """The figures of one stage and, folded, every metric it recorded; a sentence when there is nothing to draw."""
     x_label = "update" if _first(rows, ("objective/kl", "objective/rlhf_reward")) else "step"
-    figures = [drawn for curve in CURVES if (drawn := _figure(curve, rows, x_label))]
+    figures = [drawn for curve in (*CURVES, *_parts(rows)) if (drawn := _figure(curve, rows, x_label))]
     body = f'<div class="plots">{"".join(figures)}</div>' if figures else _too_few(rows)
     return body + table(stage, rows)
 
@@ -94,9 +97,22 @@ def figure(title: str, note: str, drawn: str) -> str:
     return f"<figure><figcaption>{escape(title)}<small>{escape(note)}</small></figcaption>{drawn}</figure>"
 
 
+def _parts(rows: Rows) -> list[Curve]:
+    """One figure for each part of the score, those that are only watched dashed; what a part has for parts is in the table."""
+    curves = []
+    for name in sorted({name for row in rows for name in row}):
+        if found := re.fullmatch(r"rewards/(shadow/)?([^/]+)/mean", name):
+            title = f"{found[2]}: shadow, not trained on" if found[1] else f"{found[2]}: part of the score"
+            curves.append(Curve(title, "mean", (name,), tone="shadow" if found[1] else "policy"))
+    return curves
+
+
 def _figure(curve: Curve, rows: Rows, x_label: str) -> str:
     series = []
-    for names, label, tone in ((curve.names, curve.labels[0], "policy"), (curve.second, curve.labels[1], "reference")):
+    for names, label, tone in (
+        (curve.names, curve.labels[0], curve.tone),
+        (curve.second, curve.labels[1], "reference"),
+    ):
         name = _first(rows, names)
         points = [(row["step"], row[name]) for row in rows if name in row] if name else []
         if len(points) >= 2:

@@ -129,11 +129,11 @@ class OnPolicy:
 
     def _measure_scales(self) -> None:
         """Before the first update: what a reward wants to know of reference samples, and the scale of its scores."""
-        calibrate = getattr(self.scorer.source, "calibrate", None)
-        scaled = self.optimizer.scale_scores
-        reference = self._of_the_reference() if callable(calibrate) or scaled == "reference" else []
-        if callable(calibrate):
-            calibrate(reference)
+        source, scaled = self.scorer.source, self.optimizer.scale_scores
+        calibrates = callable(getattr(source, "calibrate", None)) and getattr(source, "needs_calibration", True)
+        reference = self._of_the_reference() if calibrates or scaled == "reference" else []
+        if calibrates:
+            source.calibrate(reference)
         if scaled != "none":
             self._measure_score_scale(reference if scaled == "reference" else self._demonstrated())
 

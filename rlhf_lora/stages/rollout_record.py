@@ -49,7 +49,7 @@ class Rollout:
             "completions/mean_length": float(batch.mask_BT.sum(1).float().mean()),
             "completions/cut_share": float((~batch.finished_B).float().mean()),
             "scores/missing": float(len(self.unscored)),
-        } | {f"scores/{name}": sum(values) / len(values) for name, values in parts.items()}
+        } | {f"rewards/{name}/mean": sum(values) / len(values) for name, values in parts.items()}
 
     def rows(self) -> list[dict[str, Any]]:
         """For `samples/*.parquet`: every sample with its tokens and figures, those without a score with the reason."""
