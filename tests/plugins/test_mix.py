@@ -360,28 +360,6 @@ def test_this_runs_reward_model_goes_to_every_part_that_waits_for_one(tmp_path):
     assert [p.path for _, p in every_reward(ready) if hasattr(p, "path")] == [str(tmp_path)] * 2
 
 
-class Heavy:
-    """A reward model that can be told its role; remembers which one it was."""
-
-    def __init__(self, folder: Any):
-        self.folder = folder
-
-    def open(self, ctx: Context, role: str = "reward") -> Any:
-        return role
-
-
-def test_several_reward_models_get_a_role_each_where_the_reward_can_be_told(tmp_path):
-    made = mix()
-    made.rewards.update(a=Heavy(tmp_path / "1"), b=Heavy(tmp_path / "2"))
-    made._check_one_reward_model()  # nothing to refuse
-    asked = []
-    for part in made.rewards.values():
-        part.open = lambda ctx, role="reward": asked.append(role) or Told()
-    with pytest.raises(ContractError):  # no registered plugins, so they have no name; they were opened before that
-        made.open(Context())
-    assert asked == ["reward_a", "reward_b"]
-
-
 # --- configuration ----------------------------------------------------------------------------------------------------
 
 
