@@ -1,3 +1,3 @@
 """Built-in rewards."""
 
-from . import learned, length, orders_gold, random, rules  # noqa: F401
+from . import learned, length, math_answer, orders_gold, random, rules  # noqa: F401

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import field
@@ -55,7 +56,7 @@ class Tags(Rule):
         good = [span for span in spans.values() if span is not None]
         if asked > 1:
             asked += 1
-            if len(good) < len(self.tags) or any(a[1] > b[0] for a, b in zip(good, good[1:], strict=False)):
+            if len(good) < len(self.tags) or any(a[1] > b[0] for a, b in itertools.pairwise(good)):
                 faults["order"] = f"not in the order {', '.join(self.tags)}"
         if self.alone:
             asked += 1
@@ -105,9 +106,7 @@ class Markdown(Rule):
 
     def kept(self, sample: Sample, row: Mapping[str, Any]) -> Kept:
         prose = FENCE.sub("", sample.text)
-        has = {
-            name for name, mark in ELEMENTS.items() if mark.search(sample.text if name == "code_block" else prose)
-        }
+        has = {name for name, mark in ELEMENTS.items() if mark.search(sample.text if name == "code_block" else prose)}
         faults = [f"no {name}" for name in self.all if name not in has]
         faults += [f"has a {name}" for name in self.none if name in has]
         return Kept(1 - len(faults) / len([*self.all, *self.none]), ", ".join(faults))

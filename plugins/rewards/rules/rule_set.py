@@ -102,7 +102,9 @@ def _named(name: str, given: Any) -> Named:
     where = f"reward.rules.{name}"
     settings = {} if given is None else given
     if not isinstance(settings, Mapping):
-        raise ConfigError(f"the rule '{name}' is {given!r}, not settings", where=where, fix=f"{{{name}: {{rule: KIND}}}}")
+        raise ConfigError(
+            f"the rule '{name}' is {given!r}, not settings", where=where, fix=f"{{{name}: {{rule: KIND}}}}"
+        )
     settings = dict(settings)
     kind = settings.pop("rule", name)
     weight = settings.pop("weight", 1.0)

@@ -56,9 +56,9 @@ class LengthBand(Rule):
     def kept(self, sample: Sample, row: Mapping[str, Any]) -> Kept:
         count = self._count(sample.text.strip())
         if count < self.least:
-            return Kept(count / self.least, f"{count} {self.unit}, wanted {self._band}")
+            return Kept(count / self.least, f"{self.unit}: {count}, wanted {self._band}")
         if self.most is not None and count > self.most:
-            return Kept(self.most / count, f"{count} {self.unit}, wanted {self._band}")
+            return Kept(self.most / count, f"{self.unit}: {count}, wanted {self._band}")
         return Kept(1.0)
 
     @property

@@ -142,7 +142,11 @@ class Keywords(Rule):
 
     def _words(self, given: Any) -> list[str]:
         pieces = given.split(",") if isinstance(given, str) else given
-        if not isinstance(pieces, list | tuple) or not pieces or not [str(piece) for piece in pieces if str(piece).strip()]:
+        if (
+            not isinstance(pieces, list | tuple)
+            or not pieces
+            or not [str(piece) for piece in pieces if str(piece).strip()]
+        ):
             raise CannotJudge(f"{self.column}={given!r} has no words", "unreadable")
         return [str(piece).strip() for piece in pieces if str(piece).strip()]
 
