@@ -27,7 +27,7 @@ SHORT_FRACTION = re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)(?!\d)")
 GSM8K = re.compile(r"^\s*####[ \t]*(?!#)(\S.*?)[ \t]*$", re.MULTILINE)
 BRACES = re.compile(r"\\f?boxed\s*\{|\\.|[{}]", re.DOTALL)
 TAGGED = re.compile(r"<answer>(.{0,2000}?)</answer>", re.DOTALL | re.IGNORECASE)
-SAID = re.compile(r"\banswer\s*(?:\*\*)?\s*(?:is|:|=)\s*(?:\*\*)?\s*:?[ \t]*([^\n]*)", re.IGNORECASE)
+SAID = re.compile(r"(?<!/)\banswer\s*(?:\*\*)?\s*(?:is\b|:)\s*(?:\*\*)?\s*:?[ \t]*([^\n]*)", re.IGNORECASE)
 MATH = re.compile(
     r"\$\$(.{1,400}?)\$\$|\\\[(.{1,400}?)\\\]|\\\((.{1,400}?)\\\)|(?<![\\\d])\$(?!\s)([^$\n]+?)(?<![\s\\])\$(?!\d)",
     re.DOTALL,

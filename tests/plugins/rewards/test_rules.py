@@ -177,7 +177,12 @@ def test_markdown_is_seen_and_code_is_code():
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
-SCHEMA = {"type": "object", "required": ["a"], "properties": {"a": {"$ref": "#/$defs/n"}}, "$defs": {"n": {"type": "integer"}}}
+SCHEMA = {
+    "type": "object",
+    "required": ["a"],
+    "properties": {"a": {"$ref": "#/$defs/n"}},
+    "$defs": {"n": {"type": "integer"}},
+}
 
 
 @pytest.mark.parametrize(
@@ -264,7 +269,9 @@ def test_a_rule_is_a_reward_of_its_own_that_keeps_the_contract(config):
     reward = build("reward", config)
     assert build("reward", to_config(reward)) == reward
     assert pickle.loads(pickle.dumps(reward)) == reward
-    samples = [Sample("p", text, finished=f) for text in ("", "a a a a", "- a\n" * 300, "\ud800 ☃") for f in (True, False)]
+    samples = [
+        Sample("p", text, finished=f) for text in ("", "a a a a", "- a\n" * 300, "\ud800 ☃") for f in (True, False)
+    ]
     scores = Scorer(reward, config["name"])(samples)
     assert all(0 <= score.value <= 1 for score in scores)
     assert scores == Scorer(pickle.loads(pickle.dumps(reward)), config["name"])(samples)
