@@ -25,6 +25,8 @@ FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}")
 SHORT_FRACTION = re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)(?!\d)")
 
 GSM8K = re.compile(r"^\s*####[ \t]*(?!#)(\S.*?)[ \t]*$", re.MULTILINE)
+CALCULATION = re.compile(r"<<[^<>\n]*>>")
+"""GSM8K's notes for a calculator: `48/2 = <<48/2=24>>24`."""
 BRACES = re.compile(r"\\f?boxed\s*\{|\\.|[{}]", re.DOTALL)
 TAGGED = re.compile(r"<answer>(.{0,2000}?)</answer>", re.DOTALL | re.IGNORECASE)
 SAID = re.compile(r"(?<!/)\banswer\s*(?:\*\*)?\s*(?:is\b|:)\s*(?:\*\*)?\s*:?[ \t]*([^\n]*)", re.IGNORECASE)
@@ -45,7 +47,7 @@ def final_answer(text: str) -> str | None:
     line `#### 72`. Without a mark it is what follows the last "answer is", without that the last mathematics or number,
     and without that the whole text, if it is mathematics from end to end (`2^3`).
     """
-    text = text[-READ:].rpartition("</think>")[2]
+    text = CALCULATION.sub("", text[-READ:].rpartition("</think>")[2])
     marks = [*_boxes(text), *((m.start(), m[1]) for m in TAGGED.finditer(text)), *_gsm8k(text)]
     if marks:
         inner = max(marks)[1]

@@ -71,6 +71,7 @@ def test_a_plain_number_is_read_without_what_stands_around_it(written, number):
         ("The answer is 72, since 3 * 24 = 72 and 5 is not.", "72"),
         ("The answer is 24 * 3 = 72.", "72"),
         ("Answer: **72**", "72"),
+        ("the answer is <<24*3=72>>72 clips", "72"),
         ("final answer:\n72", "72"),
         ("24 answers * 2 points/answer = 48 points, and 16 make 64", "64"),
         ("It costs $3 and then $2, so $5.", "$5"),
@@ -107,7 +108,8 @@ def test_no_text_takes_long_to_read(text):
         ("-3", "3", 0), ("3", "-3", 0), ("72 clips", "72", 1), ("3/4", "0.75", 1), ("3/4", "\\boxed{\\frac{3}{4}}", 1),
         ("5 1/2", "5.5", 1), ("50%", "0.5", 1), ("50", "50\\%", 1), ("1/8", "12.5%", 1), ("1/3", "0.333333", 1), ("1/3", "0.33", 0),
         ("0.0000001", "0.0000002", 0), ("0", "1e-9", 0), ("0.3", "0.30000000000000004", 1), ("1000000", "1000001", 0),
-        ("\\sqrt{2}", "It is $\\sqrt2$.", 1), ("\\frac{\\sqrt{2}}{2}", "\\boxed{\\frac{1}{\\sqrt{2}}}", 1), ("2\\sqrt{3}", "\\boxed{\\sqrt{12}}", 1),
+        ("\\sqrt{2}", "It is $\\sqrt2$.", 1), ("\\frac{\\sqrt{2}}{2}", "\\boxed{\\frac{1}{\\sqrt{2}}}", 1),
+        ("2\\sqrt{3}", "\\boxed{\\sqrt{12}}", 1),
         ("x+1", "\\boxed{1+x}", 1), ("x+1", "\\boxed{x-1}", 0), ("8", "2^3", 1), ("-\\frac{3}{4}", "-0.75", 1), ("x = 7", "7", 1),
         ("\\{1, 2\\}", "\\boxed{\\{2, 1\\}}", 1), ("90^\\circ", "\\boxed{90^{\\circ}}", 1), ("1", "\\boxed{\\frac{1}{0}}", 0),
     ],
@@ -219,7 +221,8 @@ WAYS = {
     "as in the file": lambda body, number: f"{body}#### {number}",
     "boxed": lambda body, number: f"{body}So it is \\boxed{{{number}}}.",
     "with commas and currency": lambda body, number: f"{body}The answer is ${number:,}, as asked.",
-    "a bare number": lambda body, number: f"{body}That makes {number}",
+    # some say "the answer is" on the way, which counts for more than a number behind it
+    "a bare number": lambda body, number: f"{body.replace('answer', 'count')}That makes {number}",
 }
 
 

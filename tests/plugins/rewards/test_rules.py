@@ -50,8 +50,8 @@ def test_length_counts_characters_without_the_white_space_around():
 
 @pytest.mark.parametrize(
     ("text", "sentences"),
-    [("", 0), ("tea", 1), ("Tea. Soup!", 2), ("Wait... what?", 2), ('He said "no." Then left.', 2), ("茶。汤。", 2), ("3.14 cups", 1),
-     ("One\n\nTwo", 2)],
+    [("", 0), ("tea", 1), ("Tea. Soup!", 2), ("Wait... what?", 2), ('He said "no." Then left.', 2), ("茶。汤。", 2),
+     ("3.14 cups", 1), ("One\n\nTwo", 2)],
 )  # fmt: skip
 def test_length_counts_sentences(text, sentences):
     assert value("length", text, least=sentences, most=max(1, sentences), unit="sentences") == 1
