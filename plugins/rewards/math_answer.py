@@ -167,6 +167,7 @@ class ComparingProcess:
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(Path(math_compare.__file__))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8",
+            start_new_session=True,  # Ctrl-C is for the run, which ends at a checkpoint with every score of its update
         )  # fmt: skip
         self._lines = queue.SimpleQueue()
         threading.Thread(target=_read, args=(self._process.stdout, self._lines), daemon=True).start()

@@ -86,8 +86,9 @@ class Regex(Rule):
 @rule("keywords")
 @reward("keywords")
 class Keywords(Rule):
-    """Words that must or must not stand in the answer. The value is the mean over what was asked for: 1 or 0 for `any`
-    and `none`, the share found for `all` and for the words of `column`.
+    """Words that must or must not stand in the answer.
+
+    The value is the mean over what was asked for: 1 or 0 for `any` and `none`, the share found for `all` and `column`.
 
     Attributes:
         any: at least one of these.
