@@ -223,6 +223,10 @@ NEEDED = {
     ("dataset", "jsonl"): ["dataset.path=FILE"],
     ("dataset", "hub"): ["dataset.path=NAME"],
     ("reward", "mix"): ["reward.parts.a=length"],
+    ("reward", "sequence_classifier"): ["reward.path=NAME"],
+    ("reward", "regex"): ["reward.pattern=a"],
+    ("reward", "keywords"): ["reward.any=[a]"],
+    ("reward", "markdown"): ["reward.all=[list]"],
 }
 
 
