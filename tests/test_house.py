@@ -24,6 +24,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "records errors progress atomic plain tables interrupts markup metrics_file software jinja_template": 0,
+    "sandbox sandbox_inside sandbox_jail sandbox_wire sandbox_answer sandbox_tests": 0,
     "contracts registry plugin_table doors scores": 1,
     "model_spec loading backbone adapters chat bare_tokenizer splits memory adamw objectives rollout testing mini": 2,
     "train_settings token_rows trainers trainer_checkpoints dpo_trainer": 2,

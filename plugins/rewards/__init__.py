@@ -1,3 +1,3 @@
 """Built-in rewards."""
 
-from . import constraints, instructions, learned, length, orders_gold, random  # noqa: F401
+from . import constraints, instructions, learned, length, orders_gold, random, unit_tests  # noqa: F401

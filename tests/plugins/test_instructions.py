@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from instruction_answers import ANSWERS, LEAST, LESS
-
-from rlhf_lora.errors import ConfigError
 from rlhf_lora.plugins.rewards.constraints import pieces
 from rlhf_lora.plugins.rewards.constraints.registry import CONSTRAINTS, NotUnderstood, kept
+
+from rlhf_lora.errors import ConfigError
 from rlhf_lora.records import Sample, Score
 from rlhf_lora.registry import build
 
