@@ -50,7 +50,7 @@ class Limits:
     file_mb: int = 1
     scratch_mb: int = 16
     open_files: int = 32
-    processes: int = 16
+    processes: int = 8
 
     def rlimits(self) -> dict[str, int]:
         megabyte = 1 << 20
@@ -175,6 +175,7 @@ def run(
     limits = limits or Limits()
     common = {
         "jail": jail, "limits": limits.rlimits(), "scratch_mb": limits.scratch_mb, "python_lib": _library(),
+        "backstop_s": START_S + limits.time_s + 5,
     }  # fmt: skip
     lines: list[dict[str, Any]] = []
     with ExitStack() as stack:

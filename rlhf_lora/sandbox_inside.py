@@ -11,9 +11,11 @@ import importlib
 import importlib.util
 import json
 import os
+import signal
 import socket
 import sys
-from typing import Any
+import time
+from typing import Any, NoReturn
 
 
 def neighbour(name: str) -> Any:
@@ -38,6 +40,17 @@ def write(path: str, text: str) -> str:
     return path
 
 
+def watch(child: int, seconds: float) -> NoReturn:
+    """Be the first process of the namespace: when it ends, so does everything in there.
+
+    It ends with its child, or when the time is up: whoever started us may have died without killing us.
+    """
+    deadline = time.monotonic() + seconds
+    while os.waitpid(child, os.WNOHANG) == (0, 0) and (left := deadline - time.monotonic()) > 0:
+        signal.sigtimedwait({signal.SIGCHLD}, left)
+    os._exit(0)
+
+
 def main() -> None:
     role, connection = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
     sys.dont_write_bytecode = True
@@ -49,12 +62,13 @@ def main() -> None:
         jail.remember_user()
         jail.close_in(job["python_lib"], job["scratch_mb"])
         jail.protect_init()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         child = os.fork()
-        if child:  # the first process of the namespace: when it ends, so does everything in there
+        if child:
             connection.close()
             os.close(out)
-            os.waitpid(child, 0)
-            os._exit(0)
+            watch(child, job["backstop_s"])
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         jail.give_up_privileges()
     jail.limit(job["limits"])
     for standard in (0, 1, 2):

@@ -25,17 +25,20 @@ def close_in(python_lib: str, scratch_mb: int) -> None:
     Raises:
         OSError: the kernel refuses a step.
     """
-    root = "/proc"  # any folder that is always there and holds nothing we need
+    top = "/proc"  # any folder that is always there and holds nothing we need
+    root = f"{top}/inside"
     _mount(None, "/", None, MS_REC | MS_PRIVATE)
-    _mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, f"size={scratch_mb}m,nr_inodes=4096,mode=0755")
+    _mount("tmpfs", top, "tmpfs", MS_NOSUID | MS_NODEV, f"size={scratch_mb}m,nr_inodes=4096,mode=0755")
+    os.mkdir(root)
     for path in sorted({*LIBRARIES, python_lib}):
         _show(path, root)
     os.mkdir(root + SCRATCH, 0o700)
     if os.getuid() == 0 and _real_root():
         os.chown(root + SCRATCH, NOBODY, NOBODY)
-    os.chdir(root)
+    os.chdir(top)
     _call("pivot_root", b".", b".")
     _call("umount2", b".", MNT_DETACH)
+    os.chroot("/inside")  # the kernel gives no new user namespace, and so no new privileges, to whoever is in a chroot
     os.chdir(SCRATCH)
 
 

@@ -32,6 +32,8 @@ def encode(value: Any, handle: Callable[[Any], Any] | None = None, depth: int = 
     if depth > MAX_DEPTH:
         raise NotPlain("nested too deep")
     kind = type(value)
+    if kind in (str, bytes, bytearray) and len(value) > MAX_BYTES:
+        raise NotPlain(f"a {kind.__name__} of length {len(value)} is too long")
     if value is None or kind in (bool, int, float, str):
         return ["v", value]
     if kind in (list, tuple, set, frozenset):

@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,12 @@ from rlhf_lora.sandbox import Limits, NoTests, SandboxError, split_tests
 
 needs_namespace = pytest.mark.skipif(bool(sandbox.why_no_namespace()), reason=sandbox.why_no_namespace() or "-")
 pytestmark = pytest.mark.skipif(bool(sandbox.why_not()), reason=sandbox.why_not() or "-")
-BOTH = [pytest.param(True, id="jail", marks=needs_namespace), pytest.param(False, id="no_jail")]
+BOTH = [
+    pytest.param(True, id="jail", marks=needs_namespace),
+    pytest.param(False, id="no_jail", marks=pytest.mark.slow),
+]
 ADD = "def add(a, b):\n    return a + b\n"
-QUICK = Limits(time_s=2.0)
+QUICK = Limits(time_s=1.5)
 
 
 def passed(code: str, *tests: str, jail: bool = True, entry: str = "", limits: Limits | None = None) -> list[bool]:
@@ -127,7 +131,8 @@ CHEATS = {
     "raises an end of iteration": "def add(a, b): raise StopIteration",
     "looks for the tests": (
         "import gc, os, re, sys\ndef add(a, b):\n    seen = repr([o for o in gc.get_objects() if isinstance(o, str)])\n"
-        "    frame = sys._getframe()\n    while frame:\n        seen += repr(frame.f_locals)[:10**5]\n        frame = frame.f_back\n"
+        "    frame = sys._getframe()\n    while frame:\n        seen += repr(frame.f_locals)[:10**5]\n"
+        "        frame = frame.f_back\n"
         "    for place in sys.argv + [os.path.join(d, f) for d, _, fs in os.walk('.') for f in fs]:\n"
         "        try: seen += open(place).read()\n        except (OSError, ValueError): pass\n"
         "    found = re.search('SECRET' + r' == (\\d+)', seen)\n    return int(found[1]) if found else 0"
@@ -155,10 +160,16 @@ def test_honest_program_passes_the_tests_that_cheats_are_given():
     assert passed(ADD, *TESTS, jail=False) == [True] * len(TESTS)
 
 
+OFTEN_TRIED = (
+    "returns an object that equals everything", "exits hard in the call", "prints results", "patches builtins",
+    "shadows builtins", "looks for the tests", "hands out anything by name", "raises what nothing catches",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("jail", BOTH)
-@pytest.mark.parametrize("name", CHEATS)
+@pytest.mark.parametrize("name", [n if n in OFTEN_TRIED else pytest.param(n, marks=pytest.mark.slow) for n in CHEATS])
 def test_cheats_pass_nothing(name, jail):
-    assert passed(CHEATS[name], *TESTS, jail=jail, limits=Limits(time_s=4.0)) == [False] * len(TESTS)
+    assert passed(CHEATS[name], *TESTS, jail=jail, limits=Limits(time_s=3.0)) == [False] * len(TESTS)
 
 
 @needs_namespace
@@ -177,7 +188,8 @@ def test_program_cannot_reach_the_process_of_the_tests():
 def attempt(body: str) -> str:
     """A program whose `attempt()` tells what came of it: a value, or the kind of the error."""
     lines = "\n".join(f"        {line}" for line in body.splitlines())
-    return f"import os, socket, sys, subprocess\ndef attempt():\n    try:\n{lines}\n    except Exception as e:\n        return type(e).__name__\n    return 'done'"
+    caught = "    except Exception as e:\n        return type(e).__name__\n    return 'done'"
+    return f"import os, socket\ndef attempt():\n    try:\n{lines}\n{caught}"
 
 
 @needs_namespace
@@ -186,7 +198,6 @@ def attempt(body: str) -> str:
     [
         "return open('/etc/passwd').read()",
         "return open('/etc/hostname').read()",
-        f"return os.listdir({str(Path.home())!r})",
         f"return open({str(Path(__file__))!r}).read()",
         "return open('/proc/self/environ').read()",
         "os.listdir('/tmp')",
@@ -213,6 +224,7 @@ def test_standard_library_and_root_cannot_be_changed(body):
         "import ctypes\nassert ctypes.CDLL(None).mount(b'tmpfs', b'/usr', b'tmpfs', 0, None) == 0",
         "import ctypes\nassert ctypes.CDLL(None).umount2(b'/usr/lib', 2) == 0",
         "os.chroot('/')",
+        "import ctypes\nassert ctypes.CDLL(None).unshare(0x10000000) == 0  # a user namespace, privileged inside",
         "os.setuid(0)\nassert os.getuid() == 0 and open('/root/x', 'w')",
     ],
 )
@@ -262,13 +274,13 @@ def test_memory_bomb_is_an_error_of_the_program(jail):
 @pytest.mark.parametrize(
     "code",
     [
-        "def f():\n    while True: pass",
-        "while True: pass",
+        pytest.param("def f():\n    while True: pass", marks=pytest.mark.slow),
+        pytest.param("while True: pass", marks=pytest.mark.slow),
         "import time\ndef f(): time.sleep(1000)",
         "import signal\nfor s in range(1, 32):\n    try: signal.signal(s, signal.SIG_IGN)\n    except (OSError, ValueError): pass\n"
         "def f():\n    while True: pass",
         "def f():\n    while True: print('x' * 10000)",
-        "def f(): return f'{2 ** (10 ** 9)}'",
+        pytest.param("def f(): return f'{2 ** (10 ** 9)}'", marks=pytest.mark.slow),
     ],
 )
 def test_programs_without_end_are_ended_and_the_rest_counts_as_failed(code, jail):
@@ -282,9 +294,9 @@ def test_programs_without_end_are_ended_and_the_rest_counts_as_failed(code, jail
 @pytest.mark.parametrize("jail", BOTH)
 def test_tests_that_passed_before_the_end_of_time_count(jail):
     code = ADD + "def forever():\n    while True: pass"
-    outcome = sandbox.run(code, ["assert add(1, 2) == 3", "assert forever()"], "", QUICK, jail=jail)
+    outcome = sandbox.run(code, ["assert add(1, 2) == 3", "assert forever()"], "", Limits(time_s=3.0), jail=jail)
     assert outcome.passed == [True, False]
-    assert "within 2 s" in outcome.why[1]
+    assert "within 3 s" in outcome.why[1]
 
 
 def alive(mark: str) -> list[int]:
@@ -297,6 +309,12 @@ def alive(mark: str) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 @needs_namespace
@@ -315,9 +333,7 @@ def test_whatever_it_starts_is_gone_afterwards(how):
     named = f"import ctypes, os, time\nctypes.CDLL(None).prctl(15, b'{mark}', 0, 0, 0)\ndef f():\n"
     code = named + "\n".join(f"    {line}" for line in how.splitlines())
     assert passed(code, "assert f() == 1", limits=QUICK) == [False]
-    deadline = time.monotonic() + 5
-    while alive(mark) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: not alive(mark))
     assert alive(mark) == []
 
 
@@ -328,6 +344,39 @@ def test_fork_bomb_stays_small():
         "            n += 1\n    except OSError: pass\n    return n"
     )
     assert passed(code, "assert f() < 20") == [True]
+
+
+@needs_namespace
+def test_namespace_ends_by_itself_when_whoever_started_it_cannot_end_it(monkeypatch):
+    mark = f"bs{os.getpid() % 10**6}"
+    code = f"import ctypes, time\nctypes.CDLL(None).prctl(15, b'{mark}', 0, 0, 0)\ndef f(): time.sleep(1000)"
+    ended = threading.Event()
+    monkeypatch.setattr(sandbox, "START_S", -2.0)  # the backstop comes 3 s after the start, the deadline never
+    monkeypatch.setattr(sandbox, "_read", lambda *_: (ended.wait(20) and []) or [])
+
+    def never_ready() -> None:
+        with pytest.raises(SandboxError):
+            sandbox.run(code, ["f()"], "", Limits(0.5))
+
+    runner = threading.Thread(target=never_ready)
+    runner.start()
+    try:
+        wait_for(lambda: alive(mark))
+        wait_for(lambda: not alive(mark))
+        assert not alive(mark)
+    finally:
+        ended.set()
+        runner.join()
+
+
+@needs_namespace
+def test_no_folder_outside_is_open():
+    code = (
+        "import os, stat\ndef kinds():\n    found = []\n    for fd in range(64):\n"
+        "        try: found.append(stat.S_IFMT(os.fstat(fd).st_mode))\n        except OSError: pass\n"
+        "    return sorted({oct(kind) for kind in found})"
+    )
+    assert passed(code, "assert kinds() == ['0o140000', '0o20000']") == [True]  # the socket, and /dev/null
 
 
 @pytest.mark.parametrize("jail", BOTH)
@@ -342,7 +391,7 @@ def test_environment_is_empty(jail, monkeypatch):
 
 def test_sandbox_that_cannot_start_is_an_error_and_no_failed_test(monkeypatch):
     monkeypatch.setattr(sandbox, "INSIDE", Path("/nonexistent/inside.py"))
-    with pytest.raises(SandboxError, match="inside.py"):
+    with pytest.raises(SandboxError, match="inside"):
         sandbox.run(ADD, ["assert add(1, 2) == 3"], jail=False)
     monkeypatch.setattr(sandbox, "_wrapped", lambda jail: ["/nonexistent/unshare"])
     with pytest.raises(SandboxError, match="cannot start"):

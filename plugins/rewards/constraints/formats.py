@@ -17,7 +17,7 @@ MINOR = frozenset(
 @constraint("format:sub-bullets")
 def sub_bullets(text: str) -> bool:
     """Bullets `*`, and under each of them at least one `-`."""
-    marks = "".join(match for match in re.findall(r"^\s*([*-])\s+\S", text, flags=re.MULTILINE))
+    marks = "".join(match for match in re.findall(r"^[ \t]*([*-])[ \t]+\S", text, flags=re.MULTILINE))
     return bool(re.fullmatch(r"(?:\*-+)+", marks))
 
 
@@ -132,7 +132,7 @@ def title_case(text: str) -> bool:
 @constraint("format:no_bullets_bullets")
 def sentences_then_bullets(text: str) -> bool:
     """At least two sentences that end in a period, and after them at least two bullets `*`."""
-    first = re.search(r"^\s*\*\s+\S", text, flags=re.MULTILINE)
+    first = re.search(r"^[ \t]*\*[ \t]+\S", text, flags=re.MULTILINE)
     if first is None:
         return False
     ended = [s for s in pieces.sentences(text[: first.start()]) if s.rstrip("\"”'’)]").endswith(".")]

@@ -22,7 +22,7 @@ def number_of_words(text: str, *, num_words: int, relation: str) -> bool:
 @constraint("length_constraints:number_paragraphs")
 def number_of_paragraphs(text: str, *, num_paragraphs: int) -> bool:
     """Exactly so many, with `***` between them and none of them empty."""
-    parts = re.split(r"^\s*\*\*\*\s*$", text, flags=re.MULTILINE)
+    parts = re.split(r"^[ \t]*\*\*\*[ \t]*$", text, flags=re.MULTILINE)
     return len(parts) == num_paragraphs and all(part.strip() for part in parts)
 
 
@@ -54,7 +54,7 @@ def highlights(text: str, *, num_highlights: int) -> bool:
 def sections(text: str, *, section_spliter: str, num_sections: int) -> bool:
     """At least so many lines that begin with the splitter and a number: `SECTION 1`."""
     mark = re.escape(section_spliter.strip())
-    return len(re.findall(rf"^[\s#*]*{mark}\s+\d+", text, flags=re.MULTILINE)) >= num_sections
+    return len(re.findall(rf"^[ \t#*]*{mark}[ \t]+\d+", text, flags=re.MULTILINE)) >= num_sections
 
 
 @constraint("detectable_format:json_format")
@@ -95,7 +95,7 @@ def sections_begin_in_italics(text: str) -> bool:
 
     Sections lie between headings (`# …`, `<h2>…</h2>`, `Section 1`) when there are any, else between blank lines.
     """
-    heading = r"^\s*(?:#{1,6}\s.*|<h[1-6][^>]*>.*</h[1-6]>|\**section\s+\w+.*)\s*$"
+    heading = r"^[ \t]*(?:#{1,6}\s.*|<h[1-6][^>]*>.*</h[1-6]>|\**section[ \t]+\w+.*)[ \t]*$"
     parts = re.split(heading, text, flags=re.MULTILINE | re.IGNORECASE)
     bodies = [part.strip() for part in parts[1:]] if len(parts) > 1 else pieces.paragraphs(text)
     begins = re.compile(r"(?:<p>\s*)?<(i|em)>[^<]*\w[^<]*</\1>", flags=re.IGNORECASE)

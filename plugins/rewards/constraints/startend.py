@@ -54,7 +54,7 @@ def placeholders(text: str, *, num_placeholders: int) -> bool:
 def postscript(text: str, *, postscript_marker: str) -> bool:
     """A line that begins with the mark (`P.S.`) and goes on."""
     mark = re.escape(postscript_marker.strip())
-    return bool(re.search(rf"^\s*{mark}\W*\w", text, flags=re.IGNORECASE | re.MULTILINE))
+    return bool(re.search(rf"^[ \t]*{mark}\W*\w", text, flags=re.IGNORECASE | re.MULTILINE))
 
 
 @constraint("words:words_position")
