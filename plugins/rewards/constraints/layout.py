@@ -82,11 +82,12 @@ def my_answer_is(text: str) -> bool:
 @constraint("format:output_template")
 def follows_the_template(text: str) -> bool:
     """`My Answer: … My Conclusion: … Future Outlook: …`, in that order, nothing left empty or in brackets."""
-    match = re.fullmatch(
-        r"\s*My Answer:(?P<a>.*?)My Conclusion:(?P<b>.*?)Future Outlook:(?P<c>.*)", text, flags=re.DOTALL
-    )
+    head, _, rest = text.partition("My Answer:")
+    answer, _, rest = rest.partition("My Conclusion:")
+    conclusion, _, outlook = rest.partition("Future Outlook:")
     unfilled = {"[answer]", "[conclusion]", "[outlook]"}
-    return match is not None and all(pieces.words(part) and part.strip() not in unfilled for part in match.groups())
+    parts = (answer, conclusion, outlook)
+    return not head.strip() and all(pieces.words(part) and part.strip() not in unfilled for part in parts)
 
 
 @constraint("format:thesis")
