@@ -13,11 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from namespaces import namespaces_here
 
 from rlhf_lora import sandbox
 from rlhf_lora.sandbox import Limits, NoTests, SandboxError, split_tests
 
-needs_namespace = pytest.mark.skipif(bool(sandbox.why_no_namespace()), reason=sandbox.why_no_namespace() or "-")
+needs_namespace = pytest.mark.skipif(not namespaces_here(), reason="the system gives no namespaces")
 pytestmark = pytest.mark.skipif(bool(sandbox.why_not()), reason=sandbox.why_not() or "-")
 BOTH = [
     pytest.param(True, id="jail", marks=needs_namespace),
@@ -387,6 +388,11 @@ def test_environment_is_empty(jail, monkeypatch):
 
 
 # --- the sandbox itself -----------------------------------------------------------------------------------------------
+
+
+@needs_namespace
+def test_sandbox_is_to_be_had_where_the_system_gives_namespaces():
+    assert sandbox.why_no_namespace() == ""
 
 
 def test_sandbox_that_cannot_start_is_an_error_and_no_failed_test(monkeypatch):

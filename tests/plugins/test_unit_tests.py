@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from namespaces import namespaces_here
 from rlhf_lora.plugins.rewards import unit_tests as module
 from rlhf_lora.plugins.rewards.unit_tests import program_in
 
@@ -15,7 +16,7 @@ from rlhf_lora.records import Sample, Score
 from rlhf_lora.registry import build
 
 needs_linux = pytest.mark.skipif(bool(sandbox.why_not()), reason=sandbox.why_not() or "-")
-needs_namespace = pytest.mark.skipif(bool(sandbox.why_no_namespace()), reason=sandbox.why_no_namespace() or "-")
+needs_namespace = pytest.mark.skipif(not namespaces_here(), reason="the system gives no namespaces")
 ADD = "```python\ndef add(a, b):\n    return a + b\n```"
 TWO = ["assert add(1, 2) == 3", "assert add(1, 2) == 4"]
 
