@@ -219,7 +219,11 @@ def test_unknown_and_missing_settings_are_refused_by_name():
 # --- every plugin we ship ---------------------------------------------------------------------------------------------
 
 SHIPPED = [(e.kind, e.name) for e in registry.entries() if e.origin.startswith("rlhf_lora.plugins.")]
-NEEDED = {("dataset", "jsonl"): ["dataset.path=FILE"], ("dataset", "hub"): ["dataset.path=NAME"]}
+NEEDED = {
+    ("dataset", "jsonl"): ["dataset.path=FILE"],
+    ("dataset", "hub"): ["dataset.path=NAME"],
+    ("reward", "unit_tests"): ["reward.run_code=true", "reward.sandbox=none"],
+}
 
 
 def test_all_kinds_are_shipped():
