@@ -227,6 +227,7 @@ NEEDED = {
     ("reward", "regex"): ["reward.pattern=a"],
     ("reward", "keywords"): ["reward.any=[a]"],
     ("reward", "markdown"): ["reward.all=[list]"],
+    ("reward", "unit_tests"): ["reward.run_code=true", "reward.sandbox=none"],
 }
 
 

@@ -1,3 +1,3 @@
 """Built-in rewards."""
 
-from . import learned, length, math_answer, mix, orders_gold, random, rules, sequence_classifier  # noqa: F401
+from . import (constraints, instructions, learned, length, math_answer, mix, orders_gold, random, rules, sequence_classifier, unit_tests)  # noqa: F401

@@ -1,0 +1,113 @@
+"""Make this process a jail: no files but the standard library (read-only) and a small scratch folder, no privileges.
+
+Runs inside namespaces that `sandbox.py` made; Linux and the standard library only. After `close_in` there is no /proc,
+no /etc, no home, and no way back: the old root is unmounted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+from collections.abc import Mapping
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC = 1, 2, 4, 8, 32, 4096, 16384
+MS_PRIVATE, MS_RELATIME, MNT_DETACH = 1 << 18, 1 << 21, 2
+PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 24, 38
+NOBODY = 65534
+LIBRARIES = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib")
+SCRATCH = "/work"
+
+
+def close_in(python_lib: str, scratch_mb: int) -> None:
+    """Leave only the libraries and `SCRATCH` in sight, and go there. Needs a mount namespace of its own.
+
+    Raises:
+        OSError: the kernel refuses a step.
+    """
+    top = "/proc"  # any folder that is always there and holds nothing we need
+    root = f"{top}/inside"
+    _mount(None, "/", None, MS_REC | MS_PRIVATE)
+    _mount("tmpfs", top, "tmpfs", MS_NOSUID | MS_NODEV, f"size={scratch_mb}m,nr_inodes=4096,mode=0755")
+    os.mkdir(root)
+    for path in sorted({*LIBRARIES, python_lib}):
+        _show(path, root)
+    os.mkdir(root + SCRATCH, 0o700)
+    if os.getuid() == 0 and _real_root():
+        os.chown(root + SCRATCH, NOBODY, NOBODY)
+    os.chdir(top)
+    _call("pivot_root", b".", b".")
+    _call("umount2", b".", MNT_DETACH)
+    os.chroot("/inside")  # the kernel gives no new user namespace, and so no new privileges, to whoever is in a chroot
+    os.chdir(SCRATCH)
+
+
+def _show(path: str, root: str) -> None:
+    """Bind one folder read-only at its own place under `root`; a link stays a link."""
+    inside = root + path
+    if os.path.lexists(inside):  # within a folder that is there already
+        return
+    if os.path.islink(path):
+        os.makedirs(os.path.dirname(inside), exist_ok=True)
+        os.symlink(os.readlink(path), inside)
+    elif os.path.isdir(path):
+        os.makedirs(inside)
+        _mount(path, inside, None, MS_BIND | MS_REC)
+        # flags that the folder has may not be taken away in a user namespace, so they are said again
+        has = os.statvfs(path).f_flag
+        keep = has & (MS_NODEV | MS_NOEXEC | 1024 | 2048) | (MS_RELATIME if has & 4096 else 0)
+        _mount(None, inside, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | keep)
+
+
+def protect_init() -> None:
+    """Nobody traces the first process: it is what ends all others."""
+    _call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def give_up_privileges() -> None:
+    """No capability, now or by running anything; nobody instead of root."""
+    _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    real_root = os.getuid() == 0 and _real_root()
+    for capability in range(64):
+        try:
+            _call("prctl", PR_CAPBSET_DROP, capability, 0, 0, 0)
+        except OSError:
+            break  # past the last one that this kernel has
+    if real_root:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    _call("capset", (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
+
+
+_uid_map = ""
+
+
+def remember_user() -> None:
+    """Read whether root here is root outside; to be called while /proc is still there."""
+    global _uid_map
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        _uid_map = " ".join(file.read().split())
+
+
+def _real_root() -> bool:
+    return _uid_map == "0 0 4294967295"
+
+
+def limit(limits: Mapping[str, int]) -> None:
+    """Set resource limits by name (`CPU` → RLIMIT_CPU), for good."""
+    for name, value in limits.items():
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+
+
+def _mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+    source_, kind_, data_ = (None if text is None else text.encode() for text in (source, kind, data))
+    _call("mount", source_, target.encode(), kind_, ctypes.c_ulong(flags), data_)
+
+
+def _call(name: str, *arguments: object) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*arguments) != 0:
+        number = ctypes.get_errno()
+        shown = ", ".join(str(argument) for argument in arguments[:2])
+        raise OSError(number, f"{name}({shown}): {os.strerror(number)}")
