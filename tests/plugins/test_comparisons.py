@@ -249,20 +249,21 @@ def test_ratings_are_compared_within_a_prompt(tmp_path):
     data = load(tmp_path, *({"prompt": p, "completion": c, "score": s} for p, c, s in rows))
     assert set(wins(data)) == {("a", "b"), ("c", "b")}
     assert {unused.where[-6:]: unused.reason for unused in data.unused} == {
-        "line 2": "no other rated reply to its prompt",
-        "line 5": "a tie",
-        "line 6": "a tie",
         "line 7": "a reply without a score",
     }
-    assert data.rows == 3
-    assert data.left_out["a tie"] == 1
+    assert data.rows == 6
+    assert data.left_out == {"a tie": 2}
     assert [row.completion for row in data.demonstrations] == ["a"]
+    assert [(r.prompt.text, r.completions, r.ranks) for r in data.rankings] == [("p", ("a", "b", "c"), (1, 2, 1))]
+    assert {(r.prompt.text, r.completion, r.value) for r in data.ratings} == {row for row in rows if row[2] is not None}
 
 
-def test_ratings_without_two_replies_to_a_prompt_name_the_way_out(tmp_path):
+def test_ratings_of_different_prompts_are_ratings_and_no_demonstrations(tmp_path):
     rows = [{"prompt": f"q{i}", "response": "a", "rating": i} for i in range(3)]
+    data = load(tmp_path, *rows)
+    assert ([r.value for r in data.ratings], data.pairs, data.rankings, data.demonstrations) == ([0, 1, 2], [], [], [])
     with pytest.raises(DataError, match=r"dataset\.format=prompt_completion"):
-        load(tmp_path, *rows)
+        load(tmp_path, *({**row, "rating": None} for row in rows))
     assert len(load(tmp_path, *rows, format="prompt_completion").demonstrations) == 3
 
 
