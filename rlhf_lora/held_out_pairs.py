@@ -1,4 +1,5 @@
-"""Held-out pairs and ratings: how often a reward orders two answers as people did, the one that was trained or the one a policy implies."""
+"""Held-out pairs and ratings: how often a reward orders two answers as people did, whether it was trained or a policy implies
+it."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def calibration(
     A soft label counts as what it says: p right where the model goes with it, 1 − p where it does not; Δ = 0 one half.
 
     Returns:
-        `calibration_error`, the mean of |right − sure| weighted by pairs, in [0, 0.5 to 1]; and `calibration`, a list of
+        `calibration_error`, the mean of |right − sure| weighted by pairs, 0 to 1; and `calibration`, a list of
         `from`, `to`, `pairs`, `sure` and `right` of each bin that has pairs. Nothing over no pairs.
     """
     bins: list[list[tuple[float, float]]] = [[] for _ in range(BINS)]
