@@ -85,7 +85,7 @@ def check_control(config: Mapping[str, Any], stages: Sequence[str], learns_from:
     labels = _part(config, "reward_model").get("labels", "as_given")
     if labels != "as_given" and "reward_model" not in stages and not ("policy" in stages and learns_from == "pairs"):
         raise ConfigError(
-            f"labels are to be {labels}, and nothing in this run learns from them", where=f"reward_model.labels={labels}",
+            f"labels are to be {labels}, and nothing in this run learns from pairs", where=f"reward_model.labels={labels}",
             fix="reward=learned without reward.path, or optimizer=dpo; else reward_model.labels=as_given",
         )  # fmt: skip
     if config.get("control") == "random_reward" and ("policy" not in stages or learns_from is not None):

@@ -157,7 +157,10 @@ def _ratings(figures: Mapping[str, Any]) -> str:
     error = figures.get("rating_mse")
     if error is None:
         return ""
-    notes = [f"{number(figures['ratings'])} held-out ratings", f"the mean alone gets {number(figures['rating_mse_of_mean'])}"]
+    notes = [
+        f"{number(figures['ratings'])} held-out ratings",
+        f"the mean alone gets {number(figures['rating_mse_of_mean'])}",
+    ]
     notes += [f"{name.title()} {number(r)}" for name in ("pearson", "spearman") if (r := figures.get(f"rating_{name}"))]
     return _fact("Squared error of ratings", number(error), " · ".join(notes))
 

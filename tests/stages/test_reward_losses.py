@@ -47,8 +47,12 @@ def started(spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def fitted(spec: ModelSpec, rows: Sequence[Any], out: Path, start: Path | None, loss: str, **settings: Any) -> dict[str, float]:
-    return reward_model.fit(spec, rows, replace(ONE_STEP, **settings), FitContext(out, 0, None, start_adapter=start), loss)
+def fitted(
+    spec: ModelSpec, rows: Sequence[Any], out: Path, start: Path | None, loss: str, **settings: Any
+) -> dict[str, float]:
+    return reward_model.fit(
+        spec, rows, replace(ONE_STEP, **settings), FitContext(out, 0, None, start_adapter=start), loss
+    )
 
 
 def scores_of(model: Any, chat: Any, prompt: Prompt, answers: Sequence[str]) -> torch.Tensor:
