@@ -150,7 +150,12 @@ def loss_of(name: str, rows: Sequence[Any]) -> Loss:
     """The loss of that name, for these records to learn from."""
     if name == "regression":
         return Regression(rows)
-    return {"pairwise": Pairwise, "kwise": KWise, "best_of_n": BestOfN}[name]()
+    losses: dict[str, type[Pairwise] | type[KWise] | type[BestOfN]] = {
+        "pairwise": Pairwise,
+        "kwise": KWise,
+        "best_of_n": BestOfN,
+    }
+    return losses[name]()
 
 
 def _tokens(chat: Chat, prompt: Prompt, answers: Sequence[str]) -> list[list[int]]:
