@@ -162,7 +162,12 @@ class Splits:
 
     def held_out(self) -> set[str]:
         """Split keys of all prompts that are judged on."""
-        rows: tuple[Pair | Rating, ...] = (*self.tuning_pairs, *self.final_pairs, *self.tuning_ratings, *self.final_ratings)
+        rows: tuple[Pair | Rating, ...] = (
+            *self.tuning_pairs,
+            *self.final_pairs,
+            *self.tuning_ratings,
+            *self.final_ratings,
+        )
         return {prompt.split_key for prompt in (*self.tuning_prompts, *self.final_prompts, *(r.prompt for r in rows))}
 
     def without(self, keys: set[str]) -> Splits:
