@@ -130,7 +130,8 @@ class AdapterStages:
         if stage.name == "sft":
             metrics, figures = sft.fit(plan.spec, plan.splits.demonstrations, plan.settings("sft"), ctx), {}
         else:
-            metrics = reward_model.fit(plan.spec, plan.rows(stage), plan.settings("reward_model"), ctx)
+            loss = plan.config.reward_model.loss
+            metrics = reward_model.fit(plan.spec, plan.rows(stage), plan.settings("reward_model"), ctx, loss)
             figures = judge_reward_model(
                 plan.spec, ctx.out, plan.splits, self.parts.gold_scorer(), plan.config.evaluation.split
             )

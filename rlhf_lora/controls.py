@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlhf_lora.errors import ConfigError
-from rlhf_lora.records import Pair
+from rlhf_lora.records import Pair, Ranking, Rating
 
 LABELS = ("as_given", "flipped", "shuffled")
 
@@ -54,18 +54,24 @@ def must_give(control: str) -> str:
     return MUST_GIVE.get(control, "It was set up to have no result.")
 
 
-def relabelled(pairs: Sequence[Pair], labels: str, seed: int) -> Sequence[Pair]:
-    """The pairs as training is told them.
+def relabelled(rows: Sequence[Any], labels: str, seed: int) -> Sequence[Any]:
+    """Pairs, rankings or ratings as training is told them. Rows of one kind.
 
     Args:
         labels: `as_given`; `flipped` = the worse answer is called the better one, by the same margin and with the same
-            certainty; `shuffled` = a coin says which, by a hash of the pair that does not know the label.
+            certainty; rankings are read from their end, ratings mirrored between the lowest and the highest of them.
+            `shuffled` = a coin says which, by a hash of the pair that does not know the label; the ranks of one prompt,
+            or the ratings of all answers, are dealt out anew.
     """
+    if labels == "as_given" or not rows:
+        return rows
+    if isinstance(rows[0], Ranking):
+        return [_reversed(row, seed) if labels == "flipped" else _dealt(row, seed) for row in rows]
+    if isinstance(rows[0], Rating):
+        return _mirrored(rows) if labels == "flipped" else _exchanged(rows, seed)
     if labels == "flipped":
-        return [_turned(pair) for pair in pairs]
-    if labels == "shuffled":
-        return [_turned(pair) if _first_wins(pair, seed) != (pair.chosen <= pair.rejected) else pair for pair in pairs]
-    return pairs
+        return [_turned(pair) for pair in rows]
+    return [_turned(pair) if _first_wins(pair, seed) != (pair.chosen <= pair.rejected) else pair for pair in rows]
 
 
 def check_control(config: Mapping[str, Any], stages: Sequence[str], learns_from: str | None) -> None:
@@ -93,6 +99,45 @@ def check_control(config: Mapping[str, Any], stages: Sequence[str], learns_from:
 
 def _turned(pair: Pair) -> Pair:
     return replace(pair, chosen=pair.rejected, rejected=pair.chosen)
+
+
+def _reversed(ranking: Ranking, seed: int) -> Ranking:
+    """The order upside down. Where that leaves several best answers of one, as of a choice, a hash puts one of them
+    first, so that there is one to learn from still."""
+    found = replace(ranking, ranks=tuple(-rank for rank in ranking.ranks))
+    if ranking.best is None or found.best is not None:
+        return found
+    first = min(found.ranks)
+    _, picked = min((_hash(seed, ranking, i), i) for i, rank in enumerate(found.ranks) if rank == first)
+    return replace(found, ranks=tuple(rank - (i == picked) for i, rank in enumerate(found.ranks)))
+
+
+def _dealt(ranking: Ranking, seed: int) -> Ranking:
+    """The same ranks, dealt to the answers by a hash that knows neither the ranks nor the answers' order."""
+    order = sorted(range(len(ranking.ranks)), key=lambda i: (_hash(seed, ranking, i), i))
+    ranks = dict(zip(order, sorted(ranking.ranks), strict=True))
+    return replace(ranking, ranks=tuple(ranks[i] for i in range(len(order))))
+
+
+def _hash(seed: int, ranking: Ranking, answer: int) -> bytes:
+    said = json.dumps([seed, ranking.prompt.text, *sorted(ranking.completions), "", ranking.completions[answer]])
+    return hashlib.sha256(said.encode()).digest()
+
+
+def _mirrored(ratings: Sequence[Rating]) -> list[Rating]:
+    values = [rating.value for rating in ratings]
+    ends = min(values) + max(values)
+    return [replace(rating, value=ends - rating.value) for rating in ratings]
+
+
+def _exchanged(ratings: Sequence[Rating], seed: int) -> list[Rating]:
+    """The same values, dealt out in an order that hashes of the answers say: each gets that of the next in it."""
+    said = [json.dumps([seed, rating.prompt.text, rating.completion]).encode() for rating in ratings]
+    order = sorted(range(len(ratings)), key=lambda i: (hashlib.sha256(said[i]).digest(), i))
+    found = list(ratings)
+    for place, i in enumerate(order):
+        found[i] = replace(ratings[i], value=ratings[order[place - 1]].value)
+    return found
 
 
 def _first_wins(pair: Pair, seed: int) -> bool:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlhf_lora.plan_tokens import LONGEST, PlanTokens, TemplateRefuses
-from rlhf_lora.records import Data, Pair, Prompt, prompt_of
+from rlhf_lora.records import Data, Pair, Prompt, Ranking, prompt_of
 
 if TYPE_CHECKING:
     from rlhf_lora.plan import Plan
 
 SAMPLE, SAMPLE_CHARACTERS = 1_000, 2_000_000
 """Rows whose tokens are counted, at most: a plan is there in seconds whatever the file."""
-KINDS = ("pairs", "demonstrations", "labels", "prompts")
+KINDS = ("pairs", "demonstrations", "labels", "prompts", "rankings", "ratings")
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,9 @@ def measured(
     Returns:
         What was counted, and the template's words → how many prompts it refused with them.
     """
-    records = _sampled([record for kind in KINDS for record in getattr(data, kind)])
-    every = {prompt_of(record).text: prompt_of(record) for kind in KINDS for record in getattr(data, kind)}
+    kinds = _counted(data)
+    records = _sampled([record for kind in kinds for record in getattr(data, kind)])
+    every = {prompt_of(record).text: prompt_of(record) for kind in kinds for record in getattr(data, kind)}
     every.pop("", None)  # of text without a prompt
     prompts = _sampled(list(every.values()))
     together = {prompt.text: prompt for prompt in [*prompts, *map(prompt_of, records)]}
@@ -81,7 +82,7 @@ def measured(
     for text, length in length_of.items():
         if length is None:
             refused[_refusal(tokens, together[text])] += 1
-    answered = [record for kind in KINDS for record in getattr(data, kind) if kind != "prompts"]
+    answered = [record for kind in kinds for record in getattr(data, kind) if kind != "prompts"]
     written = sum(len(replies_of(record)) for record in answered)
     found_lengths = [
         _of_one("prompts", counted, len(every), _prompt_limits(plan, stages, counted)),
@@ -89,6 +90,13 @@ def measured(
         _of_one("rows", [longest for _, longest in rows], len(answered), _row_limits(plan, stages, rows)),
     ]
     return tuple(one for one in found_lengths if one is not None), dict(refused)
+
+
+def _counted(data: Data) -> list[str]:
+    """The kinds that lengths are counted of: rankings and ratings say again what their pairs hold. Ratings hold more
+    than they: an answer that was compared with none has a rating alone."""
+    again = {"pairs", "rankings"} if data.ratings else {"rankings"} if data.pairs else set()
+    return [kind for kind in KINDS if kind not in again]
 
 
 def _row_lengths(
@@ -125,8 +133,22 @@ def replies_of(record: Any) -> dict[str, str]:
         return {}
     if isinstance(record, Pair):
         return {"chosen": record.chosen, "rejected": record.rejected}
+    if isinstance(record, Ranking):
+        return _in_order(record)
+    if (value := getattr(record, "value", None)) is not None:
+        return {f"rated {value:g}": record.completion}
     good = getattr(record, "good", None)
     return {"reply" if good is None else "good" if good else "bad": record.completion}
+
+
+def _in_order(ranking: Ranking) -> dict[str, str]:
+    """`rank 1`, `rank 2a`, `rank 2b`: the best first, ties told apart by a letter."""
+    found: dict[str, str] = {}
+    for rank in sorted(set(ranking.ranks)):
+        tied = [text for text, r in zip(ranking.completions, ranking.ranks, strict=True) if r == rank]
+        letters = [chr(ord("a") + n) if n < 26 else f".{n}" for n in range(len(tied))] if len(tied) > 1 else [""]
+        found |= {f"rank {rank:g}{letter}": text for letter, text in zip(letters, tied, strict=True)}
+    return found
 
 
 def _refusal(tokens: PlanTokens, prompt: Prompt) -> str:

@@ -123,6 +123,8 @@ def _goes_to(plan: Plan, source: Source, data: Data, is_test: bool) -> dict[str,
     lists = {name for stage in stages for name in STAGE_LISTS[stage]}
     if "policy" in stages and not plan.is_on_policy:
         lists = lists - {"prompts"} | {plan.optimizer.learns_from}
+    if (learned := plan.stage("reward_model")) is not None and "reward_model" in stages:
+        lists = lists - {"pairs", "rankings", "ratings"} | {learned.reads}
     together = {name: getattr(plan.splits, name) for name in lists}
     if is_test:
         return {name: len(rows) for name, rows in sorted(together.items()) if name.startswith("final_") and rows}

@@ -1,4 +1,5 @@
-"""Held-out pairs: how often a reward orders two answers as people did, the one that was trained or the one a policy implies."""
+"""Held-out pairs and ratings: how often a reward orders two answers as people did, whether it was trained or a policy implies
+it."""
 
 from __future__ import annotations
 
@@ -8,15 +9,17 @@ from typing import Any
 
 from rlhf_lora.records import Pair, Sample
 from rlhf_lora.splits import Splits
-from rlhf_lora.stages.accuracy import accuracy, wilson
+from rlhf_lora.stages.accuracy import accuracy, calibration, closeness, wilson
 
 
 def judge_reward_model(
     spec: Any, folder: Path, splits: Splits, gold: Any = None, split: str = "final"
 ) -> dict[str, Any]:
-    """Accuracy on held-out pairs beside the length baseline; then scale its scores to deviation 1.
+    """Accuracy on held-out pairs beside the length baseline, calibration, and how near it comes to held-out ratings; then
+    scale its scores to deviation 1.
 
-    The scale (`reward.json`: gain and bias) comes from both answers of the tuning pairs, 512 pairs at most.
+    The scale (`reward.json`: gain and bias) comes from both answers of the tuning pairs, 512 pairs at most. Scores that
+    were learned from ratings have a scale already, the labellers', and keep it.
 
     Args:
         split: whose pairs are judged, `final` or `tuning`.
@@ -28,7 +31,12 @@ def judge_reward_model(
     figures: dict[str, Any] = {}
     pairs = splits.tuning_pairs if split == "tuning" else splits.final_pairs
     if pairs:
-        figures = _accuracies(*_both_sides(scorer, pairs), pairs, gold)
+        chosen, rejected = _both_sides(scorer, pairs)
+        figures = _accuracies(chosen, rejected, pairs, gold) | calibration(chosen, rejected, pairs)
+    if "rating_mean" in scorer.info:
+        ratings = splits.tuning_ratings if split == "tuning" else splits.final_ratings
+        scores = scorer.score([rating.prompt for rating in ratings], [rating.completion for rating in ratings])
+        return figures | closeness(scores, ratings, scorer.info["rating_mean"])
     if splits.tuning_pairs:
         chosen, rejected = _both_sides(scorer, splits.tuning_pairs[:512])
         if len({*chosen, *rejected}) > 1:

@@ -96,7 +96,8 @@ def told(config: DictConfig) -> list[str]:
 
 def released(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A saved configuration for judging what it trained: held to no profile and no control, since nothing is trained."""
-    as_given = {"reward_model": {**saved["reward_model"], "labels": "as_given"}} if "reward_model" in saved else {}
+    open_again = {"labels": "as_given", "loss": "auto"}  # other data may have other labels
+    as_given = {"reward_model": {**saved["reward_model"], **open_again}} if "reward_model" in saved else {}
     return {**saved, **dict.fromkeys(FIXING), **as_given}
 
 

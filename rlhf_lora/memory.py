@@ -213,6 +213,7 @@ def estimate(
     micro_batch: int = 1,
     trained_adapters: int | None = None,
     frozen_adapters: int | None = None,
+    sequences: int | None = None,
     chunk: int = 256,
     gradient_checkpointing: bool = True,
     device_context: bool = True,
@@ -226,11 +227,13 @@ def estimate(
         dtype: of what is not quantised, and of activations.
         rollout_batch: sequences sampled at once.
         micro_batch: training examples in one forward and backward; a pair is two sequences.
+        sequences: of one training example, where that is not the stage's usual: a ranking of K answers has K.
         chunk: response positions whose logits exist at once.
         device_context: False on a CPU.
         moment_bytes: Adam's state per trained parameter: 8 in fp32, 2 in 8 bits.
     """
-    trained, frozen, sequences = ROLES[stage]
+    trained, frozen, usual = ROLES[stage]
+    sequences = usual if sequences is None else sequences
     trained = trained if trained_adapters is None else trained_adapters
     frozen = frozen if frozen_adapters is None else frozen_adapters
     width = 2 if dtype == "bfloat16" else FP32

@@ -18,7 +18,18 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_lora import __version__, controls, derive, honoured, memory, plan_checks, registry, sources, stage_cache
+from rlhf_lora import (
+    __version__,
+    controls,
+    derive,
+    honoured,
+    memory,
+    plan_checks,
+    registry,
+    reward_labels,
+    sources,
+    stage_cache,
+)
 from rlhf_lora.mini.base import BaseSettings
 from rlhf_lora.mini.base import content_hash as mini_hash
 from rlhf_lora.model_spec import ModelSpec, adapter_hash, base_hash
@@ -93,9 +104,9 @@ class Plan:
         return self.sources.splits
 
     def rows(self, stage: StagePlan) -> Sequence[Any]:
-        """What a stage learns from; pairs labelled as `reward_model.labels` says."""
+        """What a stage learns from; labelled as `reward_model.labels` says, where somebody compared or rated answers."""
         rows = stage_rows(self.sources, stage.name, stage.reads)
-        if stage.reads != "pairs":
+        if stage.reads not in reward_labels.WANTS:
             return rows
         return controls.relabelled(rows, self.config.reward_model.labels, self.config.seed)
 
@@ -104,8 +115,10 @@ class Plan:
 
     def settings(self, name: Literal["sft", "reward_model"]) -> TrainSettings:
         """Training settings of an off-policy stage."""
-        node = self.config[name]
-        return plan_checks.train_settings(node, name, self.config.hardware.micro_batch)
+        node, most = self.config[name], self.config.hardware.micro_batch
+        if name == "reward_model":
+            most = reward_labels.micro_batch(self.config, self.splits)
+        return plan_checks.train_settings(node, name, most)
 
 
 def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: dataset.load()) -> Plan:
@@ -147,7 +160,10 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     plan_checks.check_pairs_asked(built["optimizer"])
     has_demonstrations = bool(splits.demonstrations or config.sft.dataset is not None)
     names = plan_checks.stage_names(config, reward, learns_from is None, has_demonstrations)
-    plan_checks.check_rows(names, read, built["optimizer"], bool(reward_adapters) or "reward_model" in names)
+    if "reward_model" in names:
+        config.reward_model.loss = reward_labels.loss_for(config.reward_model.loss, splits)
+    has_reward_model = bool(reward_adapters) or "reward_model" in names
+    plan_checks.check_rows(names, read, built["optimizer"], has_reward_model, config.reward_model.loss)
     controls.check_control(config, names, learns_from)
     if "policy" in names:
         plan_checks.check_columns(built["reward"], splits, built["optimizer"])
@@ -214,7 +230,9 @@ def _stages(
         key = hashlib.sha256(json.dumps([name, *common, *of], sort_keys=True, default=str).encode()).hexdigest()[:20]
         folder = cache_dir / "stages" / f"{name}-{key}"
         reused = folder if cached and config.cache and (folder / "adapter" / "adapter_config.json").is_file() else None
-        plans.append(StagePlan(name, reads, writes, rows, key, _stage_memory(name, config, shape, built), reused))
+        plans.append(
+            StagePlan(name, reads, writes, rows, key, _stage_memory(name, config, shape, built, splits), reused)
+        )
         return key
 
     if "sft" in names:
@@ -226,9 +244,12 @@ def _stages(
             start_key,
             _without_dataset(config.reward_model),
             config.evaluation.split,
-            splits.fingerprint("pairs", "tuning_pairs", "final_pairs"),
-        ]
-        reward_key += [add("reward_model", "pairs", "adapters/reward", len(splits.pairs), of)]
+            splits.fingerprint(
+                reward_labels.LISTS.get(reads := reward_labels.READS[config.reward_model.loss], reads),
+                "tuning_pairs", "final_pairs", "tuning_ratings", "final_ratings",
+            ),
+        ]  # fmt: skip
+        reward_key += [add("reward_model", reads, "adapters/reward", len(getattr(splits, reads)), of)]
     if "policy" in names:
         learns_from = getattr(built["optimizer"], "learns_from", None)
         reads = learns_from or "prompts"
@@ -254,7 +275,9 @@ def _without_dataset(settings: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in OmegaConf.to_container(settings).items() if key != "dataset"}  # type: ignore[union-attr]
 
 
-def _stage_memory(name: str, config: DictConfig, shape: memory.Shape, built: Mapping[str, Any]) -> memory.Memory:
+def _stage_memory(
+    name: str, config: DictConfig, shape: memory.Shape, built: Mapping[str, Any], splits: Splits
+) -> memory.Memory:
     on_policy = name == "policy" and not hasattr(built["optimizer"], "learns_from")
     stage: Any = name if name != "policy" else ("on_policy" if on_policy else "preference")
     reply = config.rollout.get("max_new_tokens") or derive.DEFAULT_NEW_TOKENS
@@ -263,10 +286,13 @@ def _stage_memory(name: str, config: DictConfig, shape: memory.Shape, built: Map
         if on_policy
         else (config.optimizer if name == "policy" else config[name]).max_length
     )
+    is_reward_model = name == "reward_model"
+    rows = reward_labels.micro_batch(config, splits) if is_reward_model else config.hardware.micro_batch
+    sequences = reward_labels.answers_in_a_row(config.reward_model.loss, splits) if is_reward_model else None
     return memory.estimate(
         shape, stage=stage, load_in_4bit=config.model.load_in_4bit, dtype=config.model.dtype, r=config.adapter.r,
         prompt_tokens=longest - min(reply, longest - 1), response_tokens=min(reply, longest - 1),
-        rollout_batch=config.hardware.rollout_batch, micro_batch=config.hardware.micro_batch, chunk=config.hardware.logprob_chunk,
+        rollout_batch=config.hardware.rollout_batch, micro_batch=rows, sequences=sequences, chunk=config.hardware.logprob_chunk,
         gradient_checkpointing=config.model.gradient_checkpointing, device_context=config.hardware.device == "cuda",
     )  # fmt: skip
 
@@ -285,6 +311,8 @@ def _notes(config: DictConfig, splits: Splits, stages: Sequence[StagePlan]) -> l
         notes.append(f"this is a control ({control}), not a result. {controls.must_give(control)}")
     if changed := honoured.told(config):
         notes.append(f"not quite profile={config.profile}: {', '.join(changed)}")
+    if any(stage.name == "reward_model" for stage in stages):
+        notes += reward_labels.notes(config.reward_model.loss, splits)
     final, prompts = len(splits.final_prompts), len(splits.prompts)
     if any(s.name == "policy" for s in stages) and final < 100:
         notes.append(f"only {final} held-out prompts: a win rate will be ± {98 / final**0.5:.0f} points")

@@ -15,6 +15,7 @@ from rlhf_lora.adamw import AdamW
 from rlhf_lora.controls import LABELS
 from rlhf_lora.errors import ConfigError, DataError, ModelError, did_you_mean
 from rlhf_lora.memory import Shape
+from rlhf_lora.reward_labels import LOSSES, READS, WANTS
 from rlhf_lora.reward_tree import every_reward, waiting_for
 from rlhf_lora.scores import columns_of
 from rlhf_lora.sources import Sources
@@ -30,8 +31,8 @@ def check_ranges(config: DictConfig) -> None:
     """Ranges of what no plugin checks for itself."""
     choices = {
         "resume": ("auto", "never"), "model.dtype": ("float32", "bfloat16"), "model.template": ("auto", "chat", "plain"),
-        "reward_model.labels": LABELS, "scoring.on_error": ("stop", "missing"), "scoring.process": ("auto", "never"),
-        "scoring.missing": ("drop", "group_mean", "stop"),
+        "reward_model.labels": LABELS, "reward_model.loss": LOSSES, "scoring.on_error": ("stop", "missing"),
+        "scoring.process": ("auto", "never"), "scoring.missing": ("drop", "group_mean", "stop"),
         "evaluation.split": ("final", "tuning"), "evaluation.keep": ("last", "best"), "evaluation.metric": KEPT_BY,
     }  # fmt: skip
     for place, allowed in choices.items():
@@ -266,18 +267,21 @@ def check_columns(reward: Any, splits: Splits, optimizer: Any = None) -> None:
             )  # fmt: skip
 
 
-def check_rows(names: Sequence[str], read: Sources, optimizer: Any, has_reward_model: bool) -> None:
-    """Every stage has rows to learn from, and the end has prompts to judge on."""
-    wants = {"sft": ("demonstrations", "demonstrations"), "reward_model": ("pairs", "pairs (chosen and rejected)")}
+def check_rows(names: Sequence[str], read: Sources, optimizer: Any, has_reward_model: bool, loss: str) -> None:
+    """Every stage has rows to learn from, and the end has prompts to judge on. `loss`: of the reward model."""
+    reads = READS.get(loss, "pairs")
+    wants = {"sft": ("demonstrations", "demonstrations"), "reward_model": (reads, WANTS[reads])}
     learns_from = getattr(optimizer, "learns_from", None)
     wants["policy"] = (learns_from, learns_from) if learns_from else ("prompts", "prompts")
     for name in names:
         attribute, what = wants[name]
         if not getattr(read.existing if name == "policy" else read.splits, attribute):
-            setting = read.named(name)
+            setting, other = read.named(name), ""
+            if name == "reward_model" and loss != "pairwise":
+                what, other = f"{what} for reward_model.loss={loss}", "reward_model.loss=auto; or "
             raise DataError(
                 f"the stage {name} needs {what}, and {_has(read, setting)}", where=setting,
-                fix=f"give data that has them ({name}.dataset=jsonl {name}.dataset.path=FILE for this stage alone), "
+                fix=f"{other}give data that has them ({name}.dataset=jsonl {name}.dataset.path=FILE for this stage alone), "
                 "other `splits`, or leave the stage out (stages=[…])",
             )  # fmt: skip
     if "policy" in names and not read.splits.demonstrations:
@@ -313,6 +317,9 @@ def _check_wants_no_demonstrations(optimizer: Any) -> None:
 def _has(read: Sources, setting: str) -> str:
     """What a dataset has instead of what was wanted."""
     source = next(source for source in read.every if source.setting == setting)
-    counts = {name: len(getattr(source.data, name)) for name in ("demonstrations", "pairs", "labels", "prompts")}
+    counts = {
+        name: len(getattr(source.data, name))
+        for name in ("demonstrations", "pairs", "labels", "rankings", "ratings", "prompts")
+    }
     holds = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "nothing"
     return f"{setting} has none (it holds {holds})" if source.stage else f"this data has none for it (it holds {holds})"

@@ -100,6 +100,74 @@ class Label:
     good: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Several answers to one prompt in somebody's order. Several at once say more than their pairs one by one: see
+    `objectives.preference.kwise`.
+
+    One answer picked out of N (a *choice*: Ziegler et al. 2019) is a ranking too: the picked one first, the others tied.
+
+    Attributes:
+        completions: the answers, two or more.
+        ranks: one for each; lower is better, equal ranks are ties. They are not all equal.
+
+    Raises:
+        ValueError: fewer than two answers, not as many ranks, a rank that is no finite number, or ties alone.
+    """
+
+    prompt: Prompt
+    completions: tuple[str, ...]
+    ranks: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.completions) < 2 or len(self.ranks) != len(self.completions):
+            raise ValueError(
+                f"a Ranking of {len(self.completions)} answers has {len(self.ranks)} ranks; it needs two or more"
+            )
+        if not all(math.isfinite(rank) for rank in self.ranks):
+            raise ValueError(f"the ranks {self.ranks} of a Ranking are not all finite numbers")
+        if len(set(self.ranks)) < 2:
+            raise ValueError("a Ranking of ties alone says nothing; leave it out")
+
+    @classmethod
+    def choice(cls, prompt: Prompt, completions: Sequence[str], best: int) -> Ranking:
+        """One answer picked out of several: the index `best`, from 0."""
+        return cls(prompt, tuple(completions), tuple(1.0 if i == best else 2.0 for i in range(len(completions))))
+
+    @property
+    def best(self) -> int | None:
+        """Index of the best answer; None where several share the first rank."""
+        first = min(self.ranks)
+        return self.ranks.index(first) if self.ranks.count(first) == 1 else None
+
+    def pairs(self) -> list[Pair]:
+        """Every two answers of different rank and different words, the better one first."""
+        found = []
+        for i in range(len(self.ranks)):
+            for j in range(i + 1, len(self.ranks)):
+                first, second = (i, j) if self.ranks[i] < self.ranks[j] else (j, i)
+                if self.ranks[i] != self.ranks[j] and self.completions[i] != self.completions[j]:
+                    found.append(Pair(self.prompt, self.completions[first], self.completions[second]))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """One answer and how good somebody found it, on their own scale; higher is better.
+
+    Raises:
+        ValueError: the value is no finite number.
+    """
+
+    prompt: Prompt
+    completion: str
+    value: float
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise ValueError(f"a Rating needs a finite value, got {self.value!r}")
+
+
 @dataclass(slots=True)
 class Sample:
     """One completion of one prompt.
@@ -218,6 +286,10 @@ class Data:
     rows: int | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
     format: str = ""
+    rankings: Sequence[Ranking] = ()
+    """Answers in order. Their pairs are among `pairs`, or `pairs` is empty and the kit makes them."""
+    ratings: Sequence[Rating] = ()
+    """Answers with a value. Where several answers to one prompt were rated, that is a ranking and pairs: as above."""
 
 
 def prompt_of(record: Any) -> Prompt:

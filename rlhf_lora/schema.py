@@ -74,6 +74,7 @@ class StageConfig:
 
 @dataclass
 class RewardModelConfig(StageConfig):
+    loss: str = "auto"
     labels: str = "as_given"
 
 

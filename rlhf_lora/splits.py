@@ -4,10 +4,10 @@ A prompt's bucket (0-99) is a hash of its `split_key`, so a prompt lands in one 
 it comes from, and so do all rows that share it. From the bottom: SFT, reward model, prompts, tuning, final.
 
     sft            demonstrations (of pairs alone: their chosen answers)   → SFT
-    reward_model   pairs                                                   → reward model, DPO
+    reward_model   pairs, rankings, ratings                                → reward model; DPO: pairs
     prompts        prompts alone                                           → the on-policy loop
-    tuning         prompts and pairs for choosing settings
-    final          prompts and pairs that are judged once, at the end
+    tuning         prompts, pairs and ratings for choosing settings
+    final          prompts, pairs and ratings that are judged once, at the end
 
 A share that the data cannot fill is given to one that it can: prompts alone all go to the on-policy loop. Labels (replies
 called good or bad) fill the reward model's only where an optimizer learns from them, and none of the kit's own does: else
@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from rlhf_lora.errors import ConfigError, ContractError
-from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, Unused, prompt_of
+from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, Ranking, Rating, Unused, prompt_of
 
 Name = Literal["sft", "reward_model", "prompts", "tuning", "final"]
-Row = TypeVar("Row", Demonstration, Pair, Label)
+Row = TypeVar("Row", Demonstration, Pair, Label, Ranking, Rating)
 
 TRAINED: tuple[Name, ...] = ("sft", "reward_model", "prompts")
 """The splits that are learned from, as against those that are judged on."""
@@ -90,7 +90,7 @@ class Shares:
 
         With a test set of its own nothing of the rest is kept back for the final evaluation.
         """
-        comparisons = bool(data.pairs) or (labels_read and bool(data.labels))
+        comparisons = bool(data.pairs or data.ratings) or (labels_read and bool(data.labels))
         answers = bool(data.pairs or data.labels or data.demonstrations)
         share = dict(vars(self))
         spare = sum(share.pop(name) for name in TRAINED if name not in uses)
@@ -132,6 +132,15 @@ class Splits:
     final_pairs: Sequence[Pair] = ()
     unused: Sequence[Unused] = ()
     shares: Shares = Shares()
+    rankings: Sequence[Ranking] = ()
+    ratings: Sequence[Rating] = ()
+    tuning_ratings: Sequence[Rating] = ()
+    final_ratings: Sequence[Rating] = ()
+
+    @property
+    def choices(self) -> Sequence[Ranking]:
+        """The rankings that have a single best answer."""
+        return [ranking for ranking in self.rankings if ranking.best is not None]
 
     def counts(self) -> dict[str, int]:
         """Rows in each list, for the plan."""
@@ -153,14 +162,19 @@ class Splits:
 
     def held_out(self) -> set[str]:
         """Split keys of all prompts that are judged on."""
-        pairs = (*self.tuning_pairs, *self.final_pairs)
-        return {prompt.split_key for prompt in (*self.tuning_prompts, *self.final_prompts, *(p.prompt for p in pairs))}
+        rows: tuple[Pair | Rating, ...] = (
+            *self.tuning_pairs,
+            *self.final_pairs,
+            *self.tuning_ratings,
+            *self.final_ratings,
+        )
+        return {prompt.split_key for prompt in (*self.tuning_prompts, *self.final_prompts, *(r.prompt for r in rows))}
 
     def without(self, keys: set[str]) -> Splits:
         """Trained on without the prompts of these split keys; what goes is in `unused`."""
         kept: dict[str, list[Any]] = {}
         gone: list[Unused] = []
-        for name in ("demonstrations", "pairs", "labels", "prompts"):
+        for name in ("demonstrations", "pairs", "labels", "prompts", "rankings", "ratings"):
             rows = getattr(self, name)
             kept[name] = [row for row in rows if prompt_of(row).split_key not in keys]
             why = f"among the {name}, and its prompt is held out for judging in another dataset"
@@ -177,7 +191,7 @@ def split(
         uses: what it is trained on for; the shares of other trainings go to these.
         labels_read: whether an optimizer of this run learns from labels.
     """
-    data, leaked = _without_test_prompts(data)
+    data, leaked = _without_test_prompts(with_pairs(data))
     applied = (shares or Shares()).fitted(data, uses, labels_read)
 
     def rows(of: Sequence[Row], name: Name) -> list[Row]:
@@ -199,12 +213,25 @@ def split(
         final_pairs=rows(data.pairs, "final") if test is None else list(test.pairs),
         unused=[*data.unused, *_repeated(data), *([*test.unused, *_repeated(test)] if test else ()), *leaked],
         shares=applied,
+        rankings=rows(data.rankings, "reward_model"),
+        ratings=rows(data.ratings, "reward_model"),
+        tuning_ratings=rows(data.ratings, "tuning"),
+        final_ratings=rows(data.ratings, "final") if test is None else list(test.ratings),
     )
 
 
 STAGE_LISTS = {
     "sft": ("demonstrations",),
-    "reward_model": ("pairs", "labels", "tuning_pairs", "final_pairs"),
+    "reward_model": (
+        "pairs",
+        "labels",
+        "rankings",
+        "ratings",
+        "tuning_pairs",
+        "final_pairs",
+        "tuning_ratings",
+        "final_ratings",
+    ),
     "policy": ("prompts", "tuning_prompts", "final_prompts"),
 }
 """What a dataset of a stage's own replaces: what it learns from, and what it is judged on."""
@@ -223,8 +250,33 @@ def joined(main: Splits, own: Mapping[str, Splits]) -> Splits:
     return together.without(together.held_out())
 
 
+def with_pairs(data: Data) -> Data:
+    """The data, and its test set, with the pairs that its rankings make, and the rankings that its ratings of one prompt
+    make; unchanged where a dataset gave pairs, which then are these."""
+    test = None if data.test is None else with_pairs(data.test)
+    rankings = data.rankings or (() if data.pairs else _rankings_of(data.ratings))
+    pairs = data.pairs or [pair for ranking in rankings for pair in ranking.pairs()]
+    return dataclasses.replace(data, test=test, rankings=rankings, pairs=pairs)
+
+
+def _rankings_of(ratings: Sequence[Rating]) -> list[Ranking]:
+    """The rated answers to each prompt in order, where two of them differ in value."""
+    groups: dict[str, list[Rating]] = {}
+    for rating in ratings:
+        groups.setdefault(rating.prompt.text, []).append(rating)
+    return [
+        Ranking(group[0].prompt, tuple(r.completion for r in group), tuple(-r.value for r in group))
+        for group in groups.values()
+        if len({rating.value for rating in group}) > 1
+    ]
+
+
 def _good_answers(data: Data, chosen_rows: Callable[[Any], list[Any]]) -> list[Demonstration]:
-    """What to imitate when nobody wrote demonstrations: the better answers of pairs, else the answers called good."""
+    """What to imitate when nobody wrote demonstrations: the best answers of rankings, else the better ones of pairs, else
+    the answers called good. The better answer of a ranking's pair may be its second worst."""
+    if data.rankings:
+        rankings = chosen_rows(data.rankings)
+        return _once(Demonstration(r.prompt, r.completions[r.ranks.index(min(r.ranks))]) for r in rankings)
     if data.pairs:
         return _once(Demonstration(pair.prompt, pair.chosen) for pair in chosen_rows(data.pairs))
     return _once(Demonstration(label.prompt, label.completion) for label in chosen_rows(data.labels) if label.good)
@@ -248,7 +300,8 @@ def _prompts_of(data: Data) -> list[Prompt]:
 
 def _prompts_of_rows(data: Data) -> list[Prompt]:
     # Plain text to learn the language from has an empty prompt: nothing to ask a policy.
-    return [row.prompt for rows in (data.pairs, data.demonstrations, data.labels) for row in rows if row.prompt.text]
+    lists = (data.pairs, data.demonstrations, data.labels, data.rankings, data.ratings)
+    return [row.prompt for rows in lists for row in rows if row.prompt.text]
 
 
 def _repeated(data: Data) -> list[Unused]:
@@ -277,7 +330,7 @@ def _without_test_prompts(data: Data) -> tuple[Data, list[Unused]]:
     return dataclasses.replace(
         data,
         demonstrations=kept(data.demonstrations), pairs=kept(data.pairs), labels=kept(data.labels),
-        prompts=kept(data.prompts),
+        prompts=kept(data.prompts), rankings=kept(data.rankings), ratings=kept(data.ratings),
     ), leaked  # fmt: skip
 
 

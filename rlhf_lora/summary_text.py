@@ -26,6 +26,8 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     for name, what in (("reward_model", "reward model"), ("implicit_reward", "the policy as a reward model")):
         if "accuracy" in (model := summary.get(name, {})):
             found.append(_accuracy(model, what))
+        if "rating_mse" in model:
+            found.append(_ratings(model, what))
     return found
 
 
@@ -41,10 +43,19 @@ def _against_reference(part: Mapping[str, Any], what: str) -> str:
     return line
 
 
+def _ratings(model: Mapping[str, Any], what: str) -> str:
+    line = f"{what}: mean squared error {model['rating_mse']:.3f} of {model['ratings']} held-out ratings, "
+    line += f"the mean alone {model['rating_mse_of_mean']:.3f}"
+    told = [f"{name} {model[f'rating_{name}']:.3f}" for name in ("pearson", "spearman") if f"rating_{name}" in model]
+    return ", ".join([line, *told])
+
+
 def _accuracy(model: Mapping[str, Any], what: str) -> str:
     low, high = model["accuracy_ci95"]
     line = f"{what}: {model['accuracy']:.3f} [{low:.3f}, {high:.3f}] of {model['pairs']} held-out pairs, "
     line += f"length alone {model['length_baseline']:.3f}"
+    if "calibration_error" in model:
+        line += f", calibration error {model['calibration_error']:.3f}"
     if "gold_accuracy" in model:
         line += f", against the true order {model['gold_accuracy']:.3f}"
     return line

@@ -20,6 +20,7 @@ ACCURACIES = (
     "pairs", "accuracy", "length_baseline", "accuracy_where_shorter_chosen", "pairs_where_shorter_chosen",
     "accuracy_where_longer_chosen", "margin_mean",
 )  # fmt: skip
+RATED = ("ratings", "rating_mse", "rating_mse_of_mean", "rating_pearson", "rating_spearman")
 ON_POLICY = ("abstained", "errors", "updates", "seconds.rollout", "seconds.score", "seconds.update")
 
 
@@ -32,7 +33,8 @@ def figures(plan: Plan) -> set[str]:
         found.add("seconds.base")
     truth = ("gold_accuracy", "gold_pairs") if plan.data.gold is not None else ()
     if plan.stage("reward_model") is not None:
-        found |= {f"reward_model.{name}" for name in (*ACCURACIES, *truth)}
+        rated = RATED if plan.config.reward_model.loss == "regression" else ()
+        found |= {f"reward_model.{name}" for name in (*ACCURACIES, "calibration_error", *rated, *truth)}
     if plan.stage("policy") is None:
         return found
     if plan.is_on_policy:

@@ -97,6 +97,10 @@ def test_hh_splits_are_all_of_a_useful_size_and_share_no_prompt():
     assert not trained & {prompt.split_key for prompt in (*splits.tuning_prompts, *splits.final_prompts)}
 
 
+def _said(pairs: Any) -> list[tuple[str, str, str]]:
+    return [(pair.prompt.text, pair.chosen, pair.rejected) for pair in pairs]
+
+
 def rows_of(name: str) -> list[dict[str, Any]]:
     text = gzip.decompress((FOLDER / name).read_bytes()).decode()
     return json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.split("\n") if line]
@@ -110,11 +114,21 @@ def test_every_comparison_of_the_ranked_files_is_a_pair_or_a_tie():
     assert (len(data.pairs), data.left_out) == (every - ties, {"a tie": ties})
     rank = {(r["prompt"], c): s for r in rows for c, s in zip(r["completions"], r["scores"], strict=True)}
     assert all(rank[p.prompt.text, p.chosen] > rank[p.prompt.text, p.rejected] for p in data.pairs)
+    assert len(data.rankings) == 565
+    assert Counter(p for r in data.rankings for p in _said(r.pairs())) == Counter(_said(data.pairs)), (
+        "the same, grouped"
+    )
 
     data, rows = load("ranked/qa_feedback_human.json.gz"), rows_of("ranked/qa_feedback_human.json.gz")
     verdicts = Counter(bool(v) for row in rows for v in row["preference"])
     assert len(data.pairs) == verdicts[True] == 1865
     assert data.left_out == {"a tie": verdicts[False] - 6 * 9}, "nine rows are ties from end to end"
+    said = {row["question"]: row for row in rows}
+    assert len(data.rankings) == 346 - 14, "fourteen rows go in circles"
+    for ranking in data.rankings:
+        row = said[ranking.prompt.text]
+        order = [(a > b) - (b > a) for a, b in combinations(ranking.ranks, 2)]
+        assert order == [{0: 0, 1: -1, 2: 1}[verdict] for verdict in row["preference"]]
 
 
 @pytest.mark.parametrize(

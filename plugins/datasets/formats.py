@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rlhf_lora.records import Demonstration, Label, Pair, Prompt
+from rlhf_lora.records import Demonstration, Label, Pair, Prompt, Ranking, Rating
 
 from . import several
 from .parts import (
@@ -26,7 +26,7 @@ from .parts import (
     split_transcript,
 )
 
-Record = Demonstration | Label | Pair | Prompt
+Record = Demonstration | Label | Pair | Prompt | Ranking | Rating
 Read = Callable[[Columns, Columns], "Record | several.Several | several.Rated"]
 
 TRUTH, NUMBER, LIST = ("true or false",), ("number",), ("list",)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from rlhf_lora.errors import DataError, did_you_mean
-from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, Unused
+from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, Ranking, Rating, Unused
 
 from . import formats
 from .column_names import aliases_of, compared
@@ -94,6 +94,7 @@ class RowReader:
         self.unused: list[Unused] = []
         self.left_out: Counter[str] = Counter()
         self.used = 0
+        self.beside = 0
         self.further: set[str] = set()
         self._rated: dict[str, Rated] = {}
         self._seen: dict[bytes, str] = {}
@@ -157,7 +158,7 @@ class RowReader:
         """Raises:
         DataError: with so many further comparisons there would be more than `MOST_PAIRS`. Asked before they are made.
         """
-        if len(self.records) + more > MOST_PAIRS:
+        if len(self.records) - self.beside + more > MOST_PAIRS:
             raise DataError(
                 f"the rows give more than {MOST_PAIRS:,} pairs to compare",
                 where=f"{where}, where the count passes it",
@@ -184,6 +185,8 @@ class RowReader:
             rows=self.used,
             left_out=dict(self.left_out),
             format=f"{self.first.format.name} ({columns}: {self.first.shape}){gave}{further}{cut}",
+            rankings=of(Ranking),
+            ratings=of(Rating),
         )
 
     def _keep(self, where: str, found: Record | Several) -> None:
@@ -192,6 +195,7 @@ class RowReader:
             self.records.append(found)
             return
         self.records += found.records
+        self.beside += sum(isinstance(record, Ranking | Rating) for record in found.records)  # say again what pairs say
         self.left_out += found.left_out
         self._room_for(0, where)
 

@@ -1,6 +1,7 @@
 """Rows that compare several replies: verdicts on two, verdicts on each pair of four, scores, the best of a list.
 
-A tie is no win: it gives no pair, and is counted. The better replies of a ranked row would all be imitated if the pairs
+A tie is no win: it gives no pair, and is counted. What orders several replies is a ranking beside its pairs: it holds the
+replies that are in one of them. The better replies of a ranked row would all be imitated if the pairs
 were the only thing left of it, the second worst too; so the best reply goes along as a demonstration.
 """
 
@@ -13,11 +14,12 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
-from rlhf_lora.records import Demonstration, Pair, Prompt
+from rlhf_lora.records import Demonstration, Pair, Prompt, Ranking, Rating
 
 from .parts import TIE, Columns, NotUsable, demonstration_of, is_score, kind_of, pair_of, prompt_of, reply_of
 
 NO_SCORE = "a reply without a score"
+TOO_LARGE = "a rating too large to learn from"
 
 _NAMED = re.compile(
     r"(?:(?:model|assistant|response|reply|answer|output)[ _-]?)?(?P<reply>[ab])|(?:tie|draw|both|neither|equal)\b.*",
@@ -29,7 +31,7 @@ _NAMED = re.compile(
 class Several:
     """What one row gave: records, and why other comparisons in it gave none."""
 
-    records: list[Pair | Demonstration] = field(default_factory=list)
+    records: list[Pair | Demonstration | Ranking | Rating] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
     def compare(self, prompt: Prompt, first: str, second: str, better: int) -> None:
@@ -59,6 +61,14 @@ class Several:
         if not any(isinstance(record, Pair) for record in self.records):
             raise NotUsable("; ".join(sorted(self.left_out)) or "fewer than two replies to compare")
         return self
+
+    def rank(self, prompt: Prompt, replies: Sequence[str], scores: Sequence[float | None]) -> None:
+        """Add the replies in order, the highest score first; those without a score or text are in no pair, nor in this."""
+        scored = [(r, s) for r, s in zip(replies, scores, strict=True) if s is not None and r.strip()]
+        places = {score: place for place, score in enumerate(sorted({s for _, s in scored}, reverse=True), 1)}
+        if len(places) > 1:
+            ranks = tuple(float(places[score]) for _, score in scored)
+            self.records.append(Ranking(prompt, tuple(reply for reply, _ in scored), ranks))
 
     def imitate(self, prompt: Prompt, best: str) -> None:
         if best.strip():
@@ -122,7 +132,7 @@ def other_scale(format: str, verdicts: set[float]) -> bool:
 
 def qa_feedback(row: Columns, extra: Columns) -> Several:
     """Six verdicts on the pairs of four replies, (1,2) (1,3) (1,4) (2,3) (2,4) (3,4): 0 equal, 1 first, 2 second."""
-    prompt, found, wins = prompt_of(row["prompt"], extra), Several(), [0] * 4
+    prompt, found, wins, points = prompt_of(row["prompt"], extra), Several(), [0] * 4, [0] * 4
     replies, verdicts = [row[f"prediction_{n}"] for n in (1, 2, 3, 4)], row["preference"]
     if verdicts is None or len(verdicts) != 6 or any(kind_of(v) != "number" or v not in (0, 1, 2) for v in verdicts):
         raise NotUsable("no six verdicts that are each 0, 1 or 2")
@@ -130,7 +140,13 @@ def qa_feedback(row: Columns, extra: Columns) -> Several:
         found.compare(prompt, replies[a], replies[b], verdict)
         if verdict:
             wins[(a, b)[verdict - 1]] += 1
+        for reply, gained in ((a, (1, 2, 0)[verdict]), (b, (1, 0, 2)[verdict])):
+            points[reply] += gained
     found.finished().imitate(prompt, replies[wins.index(max(wins))])
+    # An order gives back every verdict: equal points for a tie, more for the winner. What goes in circles does not.
+    order = [0 if points[a] == points[b] else 1 if points[a] > points[b] else 2 for a, b in combinations(range(4), 2)]
+    if order == list(verdicts):
+        found.rank(prompt, replies, points)
     return found
 
 
@@ -159,6 +175,7 @@ def best_of_n(row: Columns, extra: Columns) -> Several:
         if index != best:
             found.compare(prompt, chosen, reply, 1)
     found.finished().imitate(prompt, chosen)
+    found.rank(prompt, replies, [float(index == best) for index in range(len(replies))])
     return found
 
 
@@ -197,6 +214,7 @@ def _by_score(replies: Iterable[Rated]) -> Several:
     found.finished()
     best = max((reply for reply in scored if reply.score is not None), key=lambda reply: reply.score or 0.0)
     found.imitate(best.prompt, best.completion)
+    found.rank(best.prompt, [reply.completion for reply in scored], [reply.score for reply in scored])
     return found
 
 
@@ -225,26 +243,37 @@ def by_prompt(rows: Mapping[str, Rated]) -> list[Group]:
 
 
 def gathered(group: Group) -> Iterator[tuple[str, Several | NotUsable]]:
-    """Replies to one prompt → for each row its pairs with the rows that stand before it (so no pair is counted twice),
-    or why the row is in no pair at all."""
+    """Replies to one prompt → for each row its rating, and its pairs with the rows that stand before it (so no pair is
+    counted twice); or why it says nothing. The ranking of all stands with the best."""
     found = {where: Several() for where, _ in group}
-    reasons: dict[str, set[str]] = {where: set() for where, _ in group}
     in_a_pair: set[str] = set()
     for (where_a, a), (where_b, b) in combinations(group, 2):
         one = Several()
         one.compare_scores(a, b)
         in_a_pair |= {where_a, where_b} if one.records else set()
-        for where in (where_a, where_b):
-            reasons[where] |= set(one.left_out)
         found[where_b].records += one.records
         found[where_b].left_out += one.left_out
     best = max((r for w, r in group if w in in_a_pair), key=lambda r: r.score or 0.0, default=None)
     for where, reply in group:
-        if where in in_a_pair:
+        if reply.score is None:
+            yield where, NotUsable(NO_SCORE)
+        elif not reply.completion.strip():
+            yield where, NotUsable("the completion is empty")
+        elif (value := _as_float(reply.score)) is None and where not in in_a_pair:
+            yield where, NotUsable(TOO_LARGE)
+        else:
+            if value is None:
+                found[where].left_out[TOO_LARGE] += 1
+            else:
+                found[where].records.append(Rating(reply.prompt, reply.completion, value))
             if reply is best:
                 found[where].imitate(reply.prompt, reply.completion)
+                found[where].rank(reply.prompt, [r.completion for _, r in group], [r.score for _, r in group])
             yield where, found[where]
-        elif reply.score is None:
-            yield where, NotUsable(NO_SCORE)
-        else:
-            yield where, NotUsable("; ".join(sorted(reasons[where])) or "no other rated reply to its prompt")
+
+
+def _as_float(score: float) -> float | None:
+    try:
+        return float(score)
+    except OverflowError:
+        return None

@@ -1,3 +1,15 @@
-"""Built-in rewards."""
+"""Built-in rewards: importing them enters them in the table."""
 
-from . import (constraints, instructions, learned, length, math_answer, mix, orders_gold, random, rules, sequence_classifier, unit_tests)  # noqa: F401
+from . import (  # noqa: F401
+    constraints,
+    instructions,
+    learned,
+    length,
+    math_answer,
+    mix,
+    orders_gold,
+    random,
+    rules,
+    sequence_classifier,
+    unit_tests,
+)

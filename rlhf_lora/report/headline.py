@@ -136,7 +136,7 @@ def _reward_model(summary: Mapping[str, Any]) -> str:
     figures = summary.get("reward_model", {})
     accuracy = figures.get("accuracy")
     if accuracy is None:
-        return ""
+        return _ratings(figures)
     notes = []
     if (interval := figures.get("accuracy_ci95")) is not None:
         notes.append(f"95 % interval {_between(interval)}")
@@ -148,7 +148,21 @@ def _reward_model(summary: Mapping[str, Any]) -> str:
         notes.append(f"{_percent(gold)} against the gold order")
     if (shorter := figures.get("accuracy_where_shorter_chosen")) is not None:
         notes.append(f"{_percent(shorter)} where the shorter reply is the better one")
-    return _fact("Reward model accuracy", _percent(accuracy), " · ".join(notes))
+    if (calibration := figures.get("calibration_error")) is not None:
+        notes.append(f"calibration error {_percent(calibration)}")
+    return _fact("Reward model accuracy", _percent(accuracy), " · ".join(notes)) + _ratings(figures)
+
+
+def _ratings(figures: Mapping[str, Any]) -> str:
+    error = figures.get("rating_mse")
+    if error is None:
+        return ""
+    notes = [
+        f"{number(figures['ratings'])} held-out ratings",
+        f"the mean alone gets {number(figures['rating_mse_of_mean'])}",
+    ]
+    notes += [f"{name.title()} {number(r)}" for name in ("pearson", "spearman") if (r := figures.get(f"rating_{name}"))]
+    return _fact("Squared error of ratings", number(error), " · ".join(notes))
 
 
 def _cost(summary: Mapping[str, Any]) -> str:

@@ -1,4 +1,5 @@
-"""Held-out figures taken within the run (`evaluation.every`): how they went over the updates, and which was kept."""
+"""Held-out figures taken within the run (`evaluation.every`): how they went over the updates, and which was kept; and how
+sure the reward model may be of held-out pairs."""
 
 from __future__ import annotations
 
@@ -38,6 +39,24 @@ def section(rows: Rows, config: Mapping[str, Any], finished: bool) -> str:
     count = f"judged {len(rows)} times" if len(rows) > 1 else "judged once"
     text = f'<p class="soft">The policy was {count} on the tuning prompts, not on those of the final figures. {why}</p>'
     return f'{text}<div class="plots">{drawn}</div>{table("evaluation", rows)}'
+
+
+def calibration(figures: Mapping[str, Any]) -> str:
+    """The table of how sure the reward model was of held-out pairs and how often it was right; empty without one."""
+    if not figures.get("calibration"):
+        return ""
+    lines = "".join(
+        f'<tr><th scope="row">{100 * row["from"]:.0f}–{100 * row["to"]:.0f} %</th><td class="n">{number(row["pairs"])}</td>'
+        f'<td class="n">{100 * row["sure"]:.1f} %</td><td class="n">{100 * row["right"]:.1f} %</td></tr>'
+        for row in figures["calibration"]
+    )
+    head = "".join(f'<th class="n" scope="col">{name}</th>' for name in ("pairs", "sure", "right"))
+    return (
+        f"<details><summary>How sure the reward model is of held-out pairs, and how often it is right: "
+        f"{100 * figures['calibration_error']:.1f} points apart in the mean</summary>"
+        f'<div class="scroll"><table><thead><tr><th scope="col">σ(|Δ|)</th>{head}</tr></thead>'
+        f"<tbody>{lines}</tbody></table></div></details>"
+    )
 
 
 def kept(rows: Rows, settings: Mapping[str, Any], finished: bool) -> tuple[int | None, str]:

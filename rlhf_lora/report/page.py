@@ -50,7 +50,7 @@ def render(folder: RunFolder) -> str:
     sections = [
         ("before-after", "Before and after", _before_after(samples, metrics, reference, further)),
         ("samples", "Samples", _samples(samples, reference)),
-        ("training", "Training", _training(metrics, folder.config, summary.get("status") == "finished")),
+        ("training", "Training", _training(metrics, folder.config, summary)),
         ("time", "Time", _time(summary)),
         ("settings", "Settings", _settings(folder)),
     ]
@@ -172,7 +172,8 @@ def _text(text: str | None) -> str:
 # --- training, time, settings -----------------------------------------------------------------------------------------
 
 
-def _training(metrics: Rows, config: Mapping[str, Any], finished: bool) -> str:
+def _training(metrics: Rows, config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    finished = summary.get("status") == "finished"
     stages = list(dict.fromkeys(row["stage"] for row in metrics))
     if not stages:
         return _absent("No metrics recorded yet.")
@@ -181,6 +182,7 @@ def _training(metrics: Rows, config: Mapping[str, Any], finished: bool) -> str:
     for stage in sorted(stages, key=lambda s: order.get(s, 2)):
         rows = [row for row in metrics if row["stage"] == stage]
         body = held_out.section(rows, config, finished) if stage == "evaluation" else curves.section(stage, rows)
+        body += held_out.calibration(summary.get("reward_model", {})) if stage == "reward_model" else ""
         parts.append(f"<h3>{escape(STAGES.get(stage, stage))}</h3>{body}")
     return "".join(parts)
 

@@ -1,7 +1,7 @@
-"""The reward model: from comparisons to a score. Second box of InstructGPT's figure.
+"""The reward model: from comparisons or ratings to a score. Second box of InstructGPT's figure.
 
-A LoRA on the base and one linear head on the last token's hidden state, trained with Bradley-Terry on TRL's
-RewardTrainer. The head starts at zero, the LoRA from the SFT adapter. The last token is found by length: Transformers
+A LoRA on the base and one linear head on the last token's hidden state, trained on TRL's RewardTrainer with one of the
+losses of `reward_losses`. The head starts at zero, the LoRA from the SFT adapter. The last token is found by length: Transformers
 finds it by padding id, and reads the wrong one when pad = end.
 
     adapters/reward/  adapter_config.json  adapter_model.safetensors  reward.json (gain, bias, template and base hash)
@@ -10,7 +10,7 @@ finds it by padding id, and reads the wrong one when pad = end.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ from rlhf_lora.contracts import FitContext
 from rlhf_lora.errors import DataError, ModelError
 from rlhf_lora.loading import load_base, load_chat, read_adapter
 from rlhf_lora.model_spec import ModelSpec, base_hash
-from rlhf_lora.objectives import preference
-from rlhf_lora.records import Pair, Prompt
+from rlhf_lora.records import Pair, Prompt, Ranking, Rating
 from rlhf_lora.stages.accuracy import accuracy, wilson
+from rlhf_lora.stages.reward_losses import Loss, Regression, loss_of
 from rlhf_lora.train_settings import TrainSettings
 
-__all__ = ["Scorer", "accuracy", "fit", "normalise", "pooled_scores", "tokenised", "wilson"]
+__all__ = ["Scorer", "accuracy", "fit", "normalise", "pooled_scores", "wilson"]
 
 INFO = "reward.json"
 
@@ -52,74 +52,73 @@ def pooled_scores(model: Any, ids_BS: Tensor, lengths_B: Tensor) -> Tensor:
 
 
 class Trainer(trainers.Fed, RewardTrainer):
-    """TRL's reward trainer, with soft labels, and pooling by length."""
+    """TRL's reward trainer, with losses of our own, and pooling by length."""
+
+    learning: Loss
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         with self.accelerator.autocast():
-            scores_2B = pooled_scores(model, inputs["input_ids"], inputs["lengths"])
-        chosen_B, rejected_B = scores_2B.chunk(2)
-        loss = preference.pairwise(chosen_B, rejected_B, inputs["margin"], inputs["label"])
+            scores_R = pooled_scores(model, inputs["input_ids"], inputs["lengths"])
+        loss, delta_P = self.learning.loss(scores_R, inputs)
         metrics = self._metrics["train"]
-        metrics["accuracy"].append((chosen_B > rejected_B).float().mean().detach())
-        metrics["margin"].append((chosen_B - rejected_B).mean().detach())
-        metrics["mean_reward"].append(scores_2B.mean().detach())
-        metrics["min_reward"].append(scores_2B.min().detach())
-        metrics["max_reward"].append(scores_2B.max().detach())
-        return (loss, {"scores": scores_2B}) if return_outputs else loss
+        if len(delta_P):
+            metrics["accuracy"].append((delta_P > 0).float().mean().detach())
+            metrics["margin"].append(delta_P.mean().detach())
+        metrics["mean_reward"].append(scores_R.mean().detach())
+        metrics["min_reward"].append(scores_R.min().detach())
+        metrics["max_reward"].append(scores_R.max().detach())
+        return (loss, {"scores": scores_R}) if return_outputs else loss
 
 
-def fit(spec: ModelSpec, pairs: Sequence[Pair], settings: TrainSettings, ctx: FitContext) -> dict[str, float]:
-    """Train a reward adapter on pairs and publish it, with its `reward.json`, at `ctx.out`.
+def fit(
+    spec: ModelSpec, records: Sequence[Pair] | Sequence[Ranking] | Sequence[Rating], settings: TrainSettings,
+    ctx: FitContext, loss: str = "pairwise",
+) -> dict[str, float]:  # fmt: skip
+    """Train a reward adapter and publish it, with its `reward.json`, at `ctx.out`.
 
     `ctx.start_adapter` is the SFT adapter, or a reward adapter to go on with.
+
+    Args:
+        records: what the loss learns from: pairs, rankings (for `best_of_n` with one best each), or ratings.
+        settings: a row is one record, so that `batch_size` counts prompts where a record holds several answers.
+        loss: one of `reward_losses`.
 
     Returns:
         Final metrics in TRL's names (`loss`, `accuracy`, `margin`, `mean_reward`, …), with `rows` and `rows_too_long`.
 
     Raises:
-        DataError: no pair, or most are too long. Stopped: a loss is not finite.
+        DataError: nothing to learn from, or most of it is too long. Stopped: a loss is not finite.
     """
-    chat = load_chat(spec)
-    rows = token_rows.rows_of(tokenised(chat, pairs), settings, "pairs")
+    chat, learning = load_chat(spec), loss_of(loss, records)
+    rows = token_rows.rows_of(learning.rows(chat, records), settings, learning.learns_from)  # type: ignore[arg-type]
 
     def load() -> Any:
         return adapters.attach(load_base(spec, num_labels=1), spec, "SEQ_CLS", ctx.start_adapter)
 
     def make(model: Any, folder: str, callbacks: list[Any], like: Any) -> Any:
         args = RewardConfig(folder, **trainers.arguments(spec, settings, len(rows), ctx))
-        collator = Collator(chat.fill_id)
-        return Trainer(model, args, collator, like, processing_class=chat.tokenizer, callbacks=callbacks)
+        collator = Collator(learning, chat.fill_id)
+        trainer = Trainer(model, args, collator, like, processing_class=chat.tokenizer, callbacks=callbacks)
+        trainer.learning = learning
+        return trainer
 
     def files() -> dict[str, str]:
-        return {INFO: _json(new_info(chat, spec))}
+        return {INFO: _json(new_info(chat, spec) | _scale(learning))}
 
-    inputs = ("reward_model", base_hash(spec.path, spec.revision), spec)
+    inputs = ("reward_model", base_hash(spec.path, spec.revision), spec, loss)
     return trainers.run(load, make, rows, settings, ctx, inputs, files)
 
 
-def tokenised(chat: Chat, pairs: Sequence[Pair]) -> Iterator[tuple[token_rows.Row, int]]:
-    """(row, length of its longer side) of each pair."""
-    for pair in pairs:
-        prompt = chat.prompt_ids(pair.prompt)
-        chosen = prompt + chat.response_ids(pair.chosen, prompt=pair.prompt)
-        rejected = prompt + chat.response_ids(pair.rejected, prompt=pair.prompt)
-        row = {"chosen_ids": chosen, "rejected_ids": rejected, "margin": pair.margin or 0.0, "label": pair.label}
-        yield row, max(len(chosen), len(rejected))
-
-
 class Collator:
-    """B pairs → 2B right-padded rows, the chosen first; `lengths` (2B,), `margin` and `label` (B,)."""
+    """Rows → a batch of the loss."""
 
-    def __init__(self, fill_id: int):
-        self.fill_id = fill_id
+    def __init__(self, learning: Loss, fill_id: int):
+        self.learning, self.fill_id = learning, fill_id
 
     def __call__(self, rows: Sequence[token_rows.Row]) -> dict[str, Tensor]:
-        both = [row["chosen_ids"] for row in rows] + [row["rejected_ids"] for row in rows]
-        ids_BS, lengths_B = token_rows.pad(both, self.fill_id)
-        batch = {"input_ids": ids_BS, "lengths": lengths_B}
-        return batch | {name: torch.tensor([float(row[name]) for row in rows]) for name in ("margin", "label")}
+        return self.learning.batch(rows, self.fill_id)
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------
@@ -129,6 +128,14 @@ def new_info(chat: Chat, spec: ModelSpec) -> dict[str, Any]:
     """`reward.json` of a fresh reward model: score = gain × head + bias."""
     hashes = {"template_hash": chat.template_hash, "base_hash": base_hash(spec.path, spec.revision)}
     return {"gain": 1.0, "bias": 0.0, **hashes, "pooling": "last"}
+
+
+def _scale(learning: Loss) -> dict[str, float]:
+    """What brings scores back to the labellers' scale: of ratings, which were learned with mean 0 and deviation 1."""
+    if not isinstance(learning, Regression):
+        return {}
+    mean, deviation = learning.mean, learning.deviation
+    return {"gain": deviation, "bias": mean, "rating_mean": mean, "rating_deviation": deviation}
 
 
 def read_info(folder: Path) -> dict[str, Any]:

@@ -192,7 +192,47 @@ def test_six_verdicts_on_four_replies(tmp_path):
     assert reasons(data) == {"a tie": 1, "no six verdicts that are each 0, 1 or 2": 2}
     assert [row.completion for row in data.demonstrations] == ["C"]
     assert data.pairs[0].prompt.columns == {"passages": [["title", "text"]]}
+    assert data.rankings == [], "A beats B, C beats A, and B = C: no order says so"
     assert "1 rows gave 4 pairs, 2 none: a tie" in data.format
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "ranks"),
+    [
+        ([1, 1, 1, 1, 1, 1], (1, 2, 3, 4)),
+        ([2, 2, 2, 2, 2, 2], (4, 3, 2, 1)),
+        ([0, 1, 1, 1, 1, 0], (1, 1, 2, 2)),
+        ([2, 0, 0, 1, 1, 0], (2, 1, 2, 2)),
+        ([1, 2, 1, 1, 1, 1], None),  # A beats B, B beats C, C beats A
+        ([0, 1, 1, 0, 1, 1], None),  # A = B and B = C, yet A beats C
+    ],
+)
+def test_six_verdicts_are_a_ranking_where_they_make_an_order(tmp_path, verdicts, ranks):
+    data = load(tmp_path, qa(verdicts))
+    assert [ranking.ranks for ranking in data.rankings] == ([ranks] if ranks else [])
+    if ranks:
+        assert [(pair.chosen, pair.rejected) for pair in data.rankings[0].pairs()] == wins(data)
+
+
+def test_what_orders_several_replies_is_a_ranking_of_those_that_are_in_a_pair(tmp_path):
+    row = {"prompt": "q", "completions": ["a", "b", " ", "d", "e"], "scores": [0.5, 9, 7, None, 0.5]}
+    (ranking,) = load(tmp_path, row).rankings
+    assert (ranking.completions, ranking.ranks) == (("a", "b", "e"), (2, 1, 2))
+    (ranking,) = load(tmp_path, {"prompt": "q", "completions": ["a", "b", "c"], "ranks": [30, 10, 20]}).rankings
+    assert (ranking.completions, ranking.ranks) == (("a", "b", "c"), (3, 1, 2))
+    (ranking,) = load(tmp_path, {"prompt": "q", "completions": ["a", "b", "c"], "best": 2}).rankings
+    assert (ranking.best, ranking.ranks) == (2, (2, 2, 1))
+
+
+def test_a_rating_too_large_for_a_float_is_compared_and_not_learned_as_a_number(tmp_path):
+    rows = [
+        {"prompt": p, "completion": c, "rating": r}
+        for p, c, r in (("p", "a", 10**400), ("p", "b", 1), ("q", "c", 10**400))
+    ]
+    data = load(tmp_path, *rows)
+    assert (wins(data), [r.value for r in data.ratings]) == ([("a", "b")], [1.0])
+    assert data.left_out == {"a rating too large to learn from": 1}
+    assert reasons(data) == {"a rating too large to learn from": 1}
 
 
 def test_scores_give_every_pair_whose_scores_differ(tmp_path):
@@ -249,20 +289,21 @@ def test_ratings_are_compared_within_a_prompt(tmp_path):
     data = load(tmp_path, *({"prompt": p, "completion": c, "score": s} for p, c, s in rows))
     assert set(wins(data)) == {("a", "b"), ("c", "b")}
     assert {unused.where[-6:]: unused.reason for unused in data.unused} == {
-        "line 2": "no other rated reply to its prompt",
-        "line 5": "a tie",
-        "line 6": "a tie",
         "line 7": "a reply without a score",
     }
-    assert data.rows == 3
-    assert data.left_out["a tie"] == 1
+    assert data.rows == 6
+    assert data.left_out == {"a tie": 2}
     assert [row.completion for row in data.demonstrations] == ["a"]
+    assert [(r.prompt.text, r.completions, r.ranks) for r in data.rankings] == [("p", ("a", "b", "c"), (1, 2, 1))]
+    assert {(r.prompt.text, r.completion, r.value) for r in data.ratings} == {row for row in rows if row[2] is not None}
 
 
-def test_ratings_without_two_replies_to_a_prompt_name_the_way_out(tmp_path):
+def test_ratings_of_different_prompts_are_ratings_and_no_demonstrations(tmp_path):
     rows = [{"prompt": f"q{i}", "response": "a", "rating": i} for i in range(3)]
+    data = load(tmp_path, *rows)
+    assert ([r.value for r in data.ratings], data.pairs, data.rankings, data.demonstrations) == ([0, 1, 2], [], [], [])
     with pytest.raises(DataError, match=r"dataset\.format=prompt_completion"):
-        load(tmp_path, *rows)
+        load(tmp_path, *({**row, "rating": None} for row in rows))
     assert len(load(tmp_path, *rows, format="prompt_completion").demonstrations) == 3
 
 

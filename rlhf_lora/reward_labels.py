@@ -1,0 +1,66 @@
+"""Which labels the reward model of a run learns from: `reward_model.loss`, what it reads, and how many answers that is.
+
+`auto` takes what the data says most with: rankings of more than two answers as they are (`kwise`), ratings where nothing
+else is there (`regression`), else pairs (`pairwise`).
+"""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from rlhf_lora.splits import Splits
+from rlhf_lora.train_settings import micro_batch_within
+
+READS = {"pairwise": "pairs", "kwise": "rankings", "best_of_n": "choices", "regression": "ratings"}
+"""Loss → the list of `Splits` that it learns from."""
+LOSSES = ("auto", *READS)
+
+LISTS = {"choices": "rankings"}
+"""Where a list is part of another one, that one: it is what the data holds."""
+
+WANTS = {
+    "pairs": "pairs (chosen and rejected)",
+    "rankings": "rankings (several answers with scores or ranks)",
+    "choices": "choices (several answers, one of them the best)",
+    "ratings": "ratings (answers with a number each)",
+}
+
+
+def loss_for(asked: str, splits: Splits) -> str:
+    """The loss that `reward_model.loss` names; of `auto`, the one that fits what is there to learn from."""
+    if asked != "auto":
+        return asked
+    if any(len(ranking.completions) > 2 for ranking in splits.rankings):
+        return "kwise"
+    return "regression" if splits.ratings and not splits.pairs else "pairwise"
+
+
+def answers_in_a_row(loss: str, splits: Splits) -> int:
+    """How many answers one row of training holds, at most: each is a sequence of its own in memory."""
+    if loss in ("kwise", "best_of_n"):
+        return max((len(ranking.completions) for ranking in splits.rankings), default=2)
+    return 1 if loss == "regression" else 2
+
+
+def micro_batch(config: DictConfig, splits: Splits) -> int:
+    """Rows in memory at a time: no more answers than `hardware.micro_batch` pairs have, and at least one row."""
+    answers = answers_in_a_row(config.reward_model.loss, splits)
+    most = max(1, 2 * config.hardware.micro_batch // max(2, answers))
+    return micro_batch_within(config.reward_model.batch_size, most)
+
+
+def notes(loss: str, splits: Splits) -> list[str]:
+    """What of the data the loss does not learn from, and on which scale the reward will be."""
+    found = []
+    if loss in ("kwise", "best_of_n"):
+        ranked = {(r.prompt.text, c) for r in splits.rankings for c in r.completions}
+        alone = sum(not {(p.prompt.text, p.chosen), (p.prompt.text, p.rejected)} <= ranked for p in splits.pairs)
+        if alone:
+            found.append(f"{alone:,} pairs stand in no ranking: reward_model.loss={loss} does not learn from them")
+    if loss == "best_of_n" and (tied := len(splits.rankings) - len(splits.choices)):
+        found.append(
+            f"{tied:,} rankings have several best answers: reward_model.loss=best_of_n does not learn from them"
+        )
+    if loss == "regression":
+        found.append("rewards will be on the labellers' scale, as their ratings are; optimizer.beta is in its units")
+    return found
