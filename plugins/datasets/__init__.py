@@ -1,3 +1,3 @@
 """Built-in datasets."""
 
-from . import hub, jsonl, orders  # noqa: F401
+from . import helpdesk, hub, jsonl, orders  # noqa: F401
