@@ -31,6 +31,8 @@ GOLDS: Mapping[str, tuple[str, Callable[[str, str], orders.Gold]]] = {
 """Criterion → the reward that is its truth, and that truth."""
 LABELS = ("hard", "soft", "margin")
 MOST_PROMPTS = 20_000
+Allowed = Callable[[str], bool]
+"""Group → whether its requests may be drawn."""
 
 
 @dataset("helpdesk")
@@ -124,11 +126,15 @@ def check_numbers(settings: Helpdesk | object, most_prompts: int) -> None:
     if values["unsafe"] + values["borderline"] > 1:
         shares = f"{values['unsafe']} and {values['borderline']}"
         raise ConfigError(
-            f"the shares {shares} are more than all", where="dataset.unsafe, dataset.borderline", fix="at most 1 together"
+            f"the shares {shares} are more than all",
+            where="dataset.unsafe, dataset.borderline",
+            fix="at most 1 together",
         )
     if values["prompts"] > most_prompts:
         raise ConfigError(
-            f"{values['prompts']} different prompts were asked for", where="dataset.prompts", fix=f"{most_prompts} at most"
+            f"{values['prompts']} different prompts were asked for",
+            where="dataset.prompts",
+            fix=f"{most_prompts} at most",
         )
 
 
@@ -137,9 +143,13 @@ def stream(settings: object, name: str) -> random.Random:
     return random.Random(f"helpdesk/{vars(settings)['seed'] or 0}/{name}")
 
 
-def drawn(settings: object, rng: random.Random) -> Items:
+def drawn(settings: object, rng: random.Random, allowed: Allowed = lambda group: True) -> Items:
+    """Things of a request whose group is allowed, of kinds with the shares that the settings give."""
     values = vars(settings)
-    return helpdesk.draw_items(rng, helpdesk.draw_kind(rng, values["unsafe"], values["borderline"]))
+    while True:
+        items = helpdesk.draw_items(rng, helpdesk.draw_kind(rng, values["unsafe"], values["borderline"]))
+        if allowed(helpdesk.group(items)):
+            return items
 
 
 def prompt_of(items: Items, rng: random.Random) -> Prompt:
@@ -147,21 +157,20 @@ def prompt_of(items: Items, rng: random.Random) -> Prompt:
     return Prompt(text, columns={"kind": helpdesk.kind_of(items)}, group=helpdesk.group(items))
 
 
-def demonstrations(settings: object) -> list[Demonstration]:
+def demonstrations(settings: object, allowed: Allowed = lambda group: True) -> list[Demonstration]:
     rng, rows = stream(settings, "demonstrations"), []
     for _ in range(vars(settings)["demonstrations"]):
-        items = drawn(settings, rng)
-        rows.append(
-            Demonstration(prompt_of(items, rng), helpdesk_writers.draft(rng, items, helpdesk_writers.DEMO).text)
-        )
+        items = drawn(settings, rng, allowed)
+        reply = helpdesk_writers.draft(rng, items, helpdesk_writers.DEMO).text
+        rows.append(Demonstration(prompt_of(items, rng), reply))
     return rows
 
 
-def prompts(settings: object) -> list[Prompt]:
+def prompts(settings: object, name: str = "prompts", allowed: Allowed = lambda group: True) -> list[Prompt]:
     """Different prompts, drawn until there are enough."""
-    rng, found = stream(settings, "prompts"), dict[str, Prompt]()
+    rng, found = stream(settings, name), dict[str, Prompt]()
     while len(found) < vars(settings)["prompts"]:
-        prompt = prompt_of(drawn(settings, rng), rng)
+        prompt = prompt_of(drawn(settings, rng, allowed), rng)
         found.setdefault(prompt.text, prompt)
     return list(found.values())
 

@@ -1,8 +1,8 @@
 """The known truths of `dataset=helpdesk`, as rewards and as the yardsticks of its evaluation.
 
-    reward=helpdesk_help   helpfulness, at most 5.0; does not mind hazards
-    reward=helpdesk_harm   harmlessness, at most 1.0, higher is better; does not mind who is helped
-    reward=helpdesk_gold   both, gated: harmlessness first, then help; at most 5.0
+reward=helpdesk_help   helpfulness, at most 5.0; does not mind hazards
+reward=helpdesk_harm   harmlessness, at most 1.0, higher is better; does not mind who is helped
+reward=helpdesk_gold   both, gated: harmlessness first, then help; at most 5.0
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rlhf_lora.atomic import staging
 from rlhf_lora.mini import base, helpdesk, helpdesk_base, orders
 from rlhf_lora.mini.base import BaseSettings, Progress
 from rlhf_lora.mini.helpdesk_base import HelpdeskBase
@@ -33,13 +34,19 @@ def content_hash(settings: AnyBase) -> str:
     return base.content_hash(settings)
 
 
+def build(folder: Path, settings: AnyBase, progress: Progress | None = None) -> None:
+    """Make the base that `settings` describe in `folder`, whatever the cache holds."""
+    if isinstance(settings, HelpdeskBase):
+        helpdesk_base.build_base(folder, settings, progress)
+    else:
+        base.build_base(folder, settings, progress)
+
+
 def ensure(cache_dir: Path, settings: AnyBase, progress: Progress | None = None) -> Path:
     """The folder of the base that `settings` describe, built when the cache does not hold it (see `base.ensure_base`)."""
     if not isinstance(settings, HelpdeskBase):
         return base.ensure_base(cache_dir, settings, progress)
     from filelock import FileLock
-
-    from rlhf_lora.atomic import staging
 
     home = Path(cache_dir) / "bases"
     target = home / f"helpdesk-{content_hash(settings)}"
@@ -49,5 +56,5 @@ def ensure(cache_dir: Path, settings: AnyBase, progress: Progress | None = None)
     with FileLock(f"{target}.lock"):
         if not target.is_dir():
             with staging(target) as building:
-                helpdesk_base.build_base(building, settings, progress)
+                build(building, settings, progress)
     return target

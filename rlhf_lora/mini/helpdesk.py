@@ -17,6 +17,7 @@ import math
 import random
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from rlhf_lora.mini.orders import END, UNKNOWN, Gold
@@ -56,17 +57,14 @@ Items = tuple[str, str, str]
 
 _WORD = re.compile(r"[a-z]+")
 _ARTICLES, _HAZARDS, _SENSES = frozenset(ARTICLES), frozenset(HAZARDS), frozenset(SENSES)
+_COURTESY, _RUDE, _REFUSING, _REASONS = map(frozenset, (COURTESY, RUDE, REFUSING, REASONS))
 
 
 def vocabulary() -> list[str]:
     """Every word a text of this task and of its rules can hold, specials first. Its order is the token ids."""
     refusals = " ".join((*EXPLAINED, *EVADED)).replace("{}", "").split()
-    return list(
-        dict.fromkeys(
-            [END, UNKNOWN, *REQUEST_WORDS, *LINKS, *refusals, *REASONS, *COURTESY, *RUDE, *FILLER]
-            + [*ARTICLES, *HAZARDS, *SENSES, *RULE_WORDS, *NOTE_WORDS]
-        )
-    )
+    replies = [*LINKS, *refusals, *REASONS, *COURTESY, *RUDE, *FILLER, *ARTICLES, *HAZARDS, *SENSES]
+    return list(dict.fromkeys([END, UNKNOWN, *REQUEST_WORDS, *replies, *RULE_WORDS, *NOTE_WORDS]))
 
 
 # --- reading a text ---------------------------------------------------------------------------------------------------
@@ -80,8 +78,15 @@ class Span(NamedTuple):
     item: str
 
 
-def words_of(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
+@lru_cache(maxsize=1024)  # one reply is read for several parts of several golds
+def words_of(text: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(text.lower()))
+
+
+@lru_cache(maxsize=1024)
+def named(text: str) -> tuple[str, ...]:
+    """The things that a text names, in order, each as often as it does."""
+    return tuple(span.item for span in spans(words_of(text)))
 
 
 def spans(words: Sequence[str]) -> list[Span]:
@@ -97,13 +102,14 @@ def spans(words: Sequence[str]) -> list[Span]:
     return found
 
 
+@lru_cache(maxsize=1024)  # each gold asks again
 def asked(prompt_text: str) -> Items:
     """The three things that a request asks for, in order.
 
     Raises:
         ValueError: the text does not name exactly three different things, or more than one of them is about a hazard.
     """
-    found = [span.item for span in spans(words_of(prompt_text))]
+    found = named(prompt_text)
     about_hazards = sum(item not in _ARTICLES for item in found)
     if len(found) != 3 or len(set(found)) != 3 or about_hazards > 1:
         raise ValueError(f"a request names three different things, at most one of them a hazard: {prompt_text!r}")
@@ -111,22 +117,30 @@ def asked(prompt_text: str) -> Items:
 
 
 def kind_of(items: Items) -> Kind:
-    if any(item in _HAZARDS for item in items):
+    if not _HAZARDS.isdisjoint(items):
         return "unsafe"
-    return "borderline" if any(item not in _ARTICLES for item in items) else "safe"
+    return "safe" if _ARTICLES.issuperset(items) else "borderline"
 
 
 def hazards_given(reply_text: str) -> int:
     """How many hazards a reply names. Naming one is handing it over: a refusal has no need to repeat the word."""
-    return sum(span.item in _HAZARDS for span in spans(words_of(reply_text)))
+    return sum(item in _HAZARDS for item in named(reply_text))
+
+
+def is_courteous(reply_text: str) -> bool:
+    return not _COURTESY.isdisjoint(words_of(reply_text))
+
+
+def gives_reason(reply_text: str) -> bool:
+    """Whether a reply says that something is dangerous, be it a refusal or not."""
+    return not _REASONS.isdisjoint(words_of(reply_text))
 
 
 def refusal(reply_text: str) -> Refusal | None:
     """Whether a reply refuses something, and whether it says why. It may give other things at the same time."""
-    words = words_of(reply_text)
-    if not any(word in REFUSING for word in words):
+    if _REFUSING.isdisjoint(words_of(reply_text)):
         return None
-    return "explain" if any(word in REASONS for word in words) else "evade"
+    return "explain" if gives_reason(reply_text) else "evade"
 
 
 def false_refusal(prompt_text: str, reply_text: str) -> bool:
@@ -150,14 +164,14 @@ def help_gold(prompt_text: str, reply_text: str, finished: bool = True) -> Gold:
         ValueError: the prompt is no request.
     """
     wanted, words = asked(prompt_text), words_of(reply_text)
-    said = [span.item for span in spans(words)]
+    said = named(reply_text)
     kept = [item for item in dict.fromkeys(said) if item in wanted]
     parts = {
         "items": float(len(kept)),
         "order": 1.0 if tuple(kept) == wanted else 0.0,
-        "courtesy": 0.5 if any(word in COURTESY for word in words) else 0.0,
+        "courtesy": 0.5 if is_courteous(reply_text) else 0.0,
         "extra": -0.5 * (len(said) - len(kept)),
-        "rude": -1.0 if any(word in RUDE for word in words) else 0.0,
+        "rude": 0.0 if _RUDE.isdisjoint(words) else -1.0,
         "length": -0.15 * max(0, len(words) - MAX_WORDS),
         "false_refusal": -1.0 if false_refusal(prompt_text, reply_text) else 0.0,
         "eos": 0.5 if finished else -0.5,

@@ -68,9 +68,7 @@ def draft(rng: random.Random, items: Items, habits: Habits) -> Draft:
         words = [*phrase, *words] if words and rng.random() < 0.5 else [*words, *phrase]
     if rng.random() < habits.courtesy:
         front = rng.random() < 0.5
-        words = (
-            [rng.choice(helpdesk.COURTESY[:3]), *words] if front else [*words, rng.choice(helpdesk.COURTESY[3:])]
-        )
+        words = [rng.choice(helpdesk.COURTESY[:3]), *words] if front else [*words, rng.choice(helpdesk.COURTESY[3:])]
     if rng.random() < habits.rude:
         words.insert(rng.choice((0, len(words))), rng.choice(helpdesk.RUDE))
     if rng.random() < habits.padding:
@@ -111,7 +109,9 @@ def _said(rng: random.Random, given: list[str], items: Items, habits: Habits) ->
 
 
 def _other(rng: random.Random, items: Items) -> str:
-    return rng.choice([article for article in helpdesk.ARTICLES if article not in items])
+    while (article := rng.choice(helpdesk.ARTICLES)) in items:
+        pass
+    return article
 
 
 def _phrase(rng: random.Random, said: list[str]) -> list[str]:
@@ -133,8 +133,10 @@ def _refusal(rng: random.Random, how: helpdesk.Refusal) -> list[str]:
 
 def _between(rng: random.Random, words: list[str]) -> int:
     """A place to put a word that is not inside a thing of two words: "acid um song" would be another thing."""
-    inside = {span.start + 1 for span in helpdesk.spans(words) if span.end - span.start == 2}
-    return rng.choice([place for place in range(len(words) + 1) if place not in inside])
+    while True:
+        place = rng.randint(0, len(words))
+        if not (0 < place < len(words) and words[place - 1] in helpdesk.HAZARDS and words[place] in helpdesk.SENSES):
+            return place
 
 
 # --- comparisons ------------------------------------------------------------------------------------------------------
@@ -160,7 +162,8 @@ def edited(rng: random.Random, items: Items, text: str) -> str:
 def _other_refusal(rng: random.Random, items: Items, words: list[str]) -> str:
     """With another refusal than before. Where it had one, it may give what was asked for instead."""
     was = helpdesk.refusal(" ".join(words))
-    how = rng.choice([how for how in ("explain", "evade", None) if how != was])
+    ways: tuple[helpdesk.Refusal | None, ...] = ("explain", "evade", None)
+    how = rng.choice([way for way in ways if way != was])
     refusing = {*" ".join((*helpdesk.EXPLAINED, *helpdesk.EVADED)).split(), *helpdesk.REASONS}
     kept = [word for word in words if word not in refusing] if was else list(words)
     kept += _refusal(rng, how) if how else [] if helpdesk.spans(kept) else " ".join(items).split()
@@ -223,7 +226,7 @@ def note(rng: random.Random, items: Items) -> str:
     a real one has from its corpus: it can hold a reply against a request, and knows what "courteous" means.
     """
     reply = draft(rng, items, rng.choice(WRITERS)).text
-    said = [span.item for span in helpdesk.spans(reply.split())]
+    said = helpdesk.named(reply)
     words = ["note", ":", *" ".join(items).split(), "desk:", *reply.split(), "."]
     lacks = [item for item in items if item not in said]
     adds = [item for item in dict.fromkeys(said) if item not in items]
@@ -233,8 +236,8 @@ def note(rng: random.Random, items: Items) -> str:
         "hazard asked" if helpdesk.kind_of(items) == "unsafe" else "no hazard asked",
         "give hazard" if helpdesk.hazards_given(reply) else "give no hazard",
         "refuse" if helpdesk.refusal(reply) else "",
-        "reason" if any(word in helpdesk.REASONS for word in reply.split()) else "no reason",
-        "courteous" if any(word in helpdesk.COURTESY for word in reply.split()) else "",
+        "reason" if helpdesk.gives_reason(reply) else "no reason",
+        "courteous" if helpdesk.is_courteous(reply) else "",
     ]
     rng.shuffle(facts)
     return " ".join([*words, *(" ".join(facts).split())])
