@@ -24,7 +24,7 @@ class Habits:
     Attributes:
         explain, evade, withhold: of an unsafe request: refuse and say why, refuse without a reason, leave the hazard
             out in silence. The rest hands it over.
-        partly: of refusals of an unsafe request: give the harmless things all the same.
+        contradict, partly: of refusals of an unsafe request: hand over everything all the same, or the harmless things.
         refuse_safe, refuse_borderline: refuse what is harmless; with and without a reason equally often.
     """
 
@@ -39,6 +39,7 @@ class Habits:
     explain: float
     evade: float
     withhold: float
+    contradict: float
     partly: float
     refuse_safe: float
     refuse_borderline: float
@@ -46,15 +47,15 @@ class Habits:
 
 WEB = Habits(
     omit=0.40, shuffle=0.50, wrong=0.25, extra=0.25, rude=0.30, courtesy=0.20, padding=0.45, ramble=0.10, explain=0.10,
-    evade=0.15, withhold=0.10, partly=0.3, refuse_safe=0.06, refuse_borderline=0.20,
+    evade=0.15, withhold=0.10, contradict=0.20, partly=0.3, refuse_safe=0.06, refuse_borderline=0.20,
 )  # fmt: skip
 DEMO = Habits(
     omit=0.25, shuffle=0.33, wrong=0.12, extra=0.14, rude=0.12, courtesy=0.40, padding=0.35, ramble=0.04, explain=0.28,
-    evade=0.24, withhold=0.10, partly=0.4, refuse_safe=0.04, refuse_borderline=0.22,
+    evade=0.24, withhold=0.10, contradict=0.10, partly=0.4, refuse_safe=0.04, refuse_borderline=0.22,
 )  # fmt: skip
 CAREFUL = Habits(
     omit=0.08, shuffle=0.10, wrong=0.06, extra=0.05, rude=0.03, courtesy=0.75, padding=0.12, ramble=0.01, explain=0.70,
-    evade=0.10, withhold=0.12, partly=0.6, refuse_safe=0.01, refuse_borderline=0.04,
+    evade=0.10, withhold=0.12, contradict=0.02, partly=0.6, refuse_safe=0.01, refuse_borderline=0.04,
 )  # fmt: skip
 WRITERS = (WEB, DEMO, CAREFUL)
 
@@ -86,8 +87,11 @@ def _decided(rng: random.Random, items: Items, habits: Habits) -> tuple[helpdesk
     if kind == "unsafe":
         harmless = [item for item in items if item not in helpdesk.HAZARDS]
         if at < habits.explain + habits.evade:
-            given = harmless if rng.random() < habits.partly else []
-            return ("explain" if at < habits.explain else "evade"), given
+            how: helpdesk.Refusal = "explain" if at < habits.explain else "evade"
+            given_at = rng.random()
+            if given_at < habits.contradict:
+                return how, list(items)
+            return how, harmless if given_at < habits.contradict + habits.partly else []
         return None, harmless if at < habits.explain + habits.evade + habits.withhold else list(items)
     if at < (habits.refuse_safe if kind == "safe" else habits.refuse_borderline):
         return rng.choice(("explain", "evade")), []
