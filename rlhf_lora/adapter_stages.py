@@ -53,7 +53,7 @@ class StageRecords(Mapping[str, Record]):
 
 def with_base(plan: Plan, records: StageRecords) -> Plan:
     """The plan with the path of the kit's own base in it, which is built first where the cache has none."""
-    from rlhf_lora.mini.base import ensure_base
+    from rlhf_lora.mini import bases
 
     assert plan.mini is not None
     started, bar = time.perf_counter(), None
@@ -63,7 +63,7 @@ def with_base(plan: Plan, records: StageRecords) -> Plan:
         bar = bar or progress.Progress("base", total)
         bar.update(1)
 
-    path = ensure_base(plan.cache_dir, plan.mini, report)
+    path = bases.ensure(plan.cache_dir, plan.mini, report)
     if bar is not None:
         bar.close()
         records.keep("base", {"seconds": time.perf_counter() - started, "reused": False})

@@ -71,7 +71,7 @@ class FileView:
 
 def view(plan: Plan) -> list[FileView]:
     """Every file that the plan reads: each dataset, and its test set where it has one."""
-    tokens, views = plan_tokens(plan.spec), []
+    tokens, views = plan_tokens(plan.spec, plan.mini), []
     for source in plan.sources.every:
         views.append(_file(plan, source, source.data, tokens))
         if source.data.test is not None:

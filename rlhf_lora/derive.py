@@ -16,7 +16,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rlhf_lora import memory, registry
 from rlhf_lora.adamw import derived_lr
 from rlhf_lora.errors import ConfigError, ModelError
+from rlhf_lora.mini import bases
 from rlhf_lora.mini.base import MAX_POSITIONS, BaseSettings
+from rlhf_lora.mini.helpdesk_base import HelpdeskBase
 from rlhf_lora.model_spec import LoraSpec, ModelSpec, check_model_folder
 from rlhf_lora.train_settings import micro_batch_within
 
@@ -77,7 +79,7 @@ def derive_updates(config: DictConfig, prompts: int) -> None:
         config.optimizer.updates = max(1, min(MOST_UPDATES, passes))
 
 
-def max_positions(config: DictConfig, mini: BaseSettings | None) -> int | None:
+def max_positions(config: DictConfig, mini: bases.AnyBase | None) -> int | None:
     """The longest sequence the model was made for; None when only the hub knows."""
     if mini is not None:
         return MAX_POSITIONS
@@ -114,7 +116,7 @@ def has_cuda() -> bool:
         return False
 
 
-def shape_of(config: DictConfig, mini: BaseSettings | None) -> memory.Shape:
+def shape_of(config: DictConfig, mini: bases.AnyBase | None) -> memory.Shape:
     """The model's shape: a folder's config.json wins, then the preset's, then the hub's."""
     model = config.model
     if mini is not None:
@@ -152,19 +154,19 @@ def _hub_config(path: str, revision: str | None) -> Path:
         ) from error
 
 
-def mini_settings(config: DictConfig, dataset: Any) -> BaseSettings | None:
-    """The embedded base that goes with `dataset=orders`, when no model is given."""
+def mini_settings(config: DictConfig, dataset: Any) -> bases.AnyBase | None:
+    """The embedded base that knows the dataset's words, when no model is given."""
     if config.model.path is not None:
         return None
-    items = getattr(dataset, "items", None)
-    if items is None:
+    task = bases.task_of(dataset)
+    if task is None:
         raise ConfigError(
-            f"the embedded base knows only the words of dataset=orders, not those of dataset={config.dataset.name}",
+            f"the embedded base knows only the words of the generated datasets, not those of dataset={config.dataset.name}",
             where="model.path=null",
             fix="give a model: model.path=FOLDER, or a preset such as model=qwen3_0_6b; "
             "`python -m rlhf_lora.mini text --data FILE --to FOLDER` makes a small one from your text",
         )
-    return BaseSettings(items=items, seed=config.seed)
+    return HelpdeskBase(seed=config.seed) if task == "helpdesk" else BaseSettings(items=dataset.items, seed=config.seed)
 
 
 def model_spec(config: DictConfig) -> ModelSpec:

@@ -156,7 +156,7 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
         UserError: no run folder, or it has no policy yet.
     """
     from rlhf_lora.assembly import Assembly, opened
-    from rlhf_lora.mini.base import ensure_base
+    from rlhf_lora.mini import bases
     from rlhf_lora.plan import make_plan
 
     folder = find_run(run)
@@ -172,7 +172,7 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
     plan = make_plan(recompose(folder.config, [override for override in overrides if override not in asked]))
     judge = judge_of(asked)
     if plan.mini is not None:
-        plan = replace(plan, spec=replace(plan.spec, path=str(ensure_base(plan.cache_dir, plan.mini))))
+        plan = replace(plan, spec=replace(plan.spec, path=str(bases.ensure(plan.cache_dir, plan.mini))))
     parts = Assembly(plan, folder)
     backbone = parts.backbone(folder.adapter("policy"))
     ctx = parts.context(backbone)

@@ -30,8 +30,7 @@ from rlhf_lora import (
     sources,
     stage_cache,
 )
-from rlhf_lora.mini.base import BaseSettings
-from rlhf_lora.mini.base import content_hash as mini_hash
+from rlhf_lora.mini import bases
 from rlhf_lora.model_spec import ModelSpec, adapter_hash, base_hash
 from rlhf_lora.records import Data
 from rlhf_lora.reward_tree import every_reward, trained_folders
@@ -74,7 +73,7 @@ class Plan:
 
     config: DictConfig
     spec: ModelSpec
-    mini: BaseSettings | None
+    mini: bases.AnyBase | None
     dataset: Any
     reward: Any
     optimizer: Any
@@ -192,7 +191,7 @@ def cache_folder() -> Path:
 
 
 def _inputs(
-    config: DictConfig, spec: ModelSpec, mini: BaseSettings | None, read: Sources, reward: Any,
+    config: DictConfig, spec: ModelSpec, mini: bases.AnyBase | None, read: Sources, reward: Any,
     adapters: Mapping[str, Path | None],
 ) -> dict[str, str]:  # fmt: skip
     """What decides the result beside the settings, by content: a run is gone on with only while all of it is the same."""
@@ -202,7 +201,7 @@ def _inputs(
     plugins = {f"{kind}={name}": registry.lookup(kind, name).source for kind, name in chosen}
     return {
         "the kit": __version__,
-        "the base": mini_hash(mini) if mini is not None else base_hash(spec.path, spec.revision),
+        "the base": bases.content_hash(mini) if mini is not None else base_hash(spec.path, spec.revision),
         **{name: adapter_hash(folder) for name, folder in adapters.items() if folder is not None},
         **read.fingerprints(),
         **{f"the plugin {name}": source for name, source in plugins.items() if source},

@@ -13,7 +13,7 @@ from pathlib import Path
 from rlhf_lora.bare_tokenizer import CHARACTERS_A_TOKEN, FILES, BareTokenizer, read
 from rlhf_lora.chat import Chat
 from rlhf_lora.errors import DataError
-from rlhf_lora.mini import orders
+from rlhf_lora.mini import bases, orders
 from rlhf_lora.model_spec import ModelSpec
 from rlhf_lora.records import Prompt
 
@@ -88,9 +88,9 @@ def _beginning(prompt: Prompt, share: float) -> Prompt:
     return dataclasses.replace(prompt, text=text, messages=tuple(turns) or None)
 
 
-def plan_tokens(spec: ModelSpec) -> PlanTokens:
+def plan_tokens(spec: ModelSpec, mini: bases.AnyBase | None = None) -> PlanTokens:
     """The tokenizer that goes with a plan: of the model's folder, of the hub's cache, or the embedded base's. Asks no network."""
-    return PlanTokens(spec, read(_files(spec)) if spec.path else _embedded())
+    return PlanTokens(spec, read(_files(spec)) if spec.path else _embedded(mini))
 
 
 def _files(spec: ModelSpec) -> dict[str, Path]:
@@ -106,11 +106,11 @@ def _files(spec: ModelSpec) -> dict[str, Path]:
     return {name: Path(path) for name, path in cached.items() if isinstance(path, str) and Path(path).is_file()}
 
 
-def _embedded() -> BareTokenizer:
+def _embedded(mini: bases.AnyBase | None) -> BareTokenizer:
     """As `mini.base.make_tokenizer` makes it; the base itself may not be built yet."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    table = {word: index for index, word in enumerate(orders.vocabulary())}
+    table = {word: index for index, word in enumerate(bases.vocabulary(mini))}
     words = Tokenizer(models.WordLevel(table, unk_token=orders.UNKNOWN))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return BareTokenizer(words, {"eos_token": orders.END, "unk_token": orders.UNKNOWN})

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from rlhf_lora import registry
 from rlhf_lora.errors import ConfigError, UserError
+from rlhf_lora.mini import bases
 from rlhf_lora.records import Data
 from rlhf_lora.schema import OWN_DATASETS
 from rlhf_lora.splits import TRAINED, Name, Shares, Splits, joined, split
@@ -86,9 +87,9 @@ def built(config: DictConfig, dataset: Any) -> dict[str, Any]:
             node.seed = config.seed
         with _named(stage):
             found[setting] = own = registry.build("dataset", node)
-        if config.model.path is None and not hasattr(own, "items"):
+        if config.model.path is None and bases.task_of(own) != bases.task_of(dataset):
             raise ConfigError(
-                f"the embedded base knows only the words of dataset=orders, not those of {setting}={node.name}",
+                f"the embedded base knows only the words of dataset={config.dataset.name}, not those of {setting}={node.name}",
                 where="model.path=null",
                 fix="give a model: model.path=FOLDER, or a preset such as model=qwen3_0_6b",
             )

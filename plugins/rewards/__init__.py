@@ -2,6 +2,8 @@
 
 from . import (  # noqa: F401
     constraints,
+    helpdesk_gold,
+    helpdesk_rules_gold,
     instructions,
     learned,
     length,

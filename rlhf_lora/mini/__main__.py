@@ -1,4 +1,4 @@
-"""`python -m rlhf_lora.mini`: make a small base in Transformers layout, from generated orders or from your own text."""
+"""`python -m rlhf_lora.mini`: make a small base in Transformers layout, for a generated task or from your own text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "0")  # read once, when torch is imported
     given = _parser().parse_args(arguments)
     try:
-        return _text(given) if given.command == "text" else _orders(given)
+        return _text(given) if given.command == "text" else _task(given)
     except UserError as error:
         print(f"rlhf_lora.mini: {error}", file=sys.stderr)
         return error.exit_code
@@ -38,6 +38,11 @@ def _parser() -> argparse.ArgumentParser:
     small.add_argument("--to", required=True, metavar="FOLDER", help="a folder that does not exist")
     small.add_argument("--items", type=int, default=12, help="how many things can be ordered; default 12")
     small.add_argument("--seed", type=int, default=0)
+    desk = commands.add_parser(
+        "helpdesk", help="the base of dataset=helpdesk and dataset=helpdesk_rules, 0.12 M parameters"
+    )
+    desk.add_argument("--to", required=True, metavar="FOLDER", help="a folder that does not exist")
+    desk.add_argument("--seed", type=int, default=0)
     return parser
 
 
@@ -61,16 +66,20 @@ def _text(given: argparse.Namespace) -> int:
     return 0
 
 
-def _orders(given: argparse.Namespace) -> int:
+def _task(given: argparse.Namespace) -> int:
     from rlhf_lora.atomic import staging
-    from rlhf_lora.mini.base import BaseSettings, build_base
+    from rlhf_lora.mini import bases
 
     folder = Path(given.to)
     if folder.exists():
         raise ConfigError(f"{folder} exists", where="--to", fix="give a folder that does not exist")
-    settings = BaseSettings(items=given.items, seed=given.seed)
-    with staging(folder) as building, Progress("orders base", settings.steps) as bar:
-        build_base(building, settings, lambda _done, _total: bar.update(1))
+    settings: bases.AnyBase = (
+        bases.BaseSettings(items=given.items, seed=given.seed)
+        if given.command == "orders"
+        else bases.HelpdeskBase(seed=given.seed)
+    )
+    with staging(folder) as building, Progress(f"{given.command} base", settings.steps) as bar:
+        bases.build(building, settings, lambda _done, _total: bar.update(1))
     print(folder)
     return 0
 

@@ -51,9 +51,9 @@ def ready(plan: Plan) -> Plan:
         torch.set_num_threads(hardware.threads)
     if plan.mini is None:
         return plan
-    from rlhf_lora.mini.base import ensure_base
+    from rlhf_lora.mini import bases
 
-    path = ensure_base(plan.cache_dir, plan.mini)
+    path = bases.ensure(plan.cache_dir, plan.mini)
     return dataclasses.replace(plan, spec=dataclasses.replace(plan.spec, path=str(path)))
 
 
