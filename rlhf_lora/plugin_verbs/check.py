@@ -28,6 +28,8 @@ START_S, IMPORT_S = 60.0, 3.0
 DEADLINE_S = {"optimizer": 120.0, "rollout": 120.0}
 OTHERS_S = 10.0
 """For one plugin's promises; those of optimizers and rollouts need torch."""
+CALLS = 60
+"""Answers that a kit asks for, about: a plugin that says how long one may take (`latency_s`) gets the time for so many."""
 KEPT = 2_000
 """Characters that are kept of what a plugin prints."""
 
@@ -113,10 +115,11 @@ class Child:
         self.reader.start()
 
     def _drain(self, stream: IO[bytes]) -> None:
-        while chunk := os.read(stream.fileno(), 65536):
-            self.count += len(chunk)
-            if len(self.kept) < KEPT:
-                self.kept += chunk[:KEPT].decode("utf-8", "replace")
+        with stream:
+            while chunk := os.read(stream.fileno(), 65536):
+                self.count += len(chunk)
+                if len(self.kept) < KEPT:
+                    self.kept += chunk[:KEPT].decode("utf-8", "replace")
 
     def told(self) -> list[dict[str, Any]]:
         """The events so far; a line that is only half there is left for the next time."""
@@ -158,7 +161,7 @@ def watched(asked: dict[str, Any], deadline: float | None = None) -> Found:
             child.kill()
             raise
         status = None if late else child.finish()
-        return _gathered(child, late, status)
+        return _gathered(child, asked["target"], late, status)
 
 
 def _wait(child: Child, deadline: float | None) -> str:
@@ -184,14 +187,14 @@ def _limit(event: dict[str, Any], deadline: float | None) -> float:
     if event["event"] == "start":
         return START_S
     if event["event"] == "begin":
-        return deadline or DEADLINE_S.get(event["kind"], OTHERS_S)
+        return deadline or DEADLINE_S.get(event["kind"], OTHERS_S) + CALLS * event["latency_s"]
     return max(IMPORT_S, deadline or 0)
 
 
 # --- what it told -----------------------------------------------------------------------------------------------------
 
 
-def _gathered(child: Child, late: str, status: int | None) -> Found:
+def _gathered(child: Child, target: str, late: str, status: int | None) -> Found:
     found, at, ended = Found(), {"id": "", "sample": ""}, False
     for event in child.told():
         kind = event.pop("event")
@@ -211,7 +214,7 @@ def _gathered(child: Child, late: str, status: int | None) -> Found:
         elif kind == "done":
             ended = True
     if not ended:
-        _cut_short(found, at, late, status, child)
+        _cut_short(found, target, at, late, status, child)
     elif child.count > LOUD and found.plugins:
         given = f"{child.count:,} bytes of output that begin {child.kept[:60]!r}"
         why = f"given {given}; wanted at most {LOUD:,}; to do: take the print out, or use `logging`"
@@ -221,12 +224,14 @@ def _gathered(child: Child, late: str, status: int | None) -> Found:
     return found
 
 
-def _cut_short(found: Found, at: dict[str, Any], late: str, status: int | None, child: Child) -> None:
+def _cut_short(
+    found: Found, target: str, at: dict[str, Any], late: str, status: int | None, child: Child
+) -> None:  # fmt: skip
     """The row, or the message, of a child that did not come to its end."""
     value = f"no answer within {late}" if late else _ended(status)
     if not found.plugins:
         loading = any(event["event"] == "loading" for event in child.told())
-        what = f"importing the plugin took more than {late}" if late else f"the plugin {value} while it was imported"
+        what = f"importing {target} took more than {late}" if late else f"{target} {value} while it was imported"
         fix = "nothing may run when a plugin file is imported: move it into `open` or `score`"
         if not loading:
             what, fix = f"the check did not start: {value}", f"it said: {child.kept[-300:]!r}"

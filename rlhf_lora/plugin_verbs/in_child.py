@@ -65,7 +65,7 @@ def _check(asked: Mapping[str, Any], tell: Telling) -> None:
     tell("loaded", plugins=[f"{entry.kind}={entry.name}" for entry in entries])
     for entry in entries:
         name = f"{entry.kind}={entry.name}"
-        tell("begin", plugin=name, kind=entry.kind)
+        tell("begin", plugin=name, kind=entry.kind, latency_s=float(getattr(entry.cls, "latency_s", 0)))
         plugin = built(entry, asked["settings"])
         more = {}
         if entry.kind == "reward":

@@ -152,7 +152,20 @@ def _runs(subject: Reward) -> str:
     return f"{len(subject.singles)} samples"
 
 
-@KIT.promise("count", "a batch gets one score for each sample", needs=("runs",))
+@KIT.promise("latency", "a sample does not take long", needs=("runs",))
+def _latency(subject: Reward) -> str:
+    limit = float(getattr(subject.plugin, "latency_s", LATENCY_S))
+    ordered = sorted(subject.seconds)
+    p50, p95 = ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+    figure = f"p50 {_time(p50)}, p95 {_time(p95)}"
+    if p50 > limit:
+        slowest = max(range(len(ordered)), key=subject.seconds.__getitem__)
+        fix = "make it faster, or say how long it may take: latency_s = SECONDS"
+        raise Broken(figure, f"p50 of at most {_time(limit)} a sample", fix, shown(subject.samples[slowest], slowest), figure)
+    return f"{figure} a sample"
+
+
+@KIT.promise("count", "a batch gets one score for each sample", needs=("latency",))
 def _count(subject: Reward) -> str:
     subject.together = subject.score(subject.samples, f"a batch of {len(subject.samples)} samples")
     return f"{len(subject.together)} scores for {len(subject.samples)} samples"
@@ -240,7 +253,7 @@ def _alone(subject: Reward) -> str:
     return "equal"
 
 
-@KIT.promise("inputs", "samples and columns are left as they were", needs=("runs",))
+@KIT.promise("inputs", "samples and columns are left as they were", needs=("latency",))
 def _inputs(subject: Reward) -> str:
     asked = copy.deepcopy(subject.samples)
     values = {name: [sample.columns[name] for sample in asked] for name in columns_of(subject.source)}
@@ -266,7 +279,7 @@ def _empty_list(subject: Reward) -> str:
 def _odd(id: str, title: str) -> None:
     """A promise that one odd sample is scored, or gets none with a reason."""
 
-    @KIT.promise(id, title, needs=("runs",))
+    @KIT.promise(id, title, needs=("finite",))
     def look(subject: Reward) -> str:
         sample = inputs.odd(subject.samples)[id]
         about = f"an answer of {inputs.LONG:,} characters" if id == "long_text" else shown(sample)
@@ -282,19 +295,6 @@ _odd("empty_text", "an empty answer is scored")
 _odd("unicode", "an answer in any script is scored")
 _odd("long_text", f"an answer of {inputs.LONG:,} characters is scored")
 _odd("cut_off", "an answer that was cut off is scored")
-
-
-@KIT.promise("latency", "a sample does not take long", needs=("runs",))
-def _latency(subject: Reward) -> str:
-    limit = float(getattr(subject.plugin, "latency_s", LATENCY_S))
-    ordered = sorted(subject.seconds)
-    p50, p95 = ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
-    figure = f"p50 {_time(p50)}, p95 {_time(p95)}"
-    if p50 > limit:
-        slowest = max(range(len(ordered)), key=subject.seconds.__getitem__)
-        fix = "make it faster, or say how long it may take: latency_s = SECONDS"
-        raise Broken(figure, f"p50 of at most {_time(limit)} a sample", fix, shown(subject.samples[slowest], slowest), figure)
-    return f"{figure} a sample"
 
 
 add_quiet(KIT, needs=("runs",))
