@@ -64,7 +64,16 @@ LOADING: dict[str, tuple[str, ...]] = {
     "syntax_error": ("SyntaxError", "syntax_error.py, line 7: def syntax_error(samples)"),
 }
 FILES = sorted(PROMISES | LOADING)
-ENDS_THE_PROCESS = {"hangs", "hangs_always", "killed", "os_exit", "exits_at_import", "slow_import", "prints_past_python", "slow"}
+ENDS_THE_PROCESS = {
+    "hangs",
+    "hangs_always",
+    "killed",
+    "os_exit",
+    "exits_at_import",
+    "slow_import",
+    "prints_past_python",
+    "slow",
+}
 """Not to be asked in the process of the tests."""
 QUICK = {"hangs", "os_exit", "exits_at_import", "syntax_error"}
 """Of those that are checked in a process of their own, a second each, the ones that are not slow tests."""

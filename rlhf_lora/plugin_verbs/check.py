@@ -62,7 +62,9 @@ def check(words: Sequence[str], data: str | None, deadline: str | None, as_json:
         )  # fmt: skip
     if is_file(targets[0]) and not Path(targets[0]).expanduser().is_file():
         near = did_you_mean(targets[0], [str(path) for path in Path().glob("*.py")])
-        raise PluginError(f"no plugin file {targets[0]}{near}", where=f"plugins check {targets[0]}", fix="give its path")
+        raise PluginError(
+            f"no plugin file {targets[0]}{near}", where=f"plugins check {targets[0]}", fix="give its path"
+        )
     asked = {"target": targets[0], "files": files, "settings": settings, "data": data}
     found = watched(asked, _seconds(deadline))
     if found.error is not None and not found.plugins:
@@ -219,7 +221,10 @@ def _gathered(child: Child, target: str, late: str, status: int | None) -> Found
         given = f"{child.count:,} bytes of output that begin {child.kept[:60]!r}"
         why = f"given {given}; wanted at most {LOUD:,}; to do: take the print out, or use `logging`"
         rows = [row for row in found.plugins[-1]["rows"] if row["id"] != "quiet"]
-        found.plugins[-1]["rows"] = [*rows, _row("quiet", "it does not flood the terminal", why, "", f"{child.count:,} bytes")]
+        found.plugins[-1]["rows"] = [
+            *rows,
+            _row("quiet", "it does not flood the terminal", why, "", f"{child.count:,} bytes"),
+        ]
         found.plugins[-1]["passed"] = False
     return found
 
@@ -238,7 +243,11 @@ def _cut_short(
         found.error = {"type": "PluginError", "what": what, "where": "", "fix": fix}
         return
     plugin = found.plugins[-1]
-    fix = "make it answer, give it time (--deadline SECONDS)" if late else "a plugin never ends the process: raise instead"
+    fix = (
+        "make it answer, give it time (--deadline SECONDS)"
+        if late
+        else "a plugin never ends the process: raise instead"
+    )
     given = f"{value} for {at['sample']}" if at["sample"] else value
     why = f"given {given}; wanted an answer; to do: {fix}"
     plugin["rows"].append(_row(at["id"] or "runs", "it answers, and lets the process live", why, at["sample"], value))
@@ -282,7 +291,11 @@ def show(found: Found) -> None:
                               highlight=False, markup=False, soft_wrap=True)  # fmt: skip
         console.print(headline(plugin), highlight=False, markup=False, soft_wrap=True)
     if found.error is not None:
-        more = "".join(f"\n  {name}: {found.error[key]}" for key, name in (("where", "where"), ("fix", "to do")) if found.error[key])
+        more = "".join(
+            f"\n  {name}: {found.error[key]}"
+            for key, name in (("where", "where"), ("fix", "to do"))
+            if found.error[key]
+        )
         print(f"rlhf-lora: {found.error['what']}{more}", file=sys.stderr)
 
 

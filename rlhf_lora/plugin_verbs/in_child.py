@@ -150,7 +150,9 @@ def _samples(entry: Any, plugin: Any, data: str | None) -> list[Any] | None:
 
     samples = [row.sample for row in rows.of_file(data)][:MOST_ROWS]
     if not samples:
-        raise DataError("no row has an answer to score", where=f"--data {data}", fix="give rows with a completion or a pair")
+        raise DataError(
+            "no row has an answer to score", where=f"--data {data}", fix="give rows with a completion or a pair"
+        )
     return samples
 
 

@@ -54,7 +54,9 @@ def new(words: Sequence[str], to: str | None) -> int:
     files = {folder / file: text for file, text in written(kind, name).items()}
     for file in files:
         if file.exists():
-            raise ConfigError(f"{file} is there already", where=str(file), fix="take another name, or another folder: --to DIR")
+            raise ConfigError(
+                f"{file} is there already", where=str(file), fix="take another name, or another folder: --to DIR"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     for file, text in files.items():
         file.write_text(text, encoding="utf-8")

@@ -80,7 +80,9 @@ def _prompts(subject: Loaded) -> str:
                 raise Broken(short(prompt), "a Prompt of text", "Prompt('…')", f"{name}[{at}]", short(prompt))
             if not prompt.text.strip():
                 fix = "leave the row out and list it: Data(unused=[Unused(where, reason)])"
-                raise Broken(short(prompt.text), "a prompt that says something", fix, f"{name}[{at}]", short(prompt.text))
+                raise Broken(
+                    short(prompt.text), "a prompt that says something", fix, f"{name}[{at}]", short(prompt.text)
+                )
     return "none is"
 
 
@@ -99,10 +101,14 @@ def _twice(subject: Loaded) -> str:
     for name in LISTS:
         one, other = list(getattr(subject.data, name)), list(getattr(again, name, ()))
         if one != other:
-            at = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+            at = next(
+                (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+            )
             given = f"{len(one)} and {len(other)} {name}, from number {at} on not the same"
             fix = "sort what is read, and draw with random.Random(self.seed)"
-            raise Broken(given, "the same rows twice", fix, f"{name}[{at}]", short(other[at]) if at < len(other) else "")
+            raise Broken(
+                given, "the same rows twice", fix, f"{name}[{at}]", short(other[at]) if at < len(other) else ""
+            )
     return "equal"
 
 

@@ -89,7 +89,9 @@ def _choice(subject: Judge) -> str:
     for comparison, verdict in zip(inputs.comparisons(), subject.verdicts, strict=True):
         if verdict.choice not in ("A", "B", "tie", None):
             fix = "say 'A', 'B', 'tie', or None where the answer could not be read"
-            raise Broken(short(verdict.choice), "'A', 'B', 'tie' or None", fix, shown(*comparison), short(verdict.choice))
+            raise Broken(
+                short(verdict.choice), "'A', 'B', 'tie' or None", fix, shown(*comparison), short(verdict.choice)
+            )
     counts = {name: sum(v.choice == name for v in subject.verdicts) for name in ("A", "B", "tie", None)}
     return ", ".join(f"{count} {name or 'none'}" for name, count in counts.items() if count)
 
@@ -107,7 +109,9 @@ def _probability(subject: Judge) -> str:
             raise Broken(value, "P(A is better) in [0, 1]", "give a probability, or None", shown(*comparison), value)
         if (verdict.choice == "A" and p < 0.5) or (verdict.choice == "B" and p > 0.5):
             value = f"choice {verdict.choice} with P(A) = {p:g}"
-            raise Broken(value, "the likelier answer", "let the choice follow the probability", shown(*comparison), value)
+            raise Broken(
+                value, "the likelier answer", "let the choice follow the probability", shown(*comparison), value
+            )
     if not given:
         raise NotLookedAt("it gives none")
     return f"{given} of {len(subject.verdicts)} verdicts have one"
@@ -143,7 +147,9 @@ def _odd(id: str, title: str, a: str) -> None:
         verdict = subject.compare(prompt, a, "no")
         if not isinstance(verdict, Verdict) or verdict.choice not in ("A", "B", "tie", None):
             given = short(verdict)
-            raise Broken(given, "a Verdict", "say Verdict(None, reason=…) where it cannot tell", shown(prompt, a, "no"), given)
+            raise Broken(
+                given, "a Verdict", "say Verdict(None, reason=…) where it cannot tell", shown(prompt, a, "no"), given
+            )
         return str(verdict.choice or "none")
 
 

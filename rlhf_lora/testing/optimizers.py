@@ -124,9 +124,13 @@ def _advantages(subject: Optimizer) -> str:
     if found is None or tuple(found.shape) != tuple(batch.mask_BT.shape):
         given = "None" if found is None else f"the shape {tuple(found.shape)}"
         fix = "return replace(batch, advantages_BT=…), metrics"
-        raise Broken(f"advantages_BT: {given}", f"the shape {tuple(batch.mask_BT.shape)}", fix, "a batch of tensors", given)
+        raise Broken(
+            f"advantages_BT: {given}", f"the shape {tuple(batch.mask_BT.shape)}", fix, "a batch of tensors", given
+        )
     if not bool(torch.isfinite(found[batch.mask_BT]).all()):
-        raise Broken("advantages that are not finite", "finite ones", "look for a division by 0", "a batch of tensors", "nan")
+        raise Broken(
+            "advantages that are not finite", "finite ones", "look for a division by 0", "a batch of tensors", "nan"
+        )
     _finite(metrics, "advantages")
     return f"mean {float(found[batch.mask_BT].mean()):.3g}, {len(metrics)} metrics"
 
@@ -141,7 +145,9 @@ def _loss(subject: Optimizer) -> str:
         given = f"{short(loss.detach())}"
         raise Broken(given, "one finite number", "take a mean over what mask_BT marks", "a minibatch of tensors", given)
     if not loss.requires_grad:
-        raise Broken("a loss without gradient", "one that hangs on new_logprobs_BT", "do not detach it", "a minibatch of tensors")
+        raise Broken(
+            "a loss without gradient", "one that hangs on new_logprobs_BT", "do not detach it", "a minibatch of tensors"
+        )
     _finite(metrics, "loss")
     return f"{value:.4g}, {len(metrics)} metrics"
 
@@ -159,7 +165,9 @@ def _better(subject: Optimizer) -> str:
     cosine = float(torch.nn.functional.cosine_similarity(push_B.double(), wanted_B.double(), dim=0))
     if not cosine > 0.3:
         given = f"cosine of push and reward {cosine:.3f}"
-        raise Broken(given, "at least 0.3", "a loss is what is made smaller: look at the sign", "a batch of tensors", given)
+        raise Broken(
+            given, "at least 0.3", "a loss is what is made smaller: look at the sign", "a batch of tensors", given
+        )
     return f"cosine of push and reward {cosine:.3f}"
 
 
@@ -208,7 +216,9 @@ def _state(subject: Optimizer) -> str:
     try:
         plain = json.loads(json.dumps(state, allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise Broken(f"{short(state)}: {error}", "plain finite numbers", "state() -> {'beta': 0.1}", "state()", short(state)) from error
+        raise Broken(
+            f"{short(state)}: {error}", "plain finite numbers", "state() -> {'beta': 0.1}", "state()", short(state)
+        ) from error
     subject.ask(fresh.restore, plain, sample="restore(state)")
     again = subject.ask(fresh.state, sample="state() after restore(state)")
     if again != state:
@@ -243,7 +253,9 @@ def made_up(settings: Any, equal: bool = False) -> Batch:
 
 def with_advantages(subject: Optimizer, running: Any, batch: Batch) -> tuple[Any, dict[str, Any]]:
     """What `advantages` gives, held to its shape: a batch and metrics."""
-    return _two(subject.ask(running.advantages, batch, sample="a batch of tensors"), "advantages(batch)", "(batch, metrics)")
+    return _two(
+        subject.ask(running.advantages, batch, sample="a batch of tensors"), "advantages(batch)", "(batch, metrics)"
+    )
 
 
 def loss_of(subject: Optimizer, running: Any, made: Batch) -> tuple[Any, dict[str, Any], Tensor]:

@@ -161,7 +161,9 @@ def _latency(subject: Reward) -> str:
     if p50 > limit:
         slowest = max(range(len(ordered)), key=subject.seconds.__getitem__)
         fix = "make it faster, or say how long it may take: latency_s = SECONDS"
-        raise Broken(figure, f"p50 of at most {_time(limit)} a sample", fix, shown(subject.samples[slowest], slowest), figure)
+        raise Broken(
+            figure, f"p50 of at most {_time(limit)} a sample", fix, shown(subject.samples[slowest], slowest), figure
+        )
     return f"{figure} a sample"
 
 
@@ -352,4 +354,10 @@ def _many(count: int, what: str) -> str:
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds * 1e6:.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+    return (
+        f"{seconds * 1e6:.0f} µs"
+        if seconds < 1e-3
+        else f"{seconds * 1e3:.3g} ms"
+        if seconds < 1
+        else f"{seconds:.3g} s"
+    )

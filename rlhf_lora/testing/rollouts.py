@@ -77,7 +77,9 @@ class _Later:
         if getattr(plugin, "max_new_tokens", 1) is None and dataclasses.is_dataclass(plugin):
             plugin = dataclasses.replace(plugin, max_new_tokens=LONGEST)  # type: ignore[type-var]
         opener = getattr(plugin, "open", None)
-        subject.source = opener(Context(backbone=subject.backbone, chat=subject.backbone.chat)) if callable(opener) else plugin
+        subject.source = (
+            opener(Context(backbone=subject.backbone, chat=subject.backbone.chat)) if callable(opener) else plugin
+        )
         return subject.source.generate(subject.backbone, *given[1:])
 
 
@@ -114,7 +116,9 @@ def _runs(subject: Engine) -> str:
 def _count(subject: Engine) -> str:
     if len(subject.samples) != EACH * len(PROMPTS):
         given = f"{len(subject.samples)} samples for {len(PROMPTS)} prompts"
-        raise Broken(given, f"{EACH * len(PROMPTS)} with n={EACH}", "n for each prompt", f"n={EACH}", str(len(subject.samples)))
+        raise Broken(
+            given, f"{EACH * len(PROMPTS)} with n={EACH}", "n for each prompt", f"n={EACH}", str(len(subject.samples))
+        )
     return f"{EACH} for each of {len(PROMPTS)}"
 
 
@@ -137,7 +141,9 @@ def _tokens(subject: Engine) -> str:
             raise Broken(given, "one log-prob for each token", "keep both while sampling", _shown(sample, at), given)
         worst = max(logprobs)
         if not worst <= 1e-6:
-            raise Broken(f"a log-prob of {worst}", "at most 0", "log-probs are natural logs", _shown(sample, at), str(worst))
+            raise Broken(
+                f"a log-prob of {worst}", "at most 0", "log-probs are natural logs", _shown(sample, at), str(worst)
+            )
     return f"{sum(len(sample.tokens or ()) for sample in subject.samples)} tokens"
 
 
@@ -187,7 +193,13 @@ def _seed(subject: Engine) -> str:
         fix = "draw with a generator of your own: torch.Generator().manual_seed(seed)"
         raise Broken("other tokens for the same seed", "the same", fix, f"seed={SEED}", short(again))
     if [list(sample.tokens or ()) for sample in subject.generate(SEED + 1)] == tokens:
-        raise Broken("the same tokens for another seed", "others", "use the seed that is given", f"seed={SEED + 1}", short(tokens))
+        raise Broken(
+            "the same tokens for another seed",
+            "others",
+            "use the seed that is given",
+            f"seed={SEED + 1}",
+            short(tokens),
+        )
     return "equal, and others"
 
 

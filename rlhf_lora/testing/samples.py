@@ -24,7 +24,10 @@ def ordinary() -> list[Sample]:
         ("How do I boil an egg?", "Put it into boiling water.\n\n1. Wait seven minutes.\n2. Cool it.\n3. Peel it."),
         ("Answer in JSON: your name and age.", '{"name": "Kit", "age": 3}'),
         ("Is water wet? Answer yes or no.", "Yes."),
-        ("Tell me about bees.", "Bees make honey. Bees dance. Bees are many, and they work all summer long for the hive."),
+        (
+            "Tell me about bees.",
+            "Bees make honey. Bees dance. Bees are many, and they work all summer long for the hive.",
+        ),
     ]
     return [Sample(prompt, text, messages=[{"role": "user", "content": prompt}]) for prompt, text in asked]
 
@@ -36,7 +39,9 @@ def odd(samples: Sequence[Sample]) -> dict[str, Sample]:
         "empty_text": replace(first, text="", tokens=None, logprobs=None),
         "unicode": replace(first, text=UNICODE, tokens=None, logprobs=None),
         "long_text": replace(first, text=("word " * LONG)[:LONG], tokens=None, logprobs=None),
-        "cut_off": replace(first, text=first.text[: len(first.text) // 2 + 1], finished=False, tokens=None, logprobs=None),
+        "cut_off": replace(
+            first, text=first.text[: len(first.text) // 2 + 1], finished=False, tokens=None, logprobs=None
+        ),
     }
 
 

@@ -17,7 +17,15 @@ from rlhf_lora.testing.promises import (
 KIT = Kit("tracker")
 METRICS = {"objective/kl": 0.5, "objective/scores": -1.25, "sft/loss": 2.0, "steps": 3}
 ROWS = [
-    {"prompt": "p", "text": "an answer", "score": 0.5, "parts": {"length": 0.5}, "kind": "value", "reason": "", "tokens": [1]},
+    {
+        "prompt": "p",
+        "text": "an answer",
+        "score": 0.5,
+        "parts": {"length": 0.5},
+        "kind": "value",
+        "reason": "",
+        "tokens": [1],
+    },
     {"prompt": "p", "text": "", "score": None, "parts": {}, "kind": "error", "reason": "no answer", "tokens": []},
 ]
 
