@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from rlhf_lora import summary_text
 from rlhf_lora.errors import ConfigError, RlhfLoraError, did_you_mean
@@ -262,7 +262,7 @@ FLAGS = {
     "plan": ("--json",),
     "evaluate": ("--json",),
     "verify": ("--json", "--profile"),
-    "plugins": ("--json",),
+    "plugins": ("--json", "--data", "--run", "--to", "--deadline", "-n"),
     "env": ("--json", "--gpu"),
 }
 

@@ -20,7 +20,7 @@ FOLDER = Path(__file__).with_name("broken_plugins")
 
 # file → the promise it breaks, and words of the message: what it gave, and for which sample
 PROMISES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "cannot_open": ("opens", ("ConnectionRefusedError: no server at localhost:9", "cannot_open.py, line 11")),
+    "cannot_open": ("opens", ("ConnectionRefusedError: no server at localhost:9", "cannot_open.py, line ")),
     "changes_its_settings": ("rebuild", ("target=7", "target=6")),
     "hangs": ("runs", ("no answer within 2 s", 'sample 5 (\'{"name": "Kit"')),
     "hangs_always": ("runs", ("no answer within 2 s", "sample 0 ('certainly tea soup")),
@@ -39,7 +39,7 @@ PROMISES: dict[str, tuple[str, tuple[str, ...]]] = {
     "plus_inf": ("finite", ("inf", "sample 4")),
     "prints_megabytes": ("quiet", ("characters of output that begin", "at most 10,000")),
     "prints_past_python": ("quiet", ("bytes of output that begin 'noise noise",)),
-    "raises": ("runs", ("ZeroDivisionError", "raises.py, line 8", "sample 6 ('Yes.')")),
+    "raises": ("runs", ("ZeroDivisionError", "raises.py, line ", "sample 6 ('Yes.')")),
     "raises_on_cut_off": ("cut_off", ("AssertionError: not finished", "cut off")),
     "raises_on_empty_text": ("empty_text", ("IndexError", "a sample ('')")),
     "raises_on_long_text": ("long_text", ("MemoryError: too long", "10,000 characters")),
@@ -59,7 +59,7 @@ LOADING: dict[str, tuple[str, ...]] = {
     "defines_nothing": ("registers no plugin", '@reward("my_name")'),
     "exits_at_import": ("ended the process with exit code 5", "while it was imported"),
     "no_method": ("the reward 'no_method' has no method score()", "no_method.py:"),
-    "raises_at_import": ("FileNotFoundError", "raises_at_import.py, line 6"),
+    "raises_at_import": ("FileNotFoundError", "raises_at_import.py, line "),
     "slow_import": ("slow_import.py took more than 3 s", "nothing may run when a plugin file is imported"),
     "syntax_error": ("SyntaxError", "syntax_error.py, line 7: def syntax_error(samples)"),
 }

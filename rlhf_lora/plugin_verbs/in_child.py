@@ -90,7 +90,7 @@ def found(target: str) -> list[Any]:
         doors.load_file(target)
         path = str(Path(target).expanduser().resolve())
         return [entry for entry in registry.entries() if entry.origin.rpartition(":")[0] == path]
-    kind, equals, name = target.rpartition("=")
+    kind, _, name = target.rpartition("=")
     entries = [entry for entry in registry.entries() if entry.name == name and kind in ("", entry.kind)]
     if not entries:
         known = sorted({entry.name for entry in registry.entries() if kind in ("", entry.kind)})

@@ -104,8 +104,8 @@ def _means(index: Sequence[int], stored: Sequence[Stored], scores: Sequence[Scor
             parts.setdefault(name, []).append(value)
     return {
         "samples": len(index),
-        "old": _mean([value for i in index if (value := stored[i].score) is not None]),
-        "new": _mean([value for i in index if (value := scores[i].value) is not None]),
+        "old": _mean([then for i in index if (then := stored[i].score) is not None]),
+        "new": _mean([now for i in index if (now := scores[i].value) is not None]),
         "missing": sum(scores[i].value is None for i in index),
         "parts": {name: _mean(values) for name, values in parts.items()},
     }

@@ -12,7 +12,6 @@ from rlhf_lora import config, registry
 from rlhf_lora.errors import ConfigError, PluginError
 from rlhf_lora.plugin_verbs import rows
 from rlhf_lora.records import Score
-from rlhf_lora.scores import columns_of
 from rlhf_lora.stages.scoring import Scorer
 from rlhf_lora.testing.promises import NeedsModel
 from rlhf_lora.testing.rewards import open_without_model

@@ -9,7 +9,18 @@ from typing import Any
 from rlhf_lora import registry
 from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, prompt_of
 from rlhf_lora.testing.promises import (
-    Broken, Kit, Report, Row, Subject, Watch, add_quiet, add_shared, built, heavy_modules, nothing, short,
+    Broken,
+    Kit,
+    Report,
+    Row,
+    Subject,
+    Watch,
+    add_quiet,
+    add_shared,
+    built,
+    heavy_modules,
+    nothing,
+    short,
 )  # fmt: skip
 
 KIT = Kit("dataset")

@@ -16,7 +16,19 @@ from rlhf_lora.plain import finite_number
 from rlhf_lora.records import Prompt, Verdict
 from rlhf_lora.testing import samples as inputs
 from rlhf_lora.testing.promises import (
-    Broken, Kit, NotLookedAt, Report, Row, Subject, Watch, add_quiet, add_shared, built, heavy_modules, nothing, short,
+    Broken,
+    Kit,
+    NotLookedAt,
+    Report,
+    Row,
+    Subject,
+    Watch,
+    add_quiet,
+    add_shared,
+    built,
+    heavy_modules,
+    nothing,
+    short,
 )  # fmt: skip
 from rlhf_lora.testing.rewards import LATENCY_S, TOLERANCE, open_without_model
 
@@ -141,7 +153,7 @@ def _twice(subject: Judge) -> str:
 
 
 def _odd(id: str, title: str, a: str) -> None:
-    @KIT.promise(id, title, needs=("type",))
+    @KIT.promise(id, title, needs=("choice",))
     def look(subject: Judge) -> str:
         prompt = inputs.comparisons()[0][0]
         verdict = subject.compare(prompt, a, "no")

@@ -18,7 +18,19 @@ from typing import TYPE_CHECKING, Any
 from rlhf_lora.contracts import Batch, Context, LearnsFrom, Minibatch
 from rlhf_lora.plain import finite_number
 from rlhf_lora.testing.promises import (
-    Broken, Kit, NotLookedAt, Report, Row, Subject, Watch, add_quiet, add_shared, built, heavy_modules, nothing, short,
+    Broken,
+    Kit,
+    NotLookedAt,
+    Report,
+    Row,
+    Subject,
+    Watch,
+    add_quiet,
+    add_shared,
+    built,
+    heavy_modules,
+    nothing,
+    short,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -30,6 +42,7 @@ SETTINGS = (
     "prompts_per_update", "epochs", "minibatch_size", "beta", "max_kl", "ptx", "adamw", "value_adamw", "final_lr",
     "max_grad_norm",
 )  # fmt: skip
+METHODS = ("advantages", "loss", "after_update", "state", "restore")
 LEARNS_FROM = typing.get_args(LearnsFrom)
 PROMPTS, WIDTH = 8, 6
 
@@ -102,9 +115,7 @@ def _settings(subject: Optimizer) -> str:
         raise NotLookedAt("it trains in a model of its own")
     running = subject.opened()
     missing = [name for name in SETTINGS if not hasattr(running, name)]
-    missing += [
-        f"{name}()" for name in ("advantages", "loss", "after_update", "state", "restore") if not callable(getattr(running, name, None))
-    ]  # fmt: skip
+    missing += [f"{name}()" for name in METHODS if not callable(getattr(running, name, None))]
     if missing:
         fix = "see OnPolicyOptimizer in rlhf_lora/contracts.py"
         raise Broken(f"no {', '.join(missing)}", "all that the loop reads", fix, value=missing[0])

@@ -19,8 +19,21 @@ from rlhf_lora.records import Sample, Score
 from rlhf_lora.scores import columns_of
 from rlhf_lora.testing import samples as inputs
 from rlhf_lora.testing.promises import (
-    Broken, Kit, NeedsModel, NoModel, NotLookedAt, Report, Row, Subject, Watch, add_quiet, add_shared, built, heavy_modules,
-    nothing, short,
+    Broken,
+    Kit,
+    NeedsModel,
+    NoModel,
+    NotLookedAt,
+    Report,
+    Row,
+    Subject,
+    Watch,
+    add_quiet,
+    add_shared,
+    built,
+    heavy_modules,
+    nothing,
+    short,
 )  # fmt: skip
 from rlhf_lora.testing.samples import shown
 

@@ -16,7 +16,18 @@ from rlhf_lora.contracts import Context
 from rlhf_lora.records import Prompt, Sample
 from rlhf_lora.testing import samples as inputs
 from rlhf_lora.testing.promises import (
-    Broken, Kit, Report, Row, Subject, Watch, add_quiet, add_shared, built, heavy_modules, nothing, short,
+    Broken,
+    Kit,
+    Report,
+    Row,
+    Subject,
+    Watch,
+    add_quiet,
+    add_shared,
+    built,
+    heavy_modules,
+    nothing,
+    short,
 )  # fmt: skip
 
 KIT = Kit("rollout")
@@ -175,9 +186,9 @@ def _finished(subject: Engine) -> str:
 @KIT.promise("logprobs", "log-probs are those of a fresh forward pass over the whole vocabulary", needs=("tokens",))
 def _logprobs(subject: Engine) -> str:
     fresh = _fresh(subject.backbone, subject.samples, float(subject.plugin.temperature))
-    differences = [
-        abs(a - b) for sample, row in zip(subject.samples, fresh, strict=True) for a, b in zip(sample.logprobs or (), row, strict=True)
-    ]  # fmt: skip
+    pairs = [pair for sample, row in zip(subject.samples, fresh, strict=True)
+             for pair in zip(sample.logprobs or (), row, strict=True)]  # fmt: skip
+    differences = [abs(a - b) for a, b in pairs]
     if not max(differences) <= 1e-3:
         given = f"up to {max(differences):.3g} nats apart"
         fix = "log_softmax(logits.float() / temperature) over all tokens, before top-p or top-k"

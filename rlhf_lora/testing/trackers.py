@@ -11,7 +11,19 @@ from typing import Any
 
 from rlhf_lora.contracts import Context
 from rlhf_lora.testing.promises import (
-    Broken, Kit, NotLookedAt, Report, Row, Subject, Watch, add_quiet, add_shared, built, heavy_modules, nothing, short,
+    Broken,
+    Kit,
+    NotLookedAt,
+    Report,
+    Row,
+    Subject,
+    Watch,
+    add_quiet,
+    add_shared,
+    built,
+    heavy_modules,
+    nothing,
+    short,
 )  # fmt: skip
 
 KIT = Kit("tracker")

@@ -4,7 +4,6 @@ import os
 
 from rlhf_lora import reward
 
-
 os._exit(5)
 
 

@@ -2,7 +2,6 @@
 
 from rlhf_lora import reward
 
-
 WORDS = open("/nowhere/words.txt").read().split()  # noqa: SIM115
 
 

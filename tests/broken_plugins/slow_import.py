@@ -4,7 +4,6 @@ import time
 
 from rlhf_lora import reward
 
-
 time.sleep(5)
 
 
