@@ -82,6 +82,7 @@ NEEDS_A_PROCESS_OF_ITS_OWN = {"heavy_import"}  # elsewhere torch may have been l
 
 @pytest.fixture(autouse=True)
 def _forget():
+    doors.load_entry_points()
     before = dict(plugin_table.table)
     yield
     plugin_table.table.clear()

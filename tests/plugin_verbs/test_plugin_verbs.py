@@ -28,6 +28,7 @@ def parts(samples, *, polite: float = 1.0):
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
+    doors.load_entry_points()
     before = dict(plugin_table.table)
     yield
     plugin_table.table.clear()
