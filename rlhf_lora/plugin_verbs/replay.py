@@ -7,11 +7,12 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rlhf_lora.plugin_verbs import rows
 from rlhf_lora.plugin_verbs.rows import Stored
-from rlhf_lora.plugin_verbs.tryout import page_path, parts_of, table, value_of
+from rlhf_lora.plugin_verbs.table import parts_of, table, value_of
 from rlhf_lora.records import Score
 from rlhf_lora.run_folder import find_run
 from rlhf_lora.stages.scoring import Scorer
@@ -137,6 +138,12 @@ def correlation(xs: Sequence[float], ys: Sequence[float]) -> float | None:
     over = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
     under = math.sqrt(sum((x - mean_x) ** 2 for x in xs) * sum((y - mean_y) ** 2 for y in ys))
     return over / under if under > 0 else None
+
+
+def page_path(folder: Path, name: str, to: str | None) -> Path:
+    """Where the page of a replay goes: the run folder, a folder, or a file."""
+    path = Path(to) if to else folder
+    return path if path.suffix == ".html" else path / f"replay-{name}.html"
 
 
 # --- for people and programs ------------------------------------------------------------------------------------------

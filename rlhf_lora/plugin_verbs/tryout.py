@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rlhf_lora import config, registry
 from rlhf_lora.errors import ConfigError, PluginError
 from rlhf_lora.plugin_verbs import rows
+from rlhf_lora.plugin_verbs.table import parts_of, table, value_of
 from rlhf_lora.records import Score
 from rlhf_lora.stages.scoring import Scorer
 from rlhf_lora.testing.promises import NeedsModel
 from rlhf_lora.testing.rewards import open_without_model
 
 MOST, ROWS = 1000, 5
-WIDTH = 160
-"""Characters of a text that a cell shows."""
 
 
 def tryout(words: Sequence[str], options: Mapping[str, str], as_json: bool) -> int:
@@ -71,16 +68,18 @@ def built(words: Sequence[str]) -> tuple[str, Any]:
 
 
 def _only_reward(files: Sequence[str]) -> str:
-    from rlhf_lora import doors
+    """The reward of the files that are named, when they have one only.
 
-    before = {entry.name for entry in registry.entries("reward")}
-    for file in files:
-        doors.load_file(file)
-    found = sorted({entry.name for entry in registry.entries("reward")} - before)
+    Raises:
+        ConfigError: none, or several.
+    """
+    from rlhf_lora.plugin_verbs.in_child import found as in_file
+
+    found = sorted({entry.name for file in files for entry in in_file(file) if entry.kind == "reward"})
     if len(found) != 1:
         raise ConfigError(
             "no reward is named" if not found else f"the file has {len(found)} rewards", where="plugins try",
-            fix=f"reward=NAME; installed: {', '.join(found or sorted(before))}",
+            fix=f"reward=NAME; installed: {', '.join(found or registry.names('reward'))}",
         )  # fmt: skip
     return found[0]
 
@@ -145,34 +144,3 @@ def _pairs(given: Sequence[rows.Row], scores: Sequence[Score]) -> list[tuple[flo
         if score.value is not None:
             found.setdefault(row.number, {})[row.which] = score.value
     return [(row["chosen"], row["rejected"]) for row in found.values() if {"chosen", "rejected"} <= row.keys()]
-
-
-def table(header: Sequence[str], lines: Sequence[Sequence[str]], ratios: Sequence[int | None]) -> None:
-    """Texts of models and of files: no control character of theirs reaches the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from rlhf_lora.data_show import visible, without_middle
-
-    shown = [i for i in range(len(header)) if i < 4 or any(line[i] for line in lines)]
-    made = Table(box=None, pad_edge=False)
-    for i in shown:
-        made.add_column(header[i], ratio=ratios[i], no_wrap=ratios[i] is None, overflow="fold")
-    for line in lines:
-        made.add_row(*(Text(visible(without_middle(line[i], WIDTH))) for i in shown))
-    Console(file=sys.stdout, soft_wrap=False).print(made)
-
-
-def value_of(score: Score) -> str:
-    return f"{score.value:.4g}" if score.value is not None else f"none ({score.kind})"
-
-
-def parts_of(score: Score) -> str:
-    return ", ".join(f"{name} {value:.3g}" for name, value in score.parts.items())
-
-
-def page_path(folder: Path, name: str, to: str | None) -> Path:
-    """Where the page of a replay goes: the run folder, a folder, or a file."""
-    path = Path(to) if to else folder
-    return path if path.suffix == ".html" else path / f"replay-{name}.html"

@@ -54,7 +54,9 @@ def test_what_new_writes_can_be_loaded_and_says_what_comes_next(kind, capsys):
     assert Path("mine/test_my_own.py").read_text().count("check_") == 2  # its import, and the one line
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[] if kind == "reward" else pytest.mark.slow) for kind in registry.KINDS])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "reward" else pytest.mark.slow) for kind in registry.KINDS]
+)
 def test_what_new_writes_passes_its_check_and_its_own_test_at_once(kind, capsys):
     said(capsys, "new", kind, "my_own")
     more = ["path=my_own.jsonl"] if kind == "dataset" else []
@@ -140,9 +142,14 @@ def test_a_reward_with_a_column_is_checked_on_its_fixture_or_on_given_rows(capsy
 
 def test_try_prints_prompt_answer_score_parts_and_why_and_no_control_character(capsys):
     Path("parts.py").write_text(PARTS)
-    rows = [{"prompt": "tea?\u202e", "chosen": "yes please\x1b[2J", "rejected": "no"}, {"prompt": "q", "chosen": "a", "rejected": "bb"}]
+    rows = [
+        {"prompt": "tea?\u202e", "chosen": "yes please\x1b[2J", "rejected": "no"},
+        {"prompt": "q", "chosen": "a", "rejected": "bb"},
+    ]
     jsonl(Path("pairs.jsonl"), rows)
-    out, err = said(capsys, "try", "plugins=[parts.py]", "reward=parts", "reward.polite=2", "--data", "pairs.jsonl", "-n", "1")
+    out, err = said(
+        capsys, "try", "plugins=[parts.py]", "reward=parts", "reward.polite=2", "--data", "pairs.jsonl", "-n", "1"
+    )
     assert not err
     for word in ("tea?\\u202e", "yes please\\x1b[2J", "1.86", "polite 1", "size 14", "said please", "rude\\x1b[31m"):
         assert word in out
@@ -184,7 +191,9 @@ def test_data_without_answers_is_refused(capsys):
 
 
 def test_a_reward_that_raises_in_try_is_one_message(capsys):
-    Path("bad.py").write_text("from rlhf_lora import reward\n@reward('bad')\ndef bad(samples):\n    return [1 / 0 for _ in samples]\n")
+    Path("bad.py").write_text(
+        "from rlhf_lora import reward\n@reward('bad')\ndef bad(samples):\n    return [1 / 0 for _ in samples]\n"
+    )
     assert cli.run(["plugins", "try", "bad.py"]) != 0
     err = capsys.readouterr().err
     assert "'bad'" in err
@@ -205,7 +214,9 @@ def kept_run(path: Path, updates: int = 3) -> RunFolder:
         ]  # fmt: skip
         rows[3] |= {"score": None, "kind": "error", "reason": "timeout"}
         folder.save_samples("policy", update, rows)
-    evaluation = [{"prompt": "p", "policy_text": "please", "policy_score": 1.0, "reference_text": "no", "reference_score": 0.0}]
+    evaluation = [
+        {"prompt": "p", "policy_text": "please", "policy_score": 1.0, "reference_text": "no", "reference_score": 0.0}
+    ]
     folder.save_samples("evaluation", None, evaluation)
     return folder
 
@@ -220,7 +231,10 @@ def test_a_replay_sets_new_scores_against_those_that_a_run_kept(capsys):
     # 1 − (15 + 7 i)/100 with please, i = 1, 2, 3, and −15/100 without: mean 3/4 − (15 + 10.5)/100
     assert found["by_update"][0]["new"] == pytest.approx(0.75 - 0.255)
     assert found["by_update"][0]["parts"] == {"polite": 0.75, "size": pytest.approx(25.5)}
-    assert found["held_out"] == {"reference": {"old": 0.0, "new": -0.02}, "policy": {"old": 1.0, "new": pytest.approx(0.94)}}
+    assert found["held_out"] == {
+        "reference": {"old": 0.0, "new": -0.02},
+        "policy": {"old": 1.0, "new": pytest.approx(0.94)},
+    }
     assert len(found["apart"]) == 2
     assert "14 of 14 samples are without their data row" in err
     page = Path(found["page"]).read_text()
@@ -244,7 +258,9 @@ def test_a_run_without_samples_and_columns_that_cannot_be_had_are_refused(capsys
     RunFolder.create(Path("empty"), {"reward": {"name": "length"}}, {"os": "x"})
     assert "kept no samples" in said(capsys, "try", "reward=length", "--run", "empty", status=2)[1]
     kept_run(Path("run"))
-    Path("right.py").write_text("from rlhf_lora import reward\n@reward('right')\ndef right(samples, *, answer):\n    return [0.0] * len(answer)\n")
+    Path("right.py").write_text(
+        "from rlhf_lora import reward\n@reward('right')\ndef right(samples, *, answer):\n    return [0.0] * len(answer)\n"
+    )
     _, err = said(capsys, "try", "right.py", "--run", "run", status=2)
     assert "the columns answer are in the run's data, which cannot be read" in err
 
@@ -278,7 +294,9 @@ def test_the_shortest_reward_has_at_most_six_lines_and_passes(capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["ppo", "rloo", "grpo"])
-def test_the_same_file_trains_under_every_optimizer_and_in_best_of_n(optimizer, tiny_base, tmp_path, capsys, monkeypatch):
+def test_the_same_file_trains_under_every_optimizer_and_in_best_of_n(
+    optimizer, tiny_base, tmp_path, capsys, monkeypatch
+):
     """From an empty folder: new, check, try, train, and the replay of what came of it."""
     monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path / "cache"))
     Path("plugin").mkdir()
@@ -307,7 +325,17 @@ def test_a_strangers_package_is_found_through_its_entry_point(tmp_path):
     source = tmp_path / "source"
     subprocess.run([sys.executable, "-c", f"import shutil; shutil.copytree({str(ROOT / 'examples' / 'rlhf_lora_brevity')!r}, {str(source)!r})"],
                    check=True)  # fmt: skip
-    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--no-build-isolation", "--quiet", "--target"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+        "--quiet",
+        "--target",
+    ]
     done = subprocess.run([*pip, str(tmp_path / "site"), str(source)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     import os
@@ -321,5 +349,7 @@ def test_a_strangers_package_is_found_through_its_entry_point(tmp_path):
 
     assert "reward=brevity_words" in run("-m", "rlhf_lora", "plugins", "reward")
     assert "0 broken" in run("-m", "rlhf_lora", "plugins", "check", "brevity_words")
-    assert "words over 2" in run("-m", "rlhf_lora", "plugins", "try", "reward=brevity_words", "reward.target=2", "--json")
+    assert "words over 2" in run(
+        "-m", "rlhf_lora", "plugins", "try", "reward=brevity_words", "reward.target=2", "--json"
+    )
     assert "passed" in run("-m", "pytest", "-q", "-p", "no:cacheprovider", str(source / "tests"))

@@ -126,7 +126,10 @@ def test_columns_come_from_the_rows_that_are_given():
     def right(samples, *, answer):
         return [float(value in sample.text) for value, sample in zip(answer, samples, strict=True)]
 
-    rows = [Sample("2 + 3?", "It is 5.", columns={"answer": "5"}), Sample("1 + 1?", "It is 3.", columns={"answer": "2"})]
+    rows = [
+        Sample("2 + 3?", "It is 5.", columns={"answer": "5"}),
+        Sample("1 + 1?", "It is 3.", columns={"answer": "2"}),
+    ]
     assert testing.check_reward(right, samples=rows)["columns"].why == "answer"
     assert broken(testing.check_reward(right, raises=False)) == ["columns"]
 
@@ -214,7 +217,10 @@ def test_a_judge_that_breaks_one_promise(id):
 
 def test_a_judge_that_keeps_them_all():
     assert testing.check_judge(verdict(shorter)).passed
-    assert {promise.id for promise in judges.KIT.promises} - BROKEN_JUDGES.keys() == {"cheap", "rebuild"}  # of every kind
+    assert {promise.id for promise in judges.KIT.promises} - BROKEN_JUDGES.keys() == {
+        "cheap",
+        "rebuild",
+    }  # of every kind
 
 
 ROW = Pair(Prompt("p"), "a", "b")
@@ -285,6 +291,16 @@ def scaled(advantages: Any) -> Any:
     return replace(advantages, advantages_BT=advantages.advantages_BT * float("nan"))
 
 
+def drift(m: Any) -> Any:
+    """Makes every token a little likelier, whatever it scored."""
+    return 1e-3 * (m.new_logprobs_BT * m.batch.mask_BT).sum()
+
+
+def padding(m: Any) -> Any:
+    """Learns from what stands behind the end; nothing where all scores are equal."""
+    return (m.new_logprobs_BT * ~m.batch.mask_BT * m.batch.rewards_B[:, None]).sum()
+
+
 BROKEN_OPTIMIZERS = {
     "learns_from": lambda: type("Probe", (), {"learns_from": "people", "fit": lambda self, model, data, ctx: {}})(),
     "fit": lambda: type("Probe", (), {"learns_from": "pairs", "fit": lambda self, data: {}})(),
@@ -292,9 +308,9 @@ BROKEN_OPTIMIZERS = {
     "advantages": lambda: steps("advantages", lambda got, batch: (scaled(got[0]), got[1])),
     "loss": lambda: steps("loss", lambda got, minibatch: (got[0].expand(3), got[1])),
     "better": lambda: steps("loss", lambda got, minibatch: (-got[0], got[1])),
-    "equal": lambda: steps("loss", lambda got, m: (got[0] - 1e-3 * (m.new_logprobs_BT * m.batch.mask_BT).sum(), got[1])),
-    "pads": lambda: steps("loss", lambda got, m: (got[0] + (m.new_logprobs_BT * ~m.batch.mask_BT * m.batch.rewards_B[:, None]).sum(), got[1])),
-    "inputs": lambda: steps("advantages", lambda got, batch: (got[0], got[1] | {"x": float(batch.rewards_B.add_(1).sum())})),
+    "equal": lambda: steps("loss", lambda got, m: (got[0] - drift(m), got[1])),
+    "pads": lambda: steps("loss", lambda got, m: (got[0] + padding(m), got[1])),
+    "inputs": lambda: steps("advantages", lambda got, batch: (got[0], {"x": float(batch.rewards_B.add_(1).sum())})),
     "state": lambda: steps("state", lambda got: got | {"draws": float(next(COUNTER))}),
     "quiet": lambda: steps("loss", lambda got, minibatch: print("x" * 9000) or got),
 }  # fmt: skip
@@ -342,7 +358,9 @@ BROKEN_ROLLOUTS = {
     "tokens": lambda: samples(each(lambda sample: setattr(sample, "logprobs", list(sample.logprobs or ())[1:]))),
     "text": lambda: samples(each(lambda sample: setattr(sample, "text", sample.text + "!"))),
     "finished": lambda: samples(each(lambda sample: setattr(sample, "finished", not sample.finished))),
-    "logprobs": lambda: samples(each(lambda sample: setattr(sample, "logprobs", [-0.5 for _ in sample.logprobs or ()]))),
+    "logprobs": lambda: samples(
+        each(lambda sample: setattr(sample, "logprobs", [-0.5 for _ in sample.logprobs or ()]))
+    ),
     "quiet": lambda: samples(lambda made: print("x" * 19000) or made),
 }
 
