@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -304,8 +306,8 @@ def test_the_same_file_trains_under_every_optimizer_and_in_best_of_n(
     said(capsys, "new", "reward", "brevity")
     said(capsys, "check", "brevity.py")
     said(capsys, "try", "plugins=[brevity.py]", "reward=brevity", "--data", "brevity.jsonl")
-    shape = [] if optimizer == "ppo" else [
-        "optimizer.updates=2", "optimizer.prompts_per_update=6", "optimizer.minibatch_size=8", "optimizer.samples_per_prompt=4"]  # fmt: skip
+    group = {"updates": 2, "prompts_per_update": 6, "minibatch_size": 8, "samples_per_prompt": 4}
+    shape = [] if optimizer == "ppo" else [f"optimizer.{name}={value}" for name, value in group.items()]
     words = overrides(tiny_base, tmp_path / "run", "plugins=[brevity.py]", "reward=brevity", f"optimizer={optimizer}", *shape,
                       "evaluation.best_of_n=2")  # fmt: skip
     assert cli.run(["train", *words]) == 0
@@ -323,8 +325,7 @@ def test_the_same_file_trains_under_every_optimizer_and_in_best_of_n(
 @pytest.mark.slow
 def test_a_strangers_package_is_found_through_its_entry_point(tmp_path):
     source = tmp_path / "source"
-    subprocess.run([sys.executable, "-c", f"import shutil; shutil.copytree({str(ROOT / 'examples' / 'rlhf_lora_brevity')!r}, {str(source)!r})"],
-                   check=True)  # fmt: skip
+    shutil.copytree(ROOT / "examples" / "rlhf_lora_brevity", source)
     pip = [
         sys.executable,
         "-m",
@@ -338,8 +339,6 @@ def test_a_strangers_package_is_found_through_its_entry_point(tmp_path):
     ]
     done = subprocess.run([*pip, str(tmp_path / "site"), str(source)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    import os
-
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
 
     def run(*words: str) -> str:
