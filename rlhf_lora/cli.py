@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from rlhf_lora import summary_text
 from rlhf_lora.errors import ConfigError, RlhfLoraError, did_you_mean
@@ -61,7 +61,8 @@ def run(arguments: list[str]) -> int:
 def _dispatch(arguments: list[str]) -> int:
     if arguments[:1] == ["__complete"]:
         return _complete(" ".join(arguments[1:]))
-    arguments = _joined(_joined(arguments, "--config-dir", "folder"), "--profile", "name")
+    for option, (value, _) in OPTIONS.items():
+        arguments = _joined(arguments, option, value)
     flags = [a for a in arguments if a.startswith("-") and "=" not in a]
     words = [a for a in arguments if a not in flags]
     if not words:
@@ -83,7 +84,7 @@ def _dispatch(arguments: list[str]) -> int:
     for flag in flags:
         if flag not in known:
             _refuse_flag(flag, (*known, "--help"))
-    for option, verbs in (("--config-dir", ("train", "plan", "verify")), ("--profile", ("verify",))):
+    for option, (_, verbs) in OPTIONS.items():
         if verb not in verbs and any(word.startswith(f"{option}=") for word in rest):
             _refuse_flag(option, (*known, "--help"))
     return VERBS[verb](rest, frozenset(flags))
@@ -203,30 +204,9 @@ def _report(runs: list[str], flags: Flags) -> int:
 
 
 def _plugins(words: list[str], flags: Flags) -> int:
-    from rlhf_lora import config, doors, registry
+    from rlhf_lora import plugin_verbs
 
-    kinds = [w for w in words if "=" not in w]
-    for kind in kinds:
-        if kind not in registry.KINDS:
-            raise ConfigError(
-                f"there is no kind '{kind}'{did_you_mean(kind, registry.KINDS)}",
-                where="rlhf-lora plugins",
-                fix=f"kinds: {', '.join(registry.KINDS)}",
-            )
-    for file in config.plugin_files([w for w in words if "=" in w]):
-        doors.load_file(file)
-    found = [entry for entry in registry.entries() if not kinds or entry.kind in kinds]
-    if "--json" in flags:
-        print(json.dumps([_described(entry) for entry in found], indent=1))
-        return 0
-    for entry in found:
-        print(f"{entry.kind}={entry.name}  {entry.summary}")
-        print(f"    from {entry.origin}")
-        for name, setting in _described(entry)["settings"].items():
-            print(f"    {entry.kind}.{name}={_shown(setting['default'])}  ({setting['type']})")
-    for package, why in doors.failures().items():
-        print(f"failed to import: {package}: {why}", file=sys.stderr)
-    return 0
+    return plugin_verbs.run(words, flags)
 
 
 def _env(words: list[str], flags: Flags) -> int:
@@ -266,32 +246,6 @@ def _complete(line: str) -> int:
     return 0
 
 
-def _described(entry: Any) -> dict[str, Any]:
-    import dataclasses
-
-    settings = {}
-    for name, (hint, default) in entry.fields().items():
-        if dataclasses.is_dataclass(default):
-            default = dataclasses.asdict(default)  # type: ignore[arg-type]
-        shown = "???" if default is dataclasses.MISSING else default
-        settings[name] = {"type": getattr(hint, "__name__", str(hint)), "default": shown}
-    return {
-        "kind": entry.kind,
-        "name": entry.name,
-        "origin": entry.origin,
-        "summary": entry.summary,
-        "settings": settings,
-    }
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return "null" if value is None else str(value).lower()
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{k}: {_shown(v)}" for k, v in value.items()) + "}"
-    return str(value)
-
-
 VERBS: dict[str, Callable[[list[str], Flags], int]] = {
     "train": _train,
     "plan": _plan,
@@ -308,9 +262,20 @@ FLAGS = {
     "plan": ("--json",),
     "evaluate": ("--json",),
     "verify": ("--json", "--profile"),
-    "plugins": ("--json",),
+    "plugins": ("--json", "--data", "--run", "--to", "--deadline", "-n"),
     "env": ("--json", "--gpu"),
 }
+
+OPTIONS = {
+    "--config-dir": ("folder", ("train", "plan", "verify")),
+    "--profile": ("name", ("verify",)),
+    "--data": ("file", ("plugins",)),
+    "--run": ("run", ("plugins",)),
+    "--to": ("dir", ("plugins",)),
+    "--deadline": ("seconds", ("plugins",)),
+    "-n": ("number", ("plugins",)),
+}
+"""Option → what it takes, and the verbs that have it."""
 
 if __name__ == "__main__":
     main()

@@ -17,6 +17,7 @@ from rlhf_lora import completion_index, user_presets
 SHELLS = ("bash", "zsh", "fish")
 OVERRIDES = ("train", "plan", "evaluate", "verify")
 """Verbs that take overrides."""
+PLUGIN_VERBS = ("new", "check", "try")
 CHOICES = {
     "resume": ("auto", "never"),
     "stages": ("[sft]", "[sft,reward_model]", "[sft,reward_model,policy]"),
@@ -51,7 +52,7 @@ def candidates(line: str, verbs: Mapping[str, Sequence[str]]) -> list[str]:
     elif verb == "completion":
         found = iter(SHELLS)
     elif verb == "plugins":
-        found = iter([*completion_index.index()["kinds"], "plugins="])
+        found = _plugin_words(words[words.index("plugins") + 1 :], current)
     elif verb == "evaluate" and len(words) == 1:
         found = iter([])  # a run folder first
     elif verb in OVERRIDES:
@@ -59,6 +60,21 @@ def candidates(line: str, verbs: Mapping[str, Sequence[str]]) -> list[str]:
     else:
         found = iter([])
     return sorted({word for word in found if word.startswith(current) and word != current})
+
+
+def _plugin_words(words: Sequence[str], current: str) -> Iterator[str]:
+    """After `plugins`: kinds and verbs; after `new` a kind, after `check` names (or a file), after `try` overrides."""
+    index = completion_index.index()
+    if words and words[-1] in ("--data", "--run", "--to", "--deadline", "-n"):
+        return iter([])
+    if not words:
+        return iter([*index["kinds"], *PLUGIN_VERBS, "plugins="])
+    if words[0] == "new":
+        return iter(index["kinds"] if len(words) == 1 else [])
+    if words[0] == "check":
+        names = sorted({name for kind in index["plugins"].values() for name in kind})
+        return iter(names if len(words) == 1 and current else [])  # nothing typed: a file, which the shell completes
+    return _overrides(words, current) if words[0] == "try" else iter(["plugins="])
 
 
 def _overrides(words: Sequence[str], current: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ rlhf-lora: the whole of RLHF on one consumer GPU, as 4-bit LoRA adapters, with a
   rlhf-lora verify [overrides]       prove it on your model, tokenizer, reward, optimizer --json
   rlhf-lora report RUN…              write report.html of run folders again
   rlhf-lora plugins [KIND]           rewards, optimizers, datasets, … and their settings  --json
+  rlhf-lora plugins new KIND NAME    a plugin of your own to begin with; then check FILE, then try reward=NAME
   rlhf-lora env                      versions, cache, plugins: what a bug report needs    --json --gpu
   rlhf-lora completion SHELL         completion of all this for bash, zsh or fish
   rlhf-lora VERB --help              more on one of them, with examples
@@ -147,16 +148,30 @@ Examples:
 
 PLUGINS = """\
 rlhf-lora plugins [KIND] [--json] [plugins=[FILE.py]]
+rlhf-lora plugins new KIND NAME [--to DIR]
+rlhf-lora plugins check FILE_OR_NAME [settings] [--data FILE] [--deadline SECONDS] [--json]
+rlhf-lora plugins try [overrides] (--data FILE | --run RUN) [-n N] [--to PAGE] [--json]
 
-Lists plugins: kind, name, where each came from, what it does, and its settings with their defaults.
-
-Reads: installed plugins and the files that are named.  Writes: nothing.
+Without a verb it lists plugins: kind, name, where each came from, what it does, and its settings with their defaults.
 Kinds: reward, judge, dataset, optimizer, rollout, tracker.
 
+new    writes NAME.py, which works as it is, test_NAME.py, and three rows where they make sense; replaces nothing.
+check  asks the plugin for all that its contract promises, a line each, in a process of its own: one that hangs, exits
+       or prints without end costs a message. No model; torch only for optimizers and rollout engines. Exit code 0
+       when every promise is kept, 2 otherwise. A reward that asks for columns: --data FILE with rows that have them.
+try    prints what a reward gives for the answers of a data file (--data, any format of docs/data.md), or for some of
+       the kit's own. --run RUN takes the answers that a run kept: old scores against new ones, and a page of both.
+
+Reads: installed plugins, the files that are named, data, samples/ of a run.
+Writes: new its files; try --run RUN the page RUN/replay-REWARD.html; else nothing.
+
 Examples:
-  rlhf-lora plugins
-  rlhf-lora plugins reward
   rlhf-lora plugins reward plugins=[my_reward.py] --json
+  rlhf-lora plugins new reward brevity --to rewards
+  rlhf-lora plugins check my_reward.py
+  rlhf-lora plugins check length reward.target=7 --json
+  rlhf-lora plugins try plugins=[my_reward.py] reward=my_reward --data pairs.jsonl -n 5
+  rlhf-lora plugins try reward=length reward.target=20 --run runs/mine
 """
 
 ENV = """\

@@ -127,7 +127,10 @@ def _class_around(function: Callable[..., Any], name: str) -> type:
     def score(self: Any, samples: Any, **values: Any) -> Any:
         return function(samples, **{p.name: getattr(self, p.name) for p in settings}, **values)
 
-    namespace = {"score": score, "columns": columns, "__doc__": function.__doc__, "__module__": function.__module__}
+    namespace = {
+        "score": score, "columns": columns, "__doc__": function.__doc__, "__module__": function.__module__,
+        "made_from": staticmethod(function),
+    }  # fmt: skip
     fields: list[Any] = [
         (p.name, hints.get(p.name, type(p.default)), dataclasses.field(default=p.default)) for p in settings
     ]

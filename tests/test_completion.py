@@ -55,6 +55,11 @@ def offered(line: str) -> list[str]:
         ("train model.load_in_4bit=f", ["model.load_in_4bit=false"]),
         ("evaluate runs/mine evaluation.s", ["evaluation.seed=", "evaluation.show=", "evaluation.split="]),
         ("plugins r", ["reward", "rollout"]),
+        ("plugins ", ["new", "check", "try", "judge"]),
+        ("plugins new j", ["judge"]),
+        ("plugins check le", ["length", "learned"]),
+        ("plugins check length --d", ["--data", "--deadline"]),
+        ("plugins try reward=le", ["reward=length", "reward=learned"]),
         ("completion ", ["bash", "zsh", "fish"]),
     ],
 )
@@ -71,6 +76,9 @@ def test_what_may_come_next_is_offered(line, some):
         "evaluate ",
         "evaluate runs/m",
         "train --config-dir ",
+        "plugins check ",
+        "plugins try --data ",
+        "plugins new reward ",
         "nothing x",
     ],
 )

@@ -98,9 +98,10 @@ def test_each_example_of_evaluate_is_one_that_it_takes(line, monkeypatch, capsys
 )
 def test_each_other_example_runs(line, capsys):
     for name in ("mine", "other"):
-        RunFolder.create(
+        folder = RunFolder.create(
             Path("runs") / name, {"model": {"path": "org/tiny"}, "dataset": {"name": "orders"}}, {"os": "x"}
         )
+        folder.save_samples("policy", 1, [{"prompt": "p", "text": "an answer", "score": 0.5, "parts": {}}])
     assert cli.run(shlex.split(line)[1:]) == 0
     assert capsys.readouterr().out
 

@@ -36,7 +36,7 @@ FLOORS = {
     "stages": 4,
     "assembly pipeline adapter_stages taking_up evaluation held_out_pairs midway report labels verify": 5,
     "sweep sweep_axes sweep_jobs sweep_objective sweep_optuna sweep_table": 5,
-    "cli notebook __main__ completion completion_index help_texts summary_text": 6,
+    "cli plugin_verbs notebook __main__ completion completion_index help_texts summary_text": 6,
 }
 FLOOR = {name: floor for names, floor in FLOORS.items() for name in names.split()}
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "accelerate", "wandb", "matplotlib"}

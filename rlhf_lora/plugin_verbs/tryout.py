@@ -1,0 +1,146 @@
+"""`rlhf-lora plugins try`: what a reward gives for some answers, in a table; without a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlhf_lora import config, registry
+from rlhf_lora.errors import ConfigError, PluginError
+from rlhf_lora.plugin_verbs import rows
+from rlhf_lora.plugin_verbs.table import parts_of, table, value_of
+from rlhf_lora.records import Score
+from rlhf_lora.stages.scoring import Scorer
+from rlhf_lora.testing.promises import NeedsModel
+from rlhf_lora.testing.rewards import open_without_model
+
+MOST, ROWS = 1000, 5
+
+
+def tryout(words: Sequence[str], options: Mapping[str, str], as_json: bool) -> int:
+    """Score answers and print them.
+
+    Raises:
+        UserError: what was given is wrong. ContractError: the reward is broken.
+    """
+    if "--data" in options and "--run" in options:
+        raise ConfigError("both --data and --run are given", where="plugins try", fix="one of them")
+    count = _count(options.get("-n"))
+    name, reward = built(words)
+    scorer = scorer_of(name, reward)
+    if "--run" in options:
+        from rlhf_lora.plugin_verbs.replay import replay
+
+        return replay(name, scorer, options["--run"], options.get("--to"), count, as_json)
+    if "--to" in options:
+        raise ConfigError("--to is for the page of a replay", where="--to", fix="give the run: --run RUN")
+    given = rows.of_file(options["--data"], count) if "--data" in options else rows.own()[:count]
+    scores = scorer([row.sample for row in given])
+    scorer.close()
+    if as_json:
+        print(json.dumps({"reward": name, "rows": [_plain(row, score) for row, score in zip(given, scores, strict=True)]},
+                         indent=1))  # fmt: skip
+    else:
+        _show(name, given, scores)
+    return 0
+
+
+def built(words: Sequence[str]) -> tuple[str, Any]:
+    """Name and object of the reward that overrides describe. A file's own reward needs no `reward=` when there is one only.
+
+    Raises:
+        UserError: overrides that cannot be composed, or no reward is named.
+    """
+    files = [word for word in words if word.endswith(".py") and "=" not in word]
+    overrides = [f"plugins=[{','.join(files)}]", *words] if files else list(words)
+    overrides = [word for word in overrides if word not in files]
+    stray = [word for word in overrides if "=" not in word]
+    if stray:
+        raise ConfigError(
+            f"try takes overrides, not '{stray[0]}'", where=f"plugins try {stray[0]}",
+            fix="rlhf-lora plugins try reward=NAME reward.setting=value --data FILE -n 5",
+        )  # fmt: skip
+    if not any(word.partition("=")[0] in ("reward", "+reward") for word in overrides):
+        overrides.append(f"reward={_only_reward(config.plugin_files(overrides))}")
+    node = config.compose(*overrides).reward
+    return str(node.name), registry.build("reward", node)
+
+
+def _only_reward(files: Sequence[str]) -> str:
+    """The reward of the files that are named, when they have one only.
+
+    Raises:
+        ConfigError: none, or several.
+    """
+    from rlhf_lora.plugin_verbs.in_child import found as in_file
+
+    found = sorted({entry.name for file in files for entry in in_file(file) if entry.kind == "reward"})
+    if len(found) != 1:
+        raise ConfigError(
+            "no reward is named" if not found else f"the file has {len(found)} rewards", where="plugins try",
+            fix=f"reward=NAME; installed: {', '.join(found or registry.names('reward'))}",
+        )  # fmt: skip
+    return found[0]
+
+
+def scorer_of(name: str, reward: Any) -> Scorer:
+    """The reward opened where there is no model.
+
+    Raises:
+        PluginError: it needs one.
+    """
+    try:
+        return Scorer(open_without_model(reward), name)
+    except NeedsModel as reason:
+        raise PluginError(
+            f"the reward '{name}' needs a model ({reason}), and this command loads none", where=f"reward={name}",
+            fix=f"look at its scores in a run: rlhf-lora evaluate RUN reward={name}; or try a reward that reads text only",
+        ) from None  # fmt: skip
+
+
+def _count(text: str | None) -> int:
+    if text is None:
+        return ROWS
+    if not text.isdigit() or not 1 <= int(text) <= MOST:
+        raise ConfigError(f"-n is {text}", where="-n", fix=f"a whole number from 1 to {MOST}")
+    return int(text)
+
+
+def _plain(row: rows.Row, score: Score) -> dict[str, Any]:
+    return {
+        "row": row.number, "which": row.which, "prompt": row.sample.prompt, "answer": row.sample.text, "score": score.value,
+        "parts": dict(score.parts), "kind": score.kind, "reason": score.reason,
+    }  # fmt: skip
+
+
+# --- for people -------------------------------------------------------------------------------------------------------
+
+
+def _show(name: str, given: Sequence[rows.Row], scores: Sequence[Score]) -> None:
+    lines = [
+        (row.sample.prompt, row.which, row.sample.text, value_of(score), parts_of(score), score.reason)
+        for row, score in zip(given, scores, strict=True)
+    ]
+    table(("prompt", "", "answer", "score", "parts", "why"), lines, (4, None, 5, None, 2, 3))
+    values = [score.value for score in scores if score.value is not None]
+    none = len(scores) - len(values)
+    spread = (
+        f"mean {sum(values) / len(values):.4g}, {min(values):.4g} to {max(values):.4g}" if values else "no score at all"
+    )
+    print(f"reward={name}: {len(scores)} answers, {spread}{f', {none} without a score' if none else ''}")
+    apart = _pairs(given, scores)
+    if apart:
+        right = sum(a > b for a, b in apart)
+        print(
+            f"pairs: the chosen answer scores higher in {right} of {len(apart)}, the same in {sum(a == b for a, b in apart)}"
+        )
+
+
+def _pairs(given: Sequence[rows.Row], scores: Sequence[Score]) -> list[tuple[float, float]]:
+    """(chosen, rejected) of the rows where both have a score."""
+    found: dict[int, dict[str, float]] = {}
+    for row, score in zip(given, scores, strict=True):
+        if score.value is not None:
+            found.setdefault(row.number, {})[row.which] = score.value
+    return [(row["chosen"], row["rejected"]) for row in found.values() if {"chosen", "rejected"} <= row.keys()]

@@ -1,0 +1,305 @@
+"""`check_optimizer`: what the contracts `OnPolicyOptimizer` and `OffPolicyOptimizer` promise, an id for each promise.
+
+On-policy ones are given tensors that are made up here; torch is loaded for them, when they are checked. Off-policy ones train
+a model of their own, so of them only what can be seen without one is looked at.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import math
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rlhf_lora.contracts import Batch, Context, LearnsFrom, Minibatch
+from rlhf_lora.plain import finite_number
+from rlhf_lora.testing.promises import (
+    Broken,
+    Kit,
+    NotLookedAt,
+    Report,
+    Row,
+    Subject,
+    Watch,
+    add_quiet,
+    add_shared,
+    built,
+    heavy_modules,
+    nothing,
+    short,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KIT = Kit("optimizer")
+SETTINGS = (
+    "samples_per_prompt", "roles", "shared_trunk", "value_behind_end", "scale_scores", "mean_over", "updates",
+    "prompts_per_update", "epochs", "minibatch_size", "beta", "max_kl", "ptx", "adamw", "value_adamw", "final_lr",
+    "max_grad_norm",
+)  # fmt: skip
+METHODS = ("advantages", "loss", "after_update", "state", "restore")
+LEARNS_FROM = typing.get_args(LearnsFrom)
+PROMPTS, WIDTH = 8, 6
+
+
+@dataclass
+class Optimizer(Subject):
+    """An optimizer under test."""
+
+    @property
+    def off_policy(self) -> bool:
+        return hasattr(self.plugin, "learns_from") or not hasattr(self.plugin, "samples_per_prompt")
+
+    def opened(self) -> Any:
+        opener = getattr(self.plugin, "open", None)
+        return self.ask(opener, Context(), sample="open(ctx)") if callable(opener) else self.plugin
+
+
+def check_optimizer(
+    thing: Any,
+    raises: bool = True,
+    *,
+    heavy_before: frozenset[str] | None = None,
+    watch: Watch = nothing,
+    on_row: Callable[[Row], None] = nothing,
+) -> Report:
+    """Hold an optimizer to its contract; arguments as of `check_reward`.
+
+    Raises:
+        ContractError: a promise is broken. PluginError: `thing` is no optimizer.
+    """
+    before = heavy_modules() if heavy_before is None else heavy_before
+    return KIT.report(Optimizer("optimizer", *built("optimizer", thing), before, watch, on_row), raises)
+
+
+add_shared(KIT)
+
+# --- off-policy -------------------------------------------------------------------------------------------------------
+
+
+@KIT.promise("learns_from", "an off-policy one says what it learns from")
+def _learns_from(subject: Optimizer) -> str:
+    if not subject.off_policy:
+        raise NotLookedAt("it learns from its own rollouts")
+    source = getattr(subject.plugin, "learns_from", None)
+    if source not in LEARNS_FROM:
+        fix = 'learns_from = "pairs"; one on the on-policy loop has samples_per_prompt (OnPolicySettings gives it all)'
+        raise Broken(short(source), f"one of {', '.join(LEARNS_FROM)}", fix, value=short(source))
+    return str(source)
+
+
+@KIT.promise("fit", "an off-policy one has fit(model, data, ctx)", needs=("learns_from",))
+def _fit(subject: Optimizer) -> str:
+    fit = getattr(subject.plugin, "fit", None)
+    fix = "def fit(self, model, data, ctx) -> dict[str, float]: …"
+    if not callable(fit):
+        raise Broken("no method fit()", "one that trains and writes ctx.out", fix)
+    try:
+        inspect.signature(fit).bind(None, [], None)
+    except TypeError as error:
+        raise Broken(f"fit{inspect.signature(fit)}", "one that can be called with model, data, ctx", fix) from error
+    return f"fit{inspect.signature(fit)}"
+
+
+# --- on-policy --------------------------------------------------------------------------------------------------------
+
+
+@KIT.promise("settings", "an on-policy one has what the loop reads")
+def _settings(subject: Optimizer) -> str:
+    if subject.off_policy:
+        raise NotLookedAt("it trains in a model of its own")
+    running = subject.opened()
+    missing = [name for name in SETTINGS if not hasattr(running, name)]
+    missing += [f"{name}()" for name in METHODS if not callable(getattr(running, name, None))]
+    if missing:
+        fix = "see OnPolicyOptimizer in rlhf_lora/contracts.py"
+        raise Broken(f"no {', '.join(missing)}", "all that the loop reads", fix, value=missing[0])
+    if "policy" not in running.roles or running.mean_over not in ("tokens", "sequences"):
+        given = f"roles={running.roles!r}, mean_over={running.mean_over!r}"
+        raise Broken(given, "a role 'policy', and a mean over tokens or sequences", "mend the attribute", value=given)
+    return f"roles {', '.join(running.roles)}; {running.samples_per_prompt} samples per prompt"
+
+
+@KIT.promise("advantages", "every token gets a finite advantage", needs=("settings",))
+def _advantages(subject: Optimizer) -> str:
+    import torch
+
+    running, batch = subject.opened(), made_up(subject.plugin)
+    made, metrics = with_advantages(subject, running, batch)
+    found = getattr(made, "advantages_BT", None)
+    if found is None or tuple(found.shape) != tuple(batch.mask_BT.shape):
+        given = "None" if found is None else f"the shape {tuple(found.shape)}"
+        fix = "return replace(batch, advantages_BT=…), metrics"
+        raise Broken(
+            f"advantages_BT: {given}", f"the shape {tuple(batch.mask_BT.shape)}", fix, "a batch of tensors", given
+        )
+    if not bool(torch.isfinite(found[batch.mask_BT]).all()):
+        raise Broken(
+            "advantages that are not finite", "finite ones", "look for a division by 0", "a batch of tensors", "nan"
+        )
+    _finite(metrics, "advantages")
+    return f"mean {float(found[batch.mask_BT].mean()):.3g}, {len(metrics)} metrics"
+
+
+@KIT.promise("loss", "the loss is one finite number with a gradient", needs=("advantages",))
+def _loss(subject: Optimizer) -> str:
+    running = subject.opened()
+    made, _ = with_advantages(subject, running, made_up(subject.plugin))
+    loss, metrics, _ = loss_of(subject, running, made)
+    value = finite_number(loss.detach())
+    if tuple(loss.shape) != () or value is None:
+        given = f"{short(loss.detach())}"
+        raise Broken(given, "one finite number", "take a mean over what mask_BT marks", "a minibatch of tensors", given)
+    if not loss.requires_grad:
+        raise Broken(
+            "a loss without gradient", "one that hangs on new_logprobs_BT", "do not detach it", "a minibatch of tensors"
+        )
+    _finite(metrics, "loss")
+    return f"{value:.4g}, {len(metrics)} metrics"
+
+
+@KIT.promise("better", "better answers become likelier than worse ones", needs=("loss",))
+def _better(subject: Optimizer) -> str:
+    import torch
+
+    running = subject.opened()
+    made, _ = with_advantages(subject, running, made_up(subject.plugin))
+    push_B = -(gradient_of(subject, running, made) * made.mask_BT).sum(1)
+    count = subject.plugin.samples_per_prompt
+    rewards = made.rewards_B.view(-1, count)
+    wanted_B = (rewards - (rewards.mean(1, keepdim=True) if count > 1 else rewards.mean())).flatten()
+    cosine = float(torch.nn.functional.cosine_similarity(push_B.double(), wanted_B.double(), dim=0))
+    if not cosine > 0.3:
+        given = f"cosine of push and reward {cosine:.3f}"
+        raise Broken(
+            given, "at least 0.3", "a loss is what is made smaller: look at the sign", "a batch of tensors", given
+        )
+    return f"cosine of push and reward {cosine:.3f}"
+
+
+@KIT.promise("equal", "equal scores at the reference move nothing", needs=("loss",))
+def _equal(subject: Optimizer) -> str:
+    running = subject.opened()
+    made, _ = with_advantages(subject, running, made_up(subject.plugin, equal=True))
+    largest = float(gradient_of(subject, running, made).abs().max())
+    if not largest <= 1e-6:
+        given = f"a gradient of up to {largest:.3g}"
+        fix = "subtract a baseline: rewards_B has mean 0 here, and is 0 everywhere"
+        raise Broken(given, "at most 1e-6", fix, "a batch of equal scores", given)
+    return f"gradient at most {largest:.2g}"
+
+
+@KIT.promise("pads", "padded places get no gradient", needs=("loss",))
+def _pads(subject: Optimizer) -> str:
+    running = subject.opened()
+    made, _ = with_advantages(subject, running, made_up(subject.plugin))
+    largest = float(gradient_of(subject, running, made)[~made.mask_BT].abs().max())
+    if largest != 0:
+        given = f"a gradient of up to {largest:.3g} where mask_BT is False"
+        raise Broken(given, "none", "multiply by mask_BT before taking the mean", "a batch of tensors", given)
+    return "none"
+
+
+@KIT.promise("inputs", "the batch is left as it was", needs=("advantages",))
+def _inputs(subject: Optimizer) -> str:
+    import torch
+
+    running, batch = subject.opened(), made_up(subject.plugin)
+    before = copy.deepcopy(batch)
+    subject.ask(running.advantages, batch, sample="a batch of tensors")
+    for name in ("tokens_BT", "mask_BT", "logprobs_BT", "ref_logprobs_BT", "scores_B", "rewards_B", "group_B"):
+        if not torch.equal(getattr(batch, name), getattr(before, name)):
+            raise Broken(f"{name} changed", "tensors as they were", "no operation in place", "a batch of tensors", name)
+    return "unchanged"
+
+
+@KIT.promise("state", "state() and restore() carry all that changes", needs=("advantages",))
+def _state(subject: Optimizer) -> str:
+    running, fresh = subject.opened(), subject.opened()
+    metrics = {"objective/kl": 3.0, "objective/scores": 0.5}
+    subject.ask(running.after_update, metrics, 64, sample="after_update(metrics, 64)")
+    state = subject.ask(running.state, sample="state()")
+    try:
+        plain = json.loads(json.dumps(state, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise Broken(
+            f"{short(state)}: {error}", "plain finite numbers", "state() -> {'beta': 0.1}", "state()", short(state)
+        ) from error
+    subject.ask(fresh.restore, plain, sample="restore(state)")
+    again = subject.ask(fresh.state, sample="state() after restore(state)")
+    if again != state:
+        fix = "restore everything that state() gives"
+        raise Broken(f"{short(again)} after restoring {short(state)}", "the same state", fix, "restore", short(again))
+    return ", ".join(state) or "nothing changes"
+
+
+add_quiet(KIT)
+
+# --- tensors ----------------------------------------------------------------------------------------------------------
+
+
+def made_up(settings: Any, equal: bool = False) -> Batch:
+    """A rollout at the reference: answers of 2 to 6 tokens, values 0, rewards of mean 0 that differ unless `equal`."""
+    import torch
+
+    per_prompt = settings.samples_per_prompt
+    rows = PROMPTS * per_prompt
+    stream = torch.Generator().manual_seed(0)
+    mask_BT = torch.arange(WIDTH)[None] < (2 + torch.arange(rows) * 3 % 5)[:, None]
+    logprobs_BT = -(1 + torch.rand(rows, WIDTH, generator=stream)) * mask_BT
+    rewards_B = torch.zeros(rows) if equal else torch.randn(rows, generator=stream)
+    has_value = "value" in settings.roles or settings.shared_trunk
+    return Batch(
+        tokens_BT=torch.ones(rows, WIDTH, dtype=torch.long), mask_BT=mask_BT, logprobs_BT=logprobs_BT,
+        ref_logprobs_BT=logprobs_BT.clone(), values_BT=torch.zeros(rows, WIDTH) if has_value else None,
+        scores_B=rewards_B.clone(), rewards_B=rewards_B - rewards_B.mean(),
+        finished_B=torch.ones(rows, dtype=torch.bool), group_B=torch.arange(rows) // per_prompt,
+    )  # fmt: skip
+
+
+def with_advantages(subject: Optimizer, running: Any, batch: Batch) -> tuple[Any, dict[str, Any]]:
+    """What `advantages` gives, held to its shape: a batch and metrics."""
+    return _two(
+        subject.ask(running.advantages, batch, sample="a batch of tensors"), "advantages(batch)", "(batch, metrics)"
+    )
+
+
+def loss_of(subject: Optimizer, running: Any, made: Batch) -> tuple[Any, dict[str, Any], Tensor]:
+    """Loss and metrics of the policy's step at π = π_old, and the log-probs that it hangs on."""
+    logprobs_BT = made.logprobs_BT.clone().requires_grad_(True)
+    minibatch = Minibatch(made, new_logprobs_BT=logprobs_BT)
+    if subject.plugin.shared_trunk:
+        minibatch.new_values_BT = (logprobs_BT.detach() * 0).requires_grad_(True)
+    got = subject.ask(running.loss, minibatch, sample="a minibatch of tensors")
+    loss, metrics = _two(got, "loss(minibatch)", "(loss, metrics)")
+    if not hasattr(loss, "requires_grad"):
+        raise Broken(short(loss), "a tensor", "return loss, metrics", "a minibatch of tensors", short(loss))
+    return loss, metrics, logprobs_BT
+
+
+def gradient_of(subject: Optimizer, running: Any, made: Batch) -> Tensor:
+    """d loss / d log π(token), shape (B, T); zeros where the loss does not hang on it."""
+    import torch
+
+    loss, _, logprobs_BT = loss_of(subject, running, made)
+    (found,) = torch.autograd.grad(loss, logprobs_BT, allow_unused=True)
+    return torch.zeros_like(logprobs_BT) if found is None else found
+
+
+def _two(got: Any, what: str, wanted: str) -> tuple[Any, dict[str, Any]]:
+    if not isinstance(got, tuple) or len(got) != 2 or not isinstance(got[1], dict):
+        raise Broken(f"{short(got)} from {what}", wanted, f"return {wanted[1:-1]}", what, short(got))
+    return got[0], got[1]
+
+
+def _finite(metrics: dict[str, Any], where: str) -> None:
+    for name, value in metrics.items():
+        number = finite_number(value)
+        if number is None or not math.isfinite(number):
+            fix = "log numbers only: float(x), and none where there is none"
+            raise Broken(f"the metric {name} of {where} is {short(value)}", "a finite number", fix, where, short(value))
