@@ -28,7 +28,7 @@ ARMS = {
     "lora": ("LoRA on float32", ("model.load_in_4bit=false",)),
     "nf4": ("LoRA on NF4 (the default)", ()),
 }
-FULL_LR = 3e-4
+FULL_LR = 1e-3
 
 
 class FullBackbone(Backbone):
