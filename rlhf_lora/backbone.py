@@ -225,7 +225,7 @@ class Backbone:
         Args:
             show: what to call the pass over them on the progress display; empty = do not show it.
         """
-        from rlhf_lora.rollout import pad
+        from rlhf_lora.padding import pad
 
         size = size or self.micro_batch
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]) + len(responses[i]), i))

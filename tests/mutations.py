@@ -49,7 +49,7 @@ LOOP, UPDATE, STATE = (f"rlhf_lora/stages/{name}.py" for name in ("on_policy", "
 BACKBONE, RECORD, ROLLOUT = (
     "rlhf_lora/backbone.py",
     "rlhf_lora/stages/rollout_record.py",
-    "rlhf_lora/rollout/__init__.py",
+    "rlhf_lora/padding.py",
 )
 TEXT, FIGURES, ADAPTERS = "test_c_text.py::test_", "test_c_figures.py::test_", "test_l_items.py::test_"
 LAST = "last_B = padded.prompt_width - 1 + padded.response_mask_BT.sum(1)"
@@ -106,8 +106,8 @@ MUTATIONS = [
     Mutation(UPDATE, 'batch.value_mask_BT if role == "value" else batch.mask_BT', "batch.mask_BT",
              f"{FIGURES}C34_micro_batches"),
     Mutation(KL, "-0.2), 0.2)", "-0.1), 0.1)", f"{FIGURES}C25_adaptive_kl"),
-    Mutation(ADVANTAGES, "variance = masked_mean((x_BT - mean) ** 2, mask_BT)",
-             "variance = ((x_BT - mean) ** 2 * mask_BT).sum() / (mask_BT.sum() - 1)", f"{FIGURES}C26_whitening"),
+    Mutation(ADVANTAGES, "variance = masked_mean((x_BT - mean) ** 2, over_BT)",
+             "variance = ((x_BT - mean) ** 2 * over_BT).sum() / (over_BT.sum() - 1)", f"{FIGURES}C26_whitening"),
     Mutation(ADVANTAGES, "delta_B = rewards_BT[:, t] + gamma * next_value_B", "delta_B = rewards_BT[:, t] + next_value_B",
              f"{FIGURES}C28_gae"),
     Mutation(UPDATE, 'f"minibatches/{update}/{epoch}"', 'f"minibatches/{update}"', f"{FIGURES}C29_fresh_order_each_epoch"),

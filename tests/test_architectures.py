@@ -12,8 +12,8 @@ import torch
 from tiny import prompts, spec
 
 from rlhf_lora.backbone import Backbone
+from rlhf_lora.padding import pad
 from rlhf_lora.registry import build
-from rlhf_lora.rollout import pad
 
 CONF = Path(__file__).resolve().parent.parent / "conf" / "model"
 HEAD = re.compile(r"^# LoRA on all of (\w+)'s linear layers", re.MULTILINE)

@@ -16,8 +16,8 @@ from rlhf_lora.backbone import Backbone
 from rlhf_lora.errors import ModelError
 from rlhf_lora.loading import load_base
 from rlhf_lora.model_spec import LoraSpec
+from rlhf_lora.padding import pad
 from rlhf_lora.registry import build
-from rlhf_lora.rollout import pad
 
 
 @pytest.fixture(params=["tiny_base", "tiny_qwen2"])

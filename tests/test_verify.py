@@ -436,12 +436,12 @@ def test_every_check_of_the_model_is_broken_once_in_here():
 # --- the command ------------------------------------------------------------------------------------------------------
 
 UNSTEADY = """\
-import random
+import os
 from rlhf_lora import reward
 
 @reward("unsteady")
 def unsteady(samples):
-    return [random.random() for _ in samples]
+    return [int.from_bytes(os.urandom(4), "big") / 2**32 for _ in samples]
 """
 
 

@@ -61,7 +61,7 @@ class HfGenerate:
     def _decode(self, backbone: Any, prompt_ids: list[list[int]]) -> list[list[int]]:
         from transformers import GenerationConfig
 
-        from rlhf_lora.rollout import pad
+        from rlhf_lora.padding import pad
 
         padded = pad(prompt_ids, [[] for _ in prompt_ids], backbone.chat.fill_id, backbone.device)
         config = GenerationConfig(

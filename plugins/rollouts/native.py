@@ -71,7 +71,7 @@ class Native:
         import torch
         from transformers import DynamicCache
 
-        from rlhf_lora.rollout import pad
+        from rlhf_lora.padding import pad
 
         assert self.max_new_tokens is not None
         padded = pad(prompt_ids, [[] for _ in prompt_ids], backbone.chat.fill_id, backbone.device)

@@ -24,8 +24,8 @@ import torch
 from rlhf_lora.backbone import Backbone
 from rlhf_lora.contracts import Batch
 from rlhf_lora.errors import Stopped
+from rlhf_lora.padding import pad
 from rlhf_lora.records import Demonstration, Prompt, Sample, Score, named_seed
-from rlhf_lora.rollout import pad
 from rlhf_lora.stages import loop_state
 from rlhf_lora.stages.best import Best
 from rlhf_lora.stages.loop_state import LoopState

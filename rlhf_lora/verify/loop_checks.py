@@ -131,7 +131,7 @@ def backward_reaches_own(subject: Subject) -> Outcome:
 
 def policy_backward(subject: Subject, rows: int = 4) -> dict[str, torch.Tensor]:
     """Gradients of the mean log-prob of a few completions, by name of the policy's tensors."""
-    from rlhf_lora.rollout import pad
+    from rlhf_lora.padding import pad
 
     backbone = subject.backbone
     for parameter in backbone.parameters("policy").values():

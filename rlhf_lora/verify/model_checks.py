@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lora.checks.registry import NotApplicable, Outcome, check, failed, judged, within
-from rlhf_lora.rollout import Padded, pad, positions
+from rlhf_lora.padding import Padded, pad, positions
 from rlhf_lora.verify.loop_checks import gaps, policy_backward, worst
 from rlhf_lora.verify.subject import Subject
 

@@ -227,7 +227,7 @@ class Subject:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _values(self) -> list[float] | None:
-        from rlhf_lora.rollout import pad
+        from rlhf_lora.padding import pad
 
         if "value" not in self.backbone.heads:
             return None

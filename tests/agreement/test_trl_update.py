@@ -23,9 +23,9 @@ from torch import Tensor
 
 from rlhf_lora.backbone import Backbone
 from rlhf_lora.contracts import Batch, Context
+from rlhf_lora.padding import pad
 from rlhf_lora.records import Sample, Score
 from rlhf_lora.registry import build
-from rlhf_lora.rollout import pad
 from rlhf_lora.stages.rollout_record import Rollout, padded
 from rlhf_lora.stages.update import Updater
 

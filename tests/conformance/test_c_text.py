@@ -16,8 +16,8 @@ from tiny import prompts, stir, token_ids
 from rlhf_lora.backbone import Backbone
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.objectives.logprobs import selected
+from rlhf_lora.padding import pad, positions
 from rlhf_lora.records import Prompt, Sample
-from rlhf_lora.rollout import pad, positions
 
 
 @pytest.fixture(scope="module")
@@ -292,6 +292,7 @@ def test_C15_reward_reads_what_is_shown(made):
 
     opened = object.__new__(OpenLearned)
     opened.backbone, opened.gain, opened.bias = SimpleNamespace(chat=made.chat, sequence_scores=scores), 1.0, 0.0
+    opened.role = "reward"
     opened.score(stopped)
     for sample, ids in zip(stopped, read, strict=True):
         assert sample.text == made.chat.decode(sample.tokens).partition(stop)[0]

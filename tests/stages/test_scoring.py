@@ -53,7 +53,7 @@ def worker(tmp_path: Path):
         file.write_text(HEADER + body)
         doors.load_file(file)
         context = {"seed": 0, "cache_dir": str(tmp_path), "run_dir": str(tmp_path)}
-        given = in_worker(build("reward", {"name": "mine"}), "mine", deadline, context)
+        given = in_worker(build("reward", {"name": "scored"}), "mine", deadline, context)
         assert given is not None
         made.append(given)
         return given
@@ -61,7 +61,7 @@ def worker(tmp_path: Path):
     yield make
     for one in made:
         one.close()
-    plugin_table.table.pop(("reward", "mine"), None)
+    plugin_table.table.pop(("reward", "scored"), None)
 
 
 # --- failing calls ----------------------------------------------------------------------------------------------------
@@ -155,9 +155,9 @@ def test_a_reward_of_a_file_runs_in_a_process_of_its_own_and_gives_the_same(work
     import os
 
     made = worker(
-        '@reward("mine")\ndef mine(samples, *, n):\n    return [Score(x + 0.5, {"pid": os.getpid()}) for x in n]\n'
+        '@reward("scored")\ndef mine(samples, *, n):\n    return [Score(x + 0.5, {"pid": os.getpid()}) for x in n]\n'
     )
-    scorer = Scorer(build("reward", {"name": "mine"}), "mine", worker=made)
+    scorer = Scorer(build("reward", {"name": "scored"}), "mine", worker=made)
     scores = scorer(SAMPLES)
     assert values(scores) == [i + 0.5 for i in range(10)]
     assert scores[0].parts["pid"] != os.getpid()
@@ -166,17 +166,17 @@ def test_a_reward_of_a_file_runs_in_a_process_of_its_own_and_gives_the_same(work
 
 def test_what_exits_or_crashes_takes_nothing_with_it(worker):
     made = worker(
-        '@reward("mine")\ndef mine(samples, *, n):\n    if 3 in n:\n        os._exit(7)\n    return list(n)\n'
+        '@reward("scored")\ndef mine(samples, *, n):\n    if 3 in n:\n        os._exit(7)\n    return list(n)\n'
     )
-    scores = Scorer(build("reward", {"name": "mine"}), "mine", on_error="missing", worker=made)(SAMPLES)
+    scores = Scorer(build("reward", {"name": "scored"}), "mine", on_error="missing", worker=made)(SAMPLES)
     assert values(scores) == [0, 1, 2, None, 4, 5, 6, 7, 8, 9]
     assert "ended with exit code 7" in scores[3].reason
 
 
 def test_what_hangs_is_killed_and_the_next_batch_is_scored(worker):
-    body = '@reward("mine")\ndef mine(samples, *, n):\n    if 3 in n:\n        time.sleep(60)\n    return list(n)\n'
+    body = '@reward("scored")\ndef mine(samples, *, n):\n    if 3 in n:\n        time.sleep(60)\n    return list(n)\n'
     made = worker(body, deadline=0.5)
-    scorer = Scorer(build("reward", {"name": "mine"}), "mine", on_error="missing", worker=made)
+    scorer = Scorer(build("reward", {"name": "scored"}), "mine", on_error="missing", worker=made)
     began = time.monotonic()
     assert values(scorer(SAMPLES)) == [None] * 10  # nobody knows which it was, and asking takes as long again
     assert values(scorer(SAMPLES[5:])) == [5, 6, 7, 8, 9]
@@ -184,8 +184,10 @@ def test_what_hangs_is_killed_and_the_next_batch_is_scored(worker):
 
 
 def test_what_prints_megabytes_is_cut_short(worker, capfd):
-    made = worker('@reward("mine")\ndef mine(samples):\n    print("x" * 3_000_000)\n    return [1.0] * len(samples)\n')
-    assert values(Scorer(build("reward", {"name": "mine"}), "mine", worker=made)(SAMPLES)) == [1.0] * 10
+    made = worker(
+        '@reward("scored")\ndef mine(samples):\n    print("x" * 3_000_000)\n    return [1.0] * len(samples)\n'
+    )
+    assert values(Scorer(build("reward", {"name": "scored"}), "mine", worker=made)(SAMPLES)) == [1.0] * 10
     time.sleep(0.2)
     out, err = capfd.readouterr()
     assert out == ""
@@ -193,16 +195,16 @@ def test_what_prints_megabytes_is_cut_short(worker, capfd):
 
 
 def test_what_draws_gives_the_same_for_the_same_samples(worker):
-    made = worker('@reward("mine")\ndef mine(samples):\n    return [random.random() for _ in samples]\n')
-    scorer = Scorer(build("reward", {"name": "mine"}), "mine", worker=made)
+    made = worker('@reward("scored")\ndef mine(samples):\n    return [random.random() for _ in samples]\n')
+    scorer = Scorer(build("reward", {"name": "scored"}), "mine", worker=made)
     first, other = values(scorer(SAMPLES)), values(scorer(SAMPLES[:5]))
     assert values(scorer(SAMPLES)) == first != other
 
 
 def test_what_is_no_list_of_scores_is_told_from_the_process_too(worker):
-    made = worker('@reward("mine")\ndef mine(samples):\n    return "1.0"\n')
+    made = worker('@reward("scored")\ndef mine(samples):\n    return "1.0"\n')
     with pytest.raises(ContractError, match="'mine' returned str"):
-        Scorer(build("reward", {"name": "mine"}), "mine", on_error="missing", worker=made)(SAMPLES)
+        Scorer(build("reward", {"name": "scored"}), "mine", on_error="missing", worker=made)(SAMPLES)
 
 
 def test_a_reward_that_is_opened_stays_here(tmp_path):

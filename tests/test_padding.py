@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf_lora.rollout import pad, positions
+from rlhf_lora.padding import pad, positions
 
 
 def test_prompts_are_padded_on_the_left_and_responses_on_the_right():
