@@ -123,30 +123,59 @@ def reward_model_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+PROXY, TRUTH, OTHER = "#c2571a", "#1a6e8e", "#6b6b6b"
+
+
 def draw(rows: list[dict[str, Any]], to: Path) -> None:
-    """Gain over SFT against √KL: the reward that is trained on, and the truth."""
+    """Gain over SFT against √KL, of the reward that is trained on and of the truth; and win rate against KL of all arms."""
     import matplotlib
 
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
     plt.rcParams |= {"svg.hashsalt": "t1", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
-    for ax, arm in zip(axes, list(ARMS)[:3], strict=True):
-        for run in (row for row in rows if row["arm"] == arm):
-            curve = run["curve"]
-            root_kl = [0.0, *(math.sqrt(max(0.0, row["eval/kl_to_reference"])) for row in curve)]
-            for name, place, colour in (("its reward", "eval", "#c2571a"), ("the truth", "eval/gold", "#1a6e8e")):
-                gain = [0.0, *(row[f"{place}/score_mean"] - row[f"{place}/score_mean_reference"] for row in curve)]
-                first = run["seed"] == min(row["seed"] for row in rows)
-                ax.plot(root_kl, gain, color=colour, lw=1.2, marker=".", ms=4, label=name if first else None)
-        for run in (row for row in rows if row["arm"] == arm and "best_of_n" in row["summary"]):
-            for part in run["summary"]["best_of_n"].values():
-                gain = part["gold"]["score_mean"] - part["gold"]["score_mean_reference"]
-                ax.plot(math.sqrt(part["kl_bound"]), gain, "o", mfc="none", color="#1a6e8e", ms=5)
+    figure, axes = plt.subplots(2, 2, figsize=(9, 6.6), layout="constrained")
+    for ax, arm in zip(axes.flat, list(ARMS)[:3], strict=False):
+        draw_gain(ax, [row for row in rows if row["arm"] == arm])
         ax.set(title=arm, xlabel="√KL (√nats)", ylabel="gain over SFT")
         ax.legend(frameon=False, loc="best")
+    draw_frontier(axes[1, 1], rows)
     figure.savefig(to, metadata={"Date": None})
+
+
+def draw_gain(ax: Any, runs: list[dict[str, Any]]) -> None:
+    """A line a run; rings are best of n by the same reward, judged by the truth."""
+    for nth, run in enumerate(runs):
+        root_kl = [0.0, *(math.sqrt(max(0.0, row["eval/kl_to_reference"])) for row in run["curve"])]
+        for name, place, colour in (("its reward", "eval", PROXY), ("the truth", "eval/gold", TRUTH)):
+            gain = [0.0, *(row[f"{place}/score_mean"] - row[f"{place}/score_mean_reference"] for row in run["curve"])]
+            ax.plot(root_kl, gain, color=colour, lw=1.2, marker=".", ms=4, label=None if nth else name)
+        for i, part in enumerate(run["summary"].get("best_of_n", {}).values()):
+            gold = part["gold"]
+            label = "the truth, best of n" if nth == i == 0 else None
+            ax.plot(math.sqrt(part["kl_bound"]), gold["score_mean"] - gold["score_mean_reference"], "o", mfc="none",
+                    color=TRUTH, ms=5, label=label)  # fmt: skip
+
+
+def draw_frontier(ax: Any, rows: list[dict[str, Any]]) -> None:
+    """Gold win rate against KL: DPO's βs of each seed joined, PPO, and best of n by the learned reward."""
+    for nth, seed in enumerate(sorted({row["seed"] for row in rows})):
+        runs = {row["arm"]: row["summary"] for row in rows if row["seed"] == seed}
+        dpo = sorted(
+            (runs[arm]["policy"]["kl_to_reference"], runs[arm]["gold"]["win_rate_vs_reference"])
+            for arm in runs if arm.startswith("dpo")
+        )  # fmt: skip
+        ax.plot(
+            *zip(*dpo, strict=True), color=OTHER, lw=1, marker="s", ms=4, label=None if nth else "DPO, β 0.5 → 0.05"
+        )
+        ppo = runs["ppo, learned reward"]
+        best = [(part["kl_bound"], part["gold"]["win_rate_vs_reference"]) for part in ppo["best_of_n"].values()]
+        ax.plot(*zip(*best, strict=True), color=TRUTH, lw=1, marker="o", mfc="none", ms=5,
+                label=None if nth else "best of 4, 16, 64")  # fmt: skip
+        ax.plot(ppo["policy"]["kl_to_reference"], ppo["gold"]["win_rate_vs_reference"], "D", color=PROXY, ms=5,
+                label=None if nth else "PPO")  # fmt: skip
+    ax.set(title="learned reward or its labels", xlabel="KL (nats)", ylabel="gold win rate vs SFT")
+    ax.legend(frameon=False, loc="best")
 
 
 def page(text: str, rows: list[dict[str, Any]]) -> str:

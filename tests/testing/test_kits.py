@@ -17,7 +17,7 @@ from tiny import jsonl
 
 from rlhf_lora import Data, Pair, Prompt, Sample, Score, Verdict, doors, plugin_table, registry, reward, testing
 from rlhf_lora.errors import ContractError, PluginError
-from rlhf_lora.records import Sample, Unused
+from rlhf_lora.records import Unused
 from rlhf_lora.testing import datasets, judges, optimizers, rewards, rollouts, trackers
 
 QUIET_KINDS = ("reward", "judge", "dataset", "tracker")
