@@ -26,6 +26,7 @@ def _beside_the_files_of_the_page(tmp_path, monkeypatch):
     (tmp_path / "calm.py").write_text(FILES[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_of_the_page_is_planned(command, tiny_base, tmp_path):
     program, verb, *given = shlex.split(command)

@@ -27,6 +27,7 @@ def plugin(folder: Path, name: str, column: str = "") -> str:
 # --- the plan ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_learned_part_has_the_reward_model_trained(plan):
     assert [s.name for s in plan(*LENGTH).stages] == ["sft", "policy"]
     for more in ((), ("reward.shadow=[judge]",)):  # a shadow has to be scored too
@@ -49,6 +50,7 @@ def test_the_source_of_a_parts_plugin_is_an_input_of_the_run(plan, tmp_path):
     assert not any("length" in name for name in made.inputs)  # of the kit: its version says as much
 
 
+@pytest.mark.slow
 def test_the_policys_key_follows_every_setting_of_every_part(plan):
     keys = {
         plan(*LENGTH, *more).stage("policy").key

@@ -104,6 +104,7 @@ def test_no_profile_is_one_of_the_choices(plan):
     assert compose("profile=null", "control=null", "experiment=null").profile is None
 
 
+@pytest.mark.slow
 def test_the_critic_begins_as_the_reward_model(tiny_base, tmp_path):
     few = (
         "profile_overrides=true",

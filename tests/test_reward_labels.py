@@ -145,6 +145,7 @@ def test_the_fingerprint_knows_ranks_and_ratings():
 # --- which loss -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "loss", "reads"),
     [
@@ -202,6 +203,7 @@ def test_a_loss_that_is_not_there_is_refused(plan):
         plan(ranks(60), "reward_model.loss=kwize")
 
 
+@pytest.mark.slow
 def test_another_loss_is_another_stage_in_the_cache(plan):
     keys = {plan(ranks(60), f"reward_model.loss={loss}").stage("reward_model").key for loss in ("kwise", "pairwise")}
     assert len(keys) == 2
@@ -229,6 +231,7 @@ def test_evaluating_with_other_data_chooses_the_loss_anew(plan):
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_ranking_takes_no_more_answers_into_memory_than_pairs_do(plan):
     """hardware.micro_batch=4: four pairs are eight answers, so two rankings of four at a time."""
     by_ranking = plan(ranks(60), "hardware.micro_batch=4")
@@ -281,6 +284,7 @@ def test_flipped_ratings_are_mirrored_and_shuffled_ones_change_hands():
     assert controls.relabelled(RATED, "shuffled", 1) != shuffled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "loss"), [(ranks(60), "kwise"), (choices(60), "best_of_n"), (ratings(60), "regression")]
 )
@@ -301,6 +305,7 @@ def test_a_plan_learns_from_labels_as_its_control_says(plan, rows, loss, labels)
 # --- what people see --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_plan_shows_rankings_and_ratings_and_where_they_go(plan):
     made = plan(ranks(60))
     (view,) = data_view.view(made)
@@ -327,6 +332,7 @@ def train(base: Path, run: Path, rows: list[dict[str, Any]], *more: str) -> RunF
     return RunFolder(run)
 
 
+@pytest.mark.slow
 def test_a_run_on_rankings_goes_from_the_file_to_the_report(tiny_base, tmp_path):
     folder = train(tiny_base, tmp_path / "run", ranks(60), "reward_model.epochs=1")
     figures = folder.summary["reward_model"]

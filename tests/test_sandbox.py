@@ -271,6 +271,7 @@ def test_memory_bomb_is_an_error_of_the_program(jail):
     assert passed(attempt(body), "assert attempt() == 'MemoryError'", jail=jail) == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jail", BOTH)
 @pytest.mark.parametrize(
     "code",
@@ -292,6 +293,7 @@ def test_programs_without_end_are_ended_and_the_rest_counts_as_failed(code, jail
     assert outcome.why[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jail", BOTH)
 def test_tests_that_passed_before_the_end_of_time_count(jail):
     code = ADD + "def forever():\n    while True: pass"
@@ -318,6 +320,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @needs_namespace
 @pytest.mark.parametrize(
     "how",
@@ -347,6 +350,7 @@ def test_fork_bomb_stays_small():
     assert passed(code, "assert f() < 20") == [True]
 
 
+@pytest.mark.slow
 @needs_namespace
 def test_namespace_ends_by_itself_when_whoever_started_it_cannot_end_it(monkeypatch):
     mark = f"bs{os.getpid() % 10**6}"

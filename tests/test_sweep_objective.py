@@ -25,6 +25,7 @@ def numbers(summary: Mapping[str, Any], where: str = "") -> Iterator[str]:
             yield f"{where}{key}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [

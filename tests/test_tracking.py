@@ -50,6 +50,7 @@ def told(base: Path, folder: Path, name: str, code: int, *more: str, samples: st
     return [json.loads(line) for line in (folder / "told").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_tracker_sees_every_stage_and_the_samples_and_the_end(tiny_base, tmp_path):
     found = told(tiny_base, tmp_path, "whole_run", 0, "evaluation.every=2", "cache=false")
     assert (found[0], found[-1]) == ({"opened": "run"}, {"closed": True})

@@ -56,6 +56,7 @@ def test_what_new_writes_can_be_loaded_and_says_what_comes_next(kind, capsys):
     assert Path("mine/test_my_own.py").read_text().count("check_") == 2  # its import, and the one line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=[] if kind == "reward" else pytest.mark.slow) for kind in registry.KINDS]
 )

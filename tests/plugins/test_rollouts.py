@@ -151,6 +151,7 @@ def stops_for(backbone: Any) -> list[str]:
     return [long[len(long) // 2 : len(long) // 2 + 3], "no such string anywhere"]
 
 
+@pytest.mark.slow
 @ONE_ENGINE
 def test_an_answer_ends_with_the_token_that_completes_a_stop_string_and_is_shown_without_it(backbone, name):
     stop = stops_for(backbone)
@@ -254,6 +255,7 @@ def test_a_letter_that_is_cut_in_two_is_completed_by_a_token_that_counts():
     assert [StopRule(["é"], after).text_before(Letters(), tokens) for after in (0, 2, 3)] == ["a", "a", None]
 
 
+@pytest.mark.slow
 @ONE_ENGINE
 def test_stop_strings_before_their_time_are_a_part_of_the_answer(backbone, name):
     stop = stops_for(backbone)[:1]

@@ -210,6 +210,7 @@ def test_killed_in_the_middle_of_sft_and_started_again_is_bit_equal(every_s, tin
     same(figures(tmp_path / "run"), figures(tmp_path / "again"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )
@@ -342,6 +343,7 @@ def test_settings_that_change_no_result_do_not_make_another_run(more, finished, 
     assert cli.run(command(tiny_base, finished, "optimizer.updates=1", more)) == 0
 
 
+@pytest.mark.slow
 def test_what_the_settings_point_at_may_not_change_under_a_run(tiny_base, tmp_path, capsys):
     plugin, data = tmp_path / "mine.py", tmp_path / "data.jsonl"
     text = "from rlhf_lora import reward\n@reward('mine')\ndef mine(samples):\n    return [{} for _ in samples]\n"

@@ -251,6 +251,7 @@ def test_ratings_that_are_all_the_same_are_refused(spec, tmp_path):
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["kwise", "best_of_n", "regression"])
 def test_an_interrupted_stage_goes_on_to_the_same_weights(spec, tmp_path, loss):
     pairs = make_pairs(24)

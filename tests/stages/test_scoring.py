@@ -164,6 +164,7 @@ def test_a_reward_of_a_file_runs_in_a_process_of_its_own_and_gives_the_same(work
     assert scorer(SAMPLES[:1])[0].parts == scores[0].parts  # the same process again
 
 
+@pytest.mark.slow
 def test_what_exits_or_crashes_takes_nothing_with_it(worker):
     made = worker(
         '@reward("scored")\ndef mine(samples, *, n):\n    if 3 in n:\n        os._exit(7)\n    return list(n)\n'
@@ -173,6 +174,7 @@ def test_what_exits_or_crashes_takes_nothing_with_it(worker):
     assert "ended with exit code 7" in scores[3].reason
 
 
+@pytest.mark.slow
 def test_what_hangs_is_killed_and_the_next_batch_is_scored(worker):
     body = '@reward("scored")\ndef mine(samples, *, n):\n    if 3 in n:\n        time.sleep(60)\n    return list(n)\n'
     made = worker(body, deadline=0.5)
@@ -183,6 +185,7 @@ def test_what_hangs_is_killed_and_the_next_batch_is_scored(worker):
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.slow
 def test_what_prints_megabytes_is_cut_short(worker, capfd):
     made = worker(
         '@reward("scored")\ndef mine(samples):\n    print("x" * 3_000_000)\n    return [1.0] * len(samples)\n'
@@ -194,6 +197,7 @@ def test_what_prints_megabytes_is_cut_short(worker, capfd):
     assert 0 < len(err) < 500_000
 
 
+@pytest.mark.slow
 def test_what_draws_gives_the_same_for_the_same_samples(worker):
     made = worker('@reward("scored")\ndef mine(samples):\n    return [random.random() for _ in samples]\n')
     scorer = Scorer(build("reward", {"name": "scored"}), "mine", worker=made)

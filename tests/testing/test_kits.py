@@ -62,6 +62,10 @@ def test_built_in_plugins_keep_their_promises(kind, name, tmp_path):
         settings["path"] = str(file if name == "jsonl" else tmp_path)
     if (kind, name) == ("dataset", "orders"):
         settings = {"demonstrations": 20, "pairs": 20, "prompts": 20}
+    if (kind, name) in (("dataset", "helpdesk"), ("dataset", "helpdesk_rules")):
+        settings = {"demonstrations": 20, "pairs": 20, "prompts": 20} | (
+            {"labelled": 40} if name.endswith("rules") else {}
+        )
     try:
         plugin = registry.build(kind, {"name": name, **settings})
     except Exception as error:

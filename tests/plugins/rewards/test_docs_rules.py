@@ -37,6 +37,7 @@ def written(command: str, line: str) -> str:
     return f"{value}  {match['cut'] or ''}{match['text']}{row}" + (f"  {score.reason}" if score.reason else "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "lines"), BOXES, ids=[command[:40] for command, _ in BOXES])
 def test_a_box_shows_what_the_reward_gives(command, lines):
     assert lines.splitlines() == [written(command, line) for line in lines.splitlines()]
