@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import full_vs_lora
 import measured
 
 RESULT = measured.RESULTS / "t1.json"
@@ -181,6 +182,8 @@ def draw_frontier(ax: Any, rows: list[dict[str, Any]]) -> None:
 def page(text: str, rows: list[dict[str, Any]]) -> str:
     """The page with its tables filled in: each stands between `<!-- NAME -->` and `<!-- end -->`."""
     tables = {"arms": table(rows), "best of n": best_of_n_table(rows), "reward models": reward_model_table(rows)}
+    for name, file in (("full vs lora", full_vs_lora.RESULT), ("full vs lora, gold rule", full_vs_lora.GOLD)):
+        tables[name] = full_vs_lora.table(measured.read(file))
     for name, lines in tables.items():
         text = re.sub(
             f"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, t=lines: f"{m[1]}{t}\n{m[2]}", text, flags=re.S
