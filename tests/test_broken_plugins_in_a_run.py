@@ -28,7 +28,7 @@ FAILS = {
 NO_SCORES = {"one_string", "scalar", "strings", "wrong_count", "none_always"}
 """What it returns is no list of scores: no setting lets a run go on."""
 NOT_FINITE = {"nan", "plus_inf", "minus_inf"}
-QUICK = {"raises", "os_exit", "nan", "scalar"}
+QUICK = {"nan", "scalar"}
 
 
 @pytest.fixture(autouse=True)
