@@ -126,16 +126,15 @@ class Assembly:
         if getattr(reward, "stages", ()):
             assert self.reward_adapter is not None
             reward = with_reward_model(reward, self.reward_adapter)
-        return self.held(ctx, reward, opened(reward, ctx))
+        return self.held(ctx, reward, opened(reward, ctx), self.plan.config.reward.name)
 
-    def held(self, ctx: Context, reward: Any, source: Any) -> Scorer:
+    def held(self, ctx: Context, reward: Any, source: Any, name: str) -> Scorer:
         """A reward and what `open` made of it, held to the contract as `scoring` says; so are those inside a mix."""
-        name, how = registry.to_config(reward)["name"], self.plan.config.scoring
-        worker = None
+        how, worker = self.plan.config.scoring, None
         if not callable(getattr(source, "score", None)):
             source = Against(source, ctx.backbone, opened(self.plan.rollout, ctx), ctx.seed, name)
         if callable(score_with := getattr(source, "score_with", None)):
-            score_with(lambda part, opened_part: self.held(ctx, part, opened_part))
+            score_with(lambda part, of_it: self.held(ctx, part, of_it, registry.to_config(part)["name"]))
         if how.process == "auto":
             folders = {"cache_dir": str(self.plan.cache_dir), "run_dir": str(self.folder.path)}
             worker = in_worker(reward, name, how.deadline, {"seed": ctx.seed, **folders})

@@ -82,6 +82,8 @@ def _seed(seed: int, asked: dict[str, Any]) -> None:
     random.seed(number)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(number)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(number)
 
 
 def _say(answers: TextIO, what: dict[str, Any]) -> None:

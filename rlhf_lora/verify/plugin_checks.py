@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import inspect
 import math
 import random
 from typing import Any
@@ -66,7 +68,10 @@ def reward_order(subject: Subject) -> Outcome:
 @check("R4", "scoring leaves its samples as they were", source="contract RewardSource", needs="model")
 def reward_leaves_inputs(subject: Subject) -> Outcome:
     given, kept = copy.deepcopy(subject.samples), copy.deepcopy(subject.samples)
-    subject.scorer(given)
+    scorer = subject.scorer  # a run gives copies; whether they stay as they were is seen on the plugin itself
+    outcome = scorer.source.score(given, **{name: [s.columns[name] for s in given] for name in scorer.columns})
+    if inspect.iscoroutine(outcome):
+        asyncio.run(outcome)
     changed = sum(a != b for a, b in zip(given, kept, strict=True))
     return judged(changed == 0, f"{changed} of {len(kept)} samples changed")
 
