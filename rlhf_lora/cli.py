@@ -20,7 +20,7 @@ from rlhf_lora.errors import ConfigError, RlhfLoraError, did_you_mean
 from rlhf_lora.help_texts import HELP, USAGE
 
 Flags = frozenset[str]
-"""Of those in `FLAGS`, which were given; a verb gets no other."""
+"""Of those in `FLAGS`, which were given; a verb gets no other, and options come among its words as `--option=VALUE`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -80,13 +80,11 @@ def _dispatch(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(flags):
         print(HELP[verb], end="")
         return 0
-    known = FLAGS.get(verb, ())
-    for flag in flags:
+    known = flags_of(verb)
+    given = [*flags, *(word.partition("=")[0] for word in rest if word.startswith("-"))]
+    for flag in given:
         if flag not in known:
             _refuse_flag(flag, (*known, "--help"))
-    for option, (_, verbs) in OPTIONS.items():
-        if verb not in verbs and any(word.startswith(f"{option}=") for word in rest):
-            _refuse_flag(option, (*known, "--help"))
     return VERBS[verb](rest, frozenset(flags))
 
 
@@ -237,7 +235,7 @@ def _complete(line: str) -> int:
     from rlhf_lora.completion import candidates
 
     try:
-        found = candidates(line, {verb: FLAGS.get(verb, ()) for verb in VERBS})
+        found = candidates(line, {verb: flags_of(verb) for verb in VERBS})
     except Exception:
         if os.environ.get("RLHF_LORA_DEBUG"):
             raise
@@ -261,8 +259,8 @@ FLAGS = {
     "train": ("-m", "--multirun"),
     "plan": ("--json",),
     "evaluate": ("--json",),
-    "verify": ("--json", "--profile"),
-    "plugins": ("--json", "--data", "--run", "--to", "--deadline", "-n"),
+    "verify": ("--json",),
+    "plugins": ("--json",),
     "env": ("--json", "--gpu"),
 }
 
@@ -276,6 +274,12 @@ OPTIONS = {
     "-n": ("number", ("plugins",)),
 }
 """Option → what it takes, and the verbs that have it."""
+
+
+def flags_of(verb: str) -> tuple[str, ...]:
+    """Flags and options that a verb knows."""
+    return (*FLAGS.get(verb, ()), *(option for option, (_, verbs) in OPTIONS.items() if verb in verbs))
+
 
 if __name__ == "__main__":
     main()

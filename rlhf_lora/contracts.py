@@ -167,7 +167,7 @@ class Batch:
         if self.value_mask_BT is None:
             self.value_mask_BT = self.mask_BT
         if self.scored_B is None:
-            self.scored_B = self.finished_B.new_ones(len(self.scores_B), dtype=self.mask_BT.dtype)
+            self.scored_B = self.finished_B.new_ones(len(self.scores_B))
 
     def __len__(self) -> int:
         return len(self.scores_B)

@@ -157,6 +157,7 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     for setting, folder in reward_adapters.items():
         plan_checks.check_adapter_fits(folder, shape, setting)
     plan_checks.check_pairs_asked(built["optimizer"])
+    plan_checks.check_missing(config, built["optimizer"])
     has_demonstrations = bool(splits.demonstrations or config.sft.dataset is not None)
     names = plan_checks.stage_names(config, reward, learns_from is None, has_demonstrations)
     if "reward_model" in names:

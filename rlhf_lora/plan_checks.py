@@ -197,6 +197,15 @@ def _stages(names: Sequence[str]) -> str:
     return f"stages=[{','.join(names)}]"
 
 
+def check_missing(config: DictConfig, optimizer: Any) -> None:
+    """A missing score can be its group's mean only where there are groups."""
+    if config.scoring.missing == "group_mean" and getattr(optimizer, "samples_per_prompt", 1) < 2:
+        raise ConfigError(
+            "a missing score cannot be its group's mean: every prompt is answered once", where="scoring.missing=group_mean",
+            fix="optimizer.samples_per_prompt=2 or more (rloo and grpo have 4), or scoring.missing=drop",
+        )  # fmt: skip
+
+
 def check_pairs_asked(optimizer: Any) -> None:
     """Where pairs come from: so far from the data alone."""
     if getattr(optimizer, "pairs", "dataset") != "dataset":

@@ -8,10 +8,8 @@ Worker            the same in a process of its own, killed after a time and begu
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import copy
-import inspect
 import json
 import os
 import queue
@@ -28,7 +26,7 @@ from typing import Any
 from rlhf_lora import doors, registry
 from rlhf_lora.errors import ContractError
 from rlhf_lora.records import Sample, Score
-from rlhf_lora.scores import check_scores, score_of_plain
+from rlhf_lora.scores import check_scores, given_by, score_of_plain
 
 Columns = Mapping[str, Sequence[Any]]
 SHOWN_LINES = 200
@@ -61,18 +59,12 @@ def ask(source: Any, samples: Sequence[Sample], columns: Columns, name: str) -> 
         for sample in samples
     ]
     try:
-        given = source.score(copies, **copy.deepcopy(dict(columns)))
-        if inspect.isawaitable(given):
-            given = asyncio.run(_awaited(given))
+        given = given_by(source, copies, copy.deepcopy(dict(columns)))
     except ContractError:
         raise
     except (Exception, SystemExit) as error:
         raise Failed(f"raised {type(error).__name__}: {error}{_place(error)}") from error
     return check_scores(given, len(samples), name)
-
-
-async def _awaited(given: Any) -> Any:
-    return await given
 
 
 def _place(error: BaseException) -> str:

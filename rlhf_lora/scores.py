@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlhf_lora.errors import ContractError
-from rlhf_lora.records import Score, Verdict
+from rlhf_lora.errors import ContractError, DataError
+from rlhf_lora.records import Sample, Score, Verdict
 
 
 def columns_of(source: Any) -> tuple[str, ...]:
@@ -20,6 +20,39 @@ def columns_of(source: Any) -> tuple[str, ...]:
         return ()
     parameters = inspect.signature(source.score).parameters.values()
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty)
+
+
+def values_of(names: Sequence[str], samples: Sequence[Sample], source: str) -> dict[str, list[Any]]:
+    """Column → its value for each sample.
+
+    Raises:
+        DataError: a sample does not have it.
+    """
+    for name in names:
+        for sample in samples:
+            if name not in sample.columns:
+                have = ", ".join(sorted(sample.columns)) or "none"
+                raise DataError(
+                    f"the reward '{source}' wants the column '{name}', which the data does not have",
+                    where=f"reward={source}",
+                    fix=f"columns of this data: {have}",
+                )
+    return {name: [sample.columns[name] for sample in samples] for name in names}
+
+
+def given_by(source: Any, samples: Sequence[Sample], columns: Mapping[str, Sequence[Any]]) -> Any:
+    """What `score` returns, whatever it is; of a coroutine, what it returns when it has run."""
+    given = source.score(samples, **columns)
+    if not inspect.isawaitable(given):
+        return given
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+    async def awaited() -> Any:
+        return await given
+
+    with ThreadPoolExecutor(1) as thread:  # a notebook has a loop of its own in this one
+        return thread.submit(asyncio.run, awaited()).result()
 
 
 def check_scores(scores: Sequence[Any], count: int, source: str) -> list[Any]:

@@ -158,6 +158,7 @@ BAD: dict[str, tuple[Make, str]] = {
     "stage that a reward needs": (said("stages=[sft,policy] reward=learned"), "needs the stage reward_model"),
     "evaluation of nothing": (said("evaluation.prompts=0"), "evaluation.prompts is 0"),
     "checkpoint every 0": (said("checkpoint_every=0"), "checkpoint_every is 0"),
+    "group mean of one": (said("scoring.missing=group_mean"), "every prompt is answered once"),
     "missing share": (said("scoring.missing_share=1.5"), "scoring.missing_share"),
     "resume": (said("resume=allways"), "resume"),
     "dtype": (said("model.dtype=float16"), "float16"),

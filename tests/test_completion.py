@@ -19,7 +19,7 @@ from rlhf_lora.config import compose
 from rlhf_lora.plan import cache_folder
 from rlhf_lora.plan_checks import check_ranges
 
-VERBS = {verb: cli.FLAGS.get(verb, ()) for verb in cli.VERBS}
+VERBS = {verb: cli.flags_of(verb) for verb in cli.VERBS}
 
 
 @pytest.fixture(autouse=True)

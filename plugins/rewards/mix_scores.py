@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from rlhf_lora import registry
-from rlhf_lora.errors import ContractError, DataError
+from rlhf_lora.errors import ContractError
 from rlhf_lora.records import Sample, Score
-from rlhf_lora.scores import check_scores, columns_of
+from rlhf_lora.reward_calls import Failed, ask
+from rlhf_lora.scores import columns_of, values_of
 
 from .mix_combine import sigmoid, whitened
 
@@ -21,18 +22,11 @@ class PartScorer:
         self.source, self.name = source, registry.to_config(reward)["name"]
 
     def __call__(self, samples: Sequence[Sample]) -> list[Score]:
-        values: dict[str, list[Any]] = {}
-        for column in columns_of(self.source):
-            if any(column not in sample.columns for sample in samples):
-                raise DataError(f"the reward '{self.name}' wants the column '{column}', which the data does not have")
-            values[column] = [sample.columns[column] for sample in samples]
+        columns = values_of(columns_of(self.source), samples, self.name)
         try:
-            given = self.source.score(list(samples), **values)
-        except ContractError:
-            raise
-        except Exception as error:
-            raise ContractError(f"the reward '{self.name}' raised {type(error).__name__}: {error}") from error
-        return check_scores(given, len(samples), self.name)
+            return ask(self.source, samples, columns, self.name)
+        except Failed as failure:
+            raise ContractError(f"the reward '{self.name}' {failure}") from failure
 
     def close(self) -> None:
         if callable(close := getattr(self.source, "close", None)):

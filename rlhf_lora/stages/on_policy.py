@@ -115,15 +115,15 @@ class OnPolicy:
 
     def _roll_out(self, prompts: list[Prompt], update: int) -> tuple[list[Sample], list[Score]]:
         """Samples and their scores. A reward that leaves the device alone scores the first while the last are sampled."""
-        each, seed = self.optimizer.samples_per_prompt, self._seed(f"rollout/{update}")
+        per_prompt, seed = self.optimizer.samples_per_prompt, self._seed(f"rollout/{update}")
         if not (self.scorer.overlaps and "each" in inspect.signature(self.engine.generate).parameters):
             with self.clock("rollout"):
-                samples = self.engine.generate(self.backbone, prompts, each, seed)
+                samples = self.engine.generate(self.backbone, prompts, per_prompt, seed)
             with self.clock("score"):
                 return samples, self.scorer(samples)
         with self.scorer.overlapping() as overlap:
             with self.clock("rollout"):
-                samples = self.engine.generate(self.backbone, prompts, each, seed, each=overlap.add)
+                samples = self.engine.generate(self.backbone, prompts, per_prompt, seed, each=overlap.add)
             with self.clock("score"):  # what was left to wait for
                 return samples, overlap.scores(len(samples))
 

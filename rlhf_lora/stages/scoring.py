@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rlhf_lora.errors import ContractError, DataError
+from rlhf_lora.errors import ContractError
 from rlhf_lora.records import Sample, Score
 from rlhf_lora.reward_calls import Direct, Failed, WithDeadline, Worker
-from rlhf_lora.scores import columns_of
+from rlhf_lora.scores import columns_of, values_of
 
 
 class Scorer:
@@ -62,6 +62,11 @@ class Scorer:
             return self._apart(samples, failure)
 
     @property
+    def apart(self) -> bool:
+        """It runs in a process of its own."""
+        return isinstance(self._call, Worker)
+
+    @property
     def overlaps(self) -> bool:
         """It may be asked about part of a rollout while the rest is being sampled."""
         return not self.on_device and not getattr(self.source, "whole_batch", False)
@@ -79,18 +84,7 @@ class Scorer:
         self._call.close()
 
     def _scores(self, samples: Sequence[Sample]) -> list[Score]:
-        return self._call(samples, {name: self._column(name, samples) for name in self.columns})
-
-    def _column(self, name: str, samples: Sequence[Sample]) -> list[Any]:
-        for sample in samples:
-            if name not in sample.columns:
-                have = ", ".join(sorted(sample.columns)) or "none"
-                raise DataError(
-                    f"the reward '{self.name}' wants the column '{name}', which the data does not have",
-                    where=f"reward={self.name}",
-                    fix=f"columns of this data: {have}",
-                )
-        return [sample.columns[name] for sample in samples]
+        return self._call(samples, values_of(self.columns, samples, self.name))
 
     # --- when a call fails --------------------------------------------------------------------------------------------
 

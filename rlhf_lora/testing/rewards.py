@@ -7,7 +7,6 @@ A reward may declare, as plain class attributes: `deterministic = False` (the sa
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 from rlhf_lora.contracts import Context
 from rlhf_lora.records import Sample, Score
-from rlhf_lora.scores import columns_of
+from rlhf_lora.scores import columns_of, given_by
 from rlhf_lora.testing import samples as inputs
 from rlhf_lora.testing.promises import (
     Broken,
@@ -71,7 +70,7 @@ class Reward(Subject):
         """
         asked = copy.deepcopy(list(samples))
         values = {name: [sample.columns[name] for sample in asked] for name in columns_of(self.source)}
-        got = self.ask(_scored, self.source, asked, values, sample=about)
+        got = self.ask(given_by, self.source, asked, values, sample=about)
         if isinstance(got, str | bytes | dict | set | frozenset) or not hasattr(got, "__len__"):
             raise Broken(
                 f"{short(got)}, a {type(got).__name__}", f"a list of {_many(len(samples), 'score')}",
@@ -272,7 +271,7 @@ def _alone(subject: Reward) -> str:
 def _inputs(subject: Reward) -> str:
     asked = copy.deepcopy(subject.samples)
     values = {name: [sample.columns[name] for sample in asked] for name in columns_of(subject.source)}
-    subject.ask(_scored, subject.source, asked, values, sample=f"a batch of {len(asked)} samples")
+    subject.ask(given_by, subject.source, asked, values, sample=f"a batch of {len(asked)} samples")
     for at, (now, before) in enumerate(zip(asked, subject.samples, strict=False)):
         changed = [name for name in before.__slots__ if getattr(now, name) != getattr(before, name)]
         if changed:
@@ -318,21 +317,6 @@ add_quiet(KIT, needs=("runs",))
 # --- values -----------------------------------------------------------------------------------------------------------
 
 _WRONG: Any = object()
-
-
-def _scored(source: Any, samples: list[Sample], values: dict[str, list[Any]]) -> Any:
-    """What `score` returns; of a coroutine, what it returns when it has run."""
-    got = source.score(samples, **values)
-    if inspect.isawaitable(got):
-        import asyncio
-        from concurrent.futures import ThreadPoolExecutor
-
-        async def waited() -> Any:
-            return await got
-
-        with ThreadPoolExecutor(1) as thread:  # a notebook has a loop of its own in this one
-            return thread.submit(asyncio.run, waited()).result()
-    return got
 
 
 def _raw(value: Any) -> Any:

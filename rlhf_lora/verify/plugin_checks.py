@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
-import inspect
 import math
 import random
 from typing import Any
@@ -12,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf_lora.checks.registry import Outcome, check, failed, judged, within
+from rlhf_lora.checks.registry import NotApplicable, Outcome, check, failed, judged, within
 from rlhf_lora.contracts import Batch, Minibatch
 from rlhf_lora.records import Score
+from rlhf_lora.scores import given_by, values_of
 from rlhf_lora.verify.loop_checks import worst
 from rlhf_lora.verify.subject import Subject
 
@@ -68,10 +67,10 @@ def reward_order(subject: Subject) -> Outcome:
 @check("R4", "scoring leaves its samples as they were", source="contract RewardSource", needs="model")
 def reward_leaves_inputs(subject: Subject) -> Outcome:
     given, kept = copy.deepcopy(subject.samples), copy.deepcopy(subject.samples)
-    scorer = subject.scorer  # a run gives copies; whether they stay as they were is seen on the plugin itself
-    outcome = scorer.source.score(given, **{name: [s.columns[name] for s in given] for name in scorer.columns})
-    if inspect.iscoroutine(outcome):
-        asyncio.run(outcome)
+    scorer = subject.scorer
+    if scorer.apart:
+        raise NotApplicable("it runs in a process of its own")
+    given_by(scorer.source, given, values_of(scorer.columns, given, scorer.name))  # a run would give it copies
     changed = sum(a != b for a, b in zip(given, kept, strict=True))
     return judged(changed == 0, f"{changed} of {len(kept)} samples changed")
 
