@@ -64,6 +64,19 @@ def _no_network() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _own_plugins() -> Iterator[None]:
+    """What a test registers or loads is gone after it; Hydra's store keeps it, where nobody finds it."""
+    from rlhf_lora import doors, plugin_table
+
+    doors.load_entry_points()
+    kept = [(known, dict(known)) for known in (plugin_table.table, doors._files, doors._failures)]
+    yield
+    for known, before in kept:
+        known.clear()
+        known.update(before)
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from a copy of the tree by this environment's setuptools: no network, no traces in the tree."""

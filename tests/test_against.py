@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tiny import overrides
 
-from rlhf_lora import cli, plugin_table
+from rlhf_lora import cli
 from rlhf_lora.against import Against
 from rlhf_lora.errors import ContractError
 from rlhf_lora.records import Prompt, Sample, Verdict
@@ -83,4 +83,3 @@ def test_a_run_learns_from_comparisons(tiny_base, tmp_path, monkeypatch):
     scores = [row["objective/scores"] for row in RunFolder(tmp_path / "run").metrics() if row["stage"] == "policy"]
     assert len(scores) == 2
     assert all(0 <= score <= 1 for score in scores)
-    plugin_table.table.pop(("reward", "shorter"), None)

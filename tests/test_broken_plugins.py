@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_lora import cli, doors, plugin_table
+from rlhf_lora import cli, doors
 from rlhf_lora.errors import ContractError
 from rlhf_lora.testing import check_reward
 
@@ -78,15 +78,6 @@ ENDS_THE_PROCESS = {
 QUICK = {"hangs", "os_exit", "exits_at_import", "syntax_error"}
 """Of those that are checked in a process of their own, a second each, the ones that are not slow tests."""
 NEEDS_A_PROCESS_OF_ITS_OWN = {"heavy_import"}  # elsewhere torch may have been loaded before
-
-
-@pytest.fixture(autouse=True)
-def _forget():
-    doors.load_entry_points()
-    before = dict(plugin_table.table)
-    yield
-    plugin_table.table.clear()
-    plugin_table.table.update(before)
 
 
 def checked(file: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tiny import overrides
 
-from rlhf_lora import cli, doors, plugin_table
+from rlhf_lora import cli, doors
 from rlhf_lora.errors import ContractError, DataError
 from rlhf_lora.records import Sample
 from rlhf_lora.registry import build
@@ -29,16 +29,6 @@ NO_SCORES = {"one_string", "scalar", "strings", "wrong_count", "none_always"}
 """What it returns is no list of scores: no setting lets a run go on."""
 NOT_FINITE = {"nan", "plus_inf", "minus_inf"}
 QUICK = {"nan", "scalar"}
-
-
-@pytest.fixture(autouse=True)
-def _forget():
-    doors.load_entry_points()
-    kept = [(known, dict(known)) for known in (plugin_table.table, doors._files)]
-    yield
-    for known, before in kept:
-        known.clear()
-        known.update(before)
 
 
 @pytest.fixture

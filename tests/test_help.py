@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tiny import jsonl
 
-from rlhf_lora import cli, config, plugin_table, schema
+from rlhf_lora import cli, config, schema
 from rlhf_lora.config import compose
 from rlhf_lora.help_texts import HELP, USAGE
 from rlhf_lora.run_folder import RunFolder
@@ -44,8 +44,6 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows = [{"prompt": f"please bring {i}", "chosen": "certainly tea", "rejected": f"no {i}"} for i in range(200)]
     jsonl(tmp_path / "pairs.jsonl", rows)
     Path("my_reward.py").write_text(PLUGIN)
-    yield
-    plugin_table.table.pop(("reward", "my_reward"), None)
 
 
 def test_every_verb_has_help_with_examples():

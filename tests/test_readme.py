@@ -9,20 +9,13 @@ import default_run
 import measured
 import pytest
 
-from rlhf_lora import cli, plugin_table, registry
+from rlhf_lora import cli, registry
 from rlhf_lora.config import compose
 from rlhf_lora.records import Sample
 from rlhf_lora.sweep import Sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.fixture(autouse=True)
-def _forget_brevity():
-    """Each test loads the README's plugin from a folder of its own."""
-    yield
-    plugin_table.table.pop(("reward", "brevity"), None)
 
 
 def blocks(language: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_lora import doors, plugin_table, registry
+from rlhf_lora import doors, registry
 from rlhf_lora.config import compose
 from rlhf_lora.errors import ConfigError, ContractError, PluginError
 from rlhf_lora.records import Sample, Score
@@ -17,14 +17,6 @@ from rlhf_lora.registry import build, to_config
 from rlhf_lora.scores import check_scores, columns_of
 
 SAMPLES = [Sample("p", "one two"), Sample("p", "three")]
-
-
-@pytest.fixture(autouse=True)
-def _own_table(monkeypatch):
-    """What a test registers is gone after it; Hydra's store keeps it, where nobody finds it."""
-    doors.load_entry_points()
-    for room, name in ((plugin_table, "table"), (doors, "_failures"), (doors, "_files")):
-        monkeypatch.setattr(room, name, dict(getattr(room, name)))
 
 
 def text(name: str, body: str = "return [float(len(s.text)) * self.weight for s in samples]") -> str:

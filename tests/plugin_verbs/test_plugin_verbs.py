@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tiny import jsonl, overrides
 
-from rlhf_lora import cli, doors, plugin_table, registry
+from rlhf_lora import cli, doors, registry
 from rlhf_lora.plugin_verbs import replay
 from rlhf_lora.run_folder import RunFolder
 
@@ -30,11 +30,6 @@ def parts(samples, *, polite: float = 1.0):
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    doors.load_entry_points()
-    before = dict(plugin_table.table)
-    yield
-    plugin_table.table.clear()
-    plugin_table.table.update(before)
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> tuple[str, str]:

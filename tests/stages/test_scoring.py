@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_lora import doors, plugin_table
+from rlhf_lora import doors
 from rlhf_lora.errors import ContractError
 from rlhf_lora.records import Sample, Score, Verdict
 from rlhf_lora.registry import build
@@ -61,7 +61,6 @@ def worker(tmp_path: Path):
     yield make
     for one in made:
         one.close()
-    plugin_table.table.pop(("reward", "scored"), None)
 
 
 # --- failing calls ----------------------------------------------------------------------------------------------------
@@ -218,7 +217,6 @@ def test_a_reward_that_is_opened_stays_here(tmp_path):
     doors.load_file(file)
     assert in_worker(build("reward", {"name": "theirs"}), "theirs", None, {}) is None
     assert in_worker(build("reward", {"name": "length"}), "length", None, {}) is None
-    plugin_table.table.pop(("reward", "theirs"))
 
 
 # --- while the rollout goes on ----------------------------------------------------------------------------------------

@@ -15,22 +15,13 @@ from typing import Any
 import pytest
 from tiny import jsonl
 
-from rlhf_lora import Data, Pair, Prompt, Sample, Score, Verdict, doors, plugin_table, registry, reward, testing
+from rlhf_lora import Data, Pair, Prompt, Sample, Score, Verdict, registry, reward, testing
 from rlhf_lora.errors import ContractError, PluginError
 from rlhf_lora.records import Unused
 from rlhf_lora.testing import datasets, judges, optimizers, rewards, rollouts, trackers
 
 QUIET_KINDS = ("reward", "judge", "dataset", "tracker")
 SETTINGS = {("tracker", "wandb"): {"mode": "disabled"}}
-
-
-@pytest.fixture(autouse=True)
-def _forget():
-    doors.load_entry_points()
-    before = dict(plugin_table.table)
-    yield
-    plugin_table.table.clear()
-    plugin_table.table.update(before)
 
 
 def broken(report: testing.Report) -> list[str]:
