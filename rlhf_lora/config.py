@@ -7,6 +7,7 @@ After composing, every key must be one that a schema or a plugin knows: `+x=1` c
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -32,13 +33,12 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
-    from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     doors.load_entry_points()
-    ConfigStore.instance().store(name="schema", node=TrainConfig, provider="rlhf_lora")
+    _store_schema()
     given = [_part(_own_dataset(override)) for override in overrides if override not in NO_PRESET]
     for file in plugin_files(given):
         doors.load_file(file)
@@ -64,6 +64,13 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
         _check_no_plugins_in_yaml(config, given)
     check_keys(config)
     return config
+
+
+@functools.cache
+def _store_schema() -> None:
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="schema", node=TrainConfig, provider="rlhf_lora")
 
 
 def recompose(saved: Mapping[str, Any], overrides: Sequence[str] = ()) -> DictConfig:

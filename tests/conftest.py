@@ -39,6 +39,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Fast tests do not wait for the import of TRL's trainers, which only slow ones are compared with."""
+    return True if collection_path.name == "agreement" and "not slow" in config.option.markexpr else None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A user's cache is neither read nor written. `RLHF_LORA_TEST_CACHE` keeps one from session to session."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from tiny import few
 
 from rlhf_lora import cli, completion, completion_index, registry
 from rlhf_lora.config import compose
@@ -203,14 +204,17 @@ def path(tmp_path, monkeypatch) -> Path:
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
 @pytest.mark.parametrize(
     ("line", "breaks", "expected"),
-    [
-        ("rlhf-lora tr", "", ["train"]),
-        ("rlhf-lora  train optimizer.be", "", ["optimizer.beta="]),
-        ("rlhf-lora train optimizer=d", "", ["dpo"]),  # bash itself has kept `optimizer=`
-        ("rlhf-lora train optimizer=d", " \t", ["optimizer=dpo"]),
-        ("rlhf-lora train seed=1 --mul", "", ["--multirun"]),
-        ("rlhf-lora train dataset.path=", "", [""]),  # files, by bash
-    ],
+    few(
+        [
+            ("rlhf-lora tr", "", ["train"]),
+            ("rlhf-lora  train optimizer.be", "", ["optimizer.beta="]),
+            ("rlhf-lora train optimizer=d", "", ["dpo"]),  # bash itself has kept `optimizer=`
+            ("rlhf-lora train optimizer=d", " \t", ["optimizer=dpo"]),
+            ("rlhf-lora train seed=1 --mul", "", ["--multirun"]),
+            ("rlhf-lora train dataset.path=", "", [""]),  # files, by bash
+        ],
+        2,
+    ),
 )
 def test_bash_completes_with_the_script_that_is_printed(path, line, breaks, expected):
     done = subprocess.run(["bash", "-c", BASH, "bash", line, breaks], capture_output=True, text=True, timeout=60)

@@ -52,6 +52,7 @@ PRESETS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @PRESETS
 def test_every_preset_composes_into_a_run(file):
     group = file.parent.relative_to(CONF).as_posix()

@@ -45,7 +45,7 @@ def test_it_says_what_a_report_needs_and_loads_nothing_heavy(home):
     assert "gpu" not in found
 
 
-@pytest.mark.parametrize("flags", [(), ("--json",)])
+@pytest.mark.parametrize("flags", [(), pytest.param(("--json",), marks=pytest.mark.slow)])
 def test_no_secret_no_user_name_and_no_home_are_in_it(flags, home):
     more = {"HF_HOME": str(home / "models"), "RLHF_LORA_CACHE": str(home / "cache")}
     done = run(home, *flags, **more)

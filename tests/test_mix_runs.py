@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as parquet
 import pytest
-from tiny import jsonl, overrides
+from tiny import few, jsonl, overrides
 
 from rlhf_lora import cli
 from rlhf_lora.errors import ConfigError, DataError
@@ -127,7 +127,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize("case", few(BAD, 4))
 def test_a_bad_mix_ends_with_2_and_one_message(case, tiny_base, tmp_path, capsys):
     given, told = BAD[case]
     assert cli.run(["train", *overrides(tiny_base, tmp_path / "run"), *given]) == 2

@@ -314,6 +314,7 @@ class Brevity:
 '''
 
 
+@pytest.mark.slow
 def test_a_file_of_ten_lines_trains_from_another_folder(tiny_base, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "brevity.py").write_text(TEN_LINES)
@@ -326,6 +327,7 @@ def test_a_file_of_ten_lines_trains_from_another_folder(tiny_base, tmp_path, mon
     assert run.versions["inputs"]["the plugin reward=brevity"] == hashlib.sha256(source).hexdigest()
 
 
+@pytest.mark.slow
 def test_columns_of_a_file_reach_the_reward(tiny_base, tmp_path):
     (tmp_path / "answers.py").write_text(
         "from rlhf_lora import reward\n@reward('answers')\ndef answers(samples, *, answer, weight: float = 2.0):\n"
@@ -350,10 +352,11 @@ def stopping(tmp_path: Path, name: str, body: str) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "body", "told"),
     [
-        (
+        pytest.param(
             "gone",
             "return [Score.none('server gone', 'error') if len(calls) > 2 else 1.0 for s in samples]",
             "server gone",
+            marks=pytest.mark.slow,
         ),
         ("raises", "return [1 / (len(calls) < 3) for s in samples]", "'raises' raised ZeroDivisionError"),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 import default_run
 import measured
 import pytest
+from tiny import few
 
 from rlhf_lora import cli, registry
 from rlhf_lora.config import compose
@@ -42,7 +43,7 @@ def test_the_reward_in_the_readme_works_as_a_plugin_file(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "line", [line for block in blocks("bash") for line in block.splitlines() if "rlhf-lora" in line]
+    "line", few([line for block in blocks("bash") for line in block.splitlines() if "rlhf-lora" in line], 5)
 )
 def test_every_command_of_the_readme_composes(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Names, groups and settings exist; the placeholders FILE and FOLDER are the reader's."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import jsonl, overrides
+from tiny import few, jsonl, overrides
 
 from rlhf_lora import data_view
 from rlhf_lora.config import compose, recompose
@@ -137,7 +137,7 @@ def test_a_saved_configuration_gives_the_same_plan(plan, files, tiny_base):
 
 @pytest.mark.parametrize(
     ("given", "kind", "says"),
-    [
+    few([
         (["sft.dataset=jsonl", "sft.dataset.path={prompts}"], DataError, "sft needs demonstrations, and sft.dataset has none"),
         (["reward_model.dataset=jsonl", "reward_model.dataset.path={demos}"], DataError, "it holds 400 demonstrations"),
         (["policy.dataset=jsonl", "policy.dataset.path={demos}", "optimizer=dpo"], DataError, "policy needs pairs"),
@@ -149,7 +149,7 @@ def test_a_saved_configuration_gives_the_same_plan(plan, files, tiny_base):
         (["sft.dataset=jsonl", "sft.dataset.pth={demos}"], ConfigError, "did you mean 'sft.dataset.path'"),
         (["reward=length", "reward_model.dataset=jsonl", "reward_model.dataset.path={pairs}"], ConfigError, "does not run"),
         (["model.path=null", "sft.dataset=jsonl", "sft.dataset.path={demos}"], ConfigError, "embedded base knows only"),
-    ],
+    ], 6),
 )  # fmt: skip
 def test_a_dataset_that_a_stage_cannot_use_is_one_message(given, kind, says, plan, files):
     main = [] if "model.path=null" in given else ["dataset=jsonl", f"dataset.path={files['pairs']}"]

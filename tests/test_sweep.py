@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import jsonl, overrides
+from tiny import few, jsonl, overrides
 
 from rlhf_lora import cli, sweep_jobs, sweep_table
 from rlhf_lora.config import compose
@@ -123,30 +123,33 @@ def test_every_preset_of_the_kit_makes_jobs_that_compose(name):
 
 @pytest.mark.parametrize(
     ("words", "told"),
-    [
-        (["run_dir=a,b"], "cannot be swept"),
-        (["optimizer.beta=interval(0,1)"], "sweep.sampler=optuna"),
-        (["sweep=bet"], "did you mean 'beta'"),
-        (["sweep.trails=3"], "did you mean 'trials'"),
-        (["sweep.trials=many"], "sweep.trials is 'many'"),
-        (["sweep.trials=0"], "0 trials"),
-        (["sweep.sampler=optun"], "did you mean 'optuna'"),
-        (["sweep.direction=up"], "no direction 'up'"),
-        (["seed=range(3,3)"], "nothing to sweep over"),
-        (["reward=glob(zzz*)"], "nothing to sweep over"),
-        (["seed=choice(1,"], "cannot be read"),
-        (["optimizer=ppo,dop"], "did you mean 'dpo'"),
-        (["optimizer.beta=0.1,-1"], "job optimizer.beta=-1"),
-        (["optimizer=ppo,dpo", "optimizer.clip=0.2"], "job optimizer=dpo"),
-        (["optimizer.beta=0.1,often"], "job optimizer.beta=often"),
-        (["nonsense=1,2"], "there is no group or setting 'nonsense'"),
-        (["sweep.objective=gold.win_rat"], "did you mean 'gold.win_rate_vs_reference'"),
-        (["sweep.objective=gold.win_rate_ci95"], "an interval is two numbers"),
-        (["sweep.objective=gold"], "not a number"),
-        (["sweep.objective=optimizer"], "no job has a figure 'optimizer'"),
-        (["sweep.objective=reward_model.accuracy"], "a reward model is not trained"),
-        (["sweep.objective=["], "cannot be read"),
-    ],
+    few(
+        [
+            (["run_dir=a,b"], "cannot be swept"),
+            (["optimizer.beta=interval(0,1)"], "sweep.sampler=optuna"),
+            (["sweep=bet"], "did you mean 'beta'"),
+            (["sweep.trails=3"], "did you mean 'trials'"),
+            (["sweep.trials=many"], "sweep.trials is 'many'"),
+            (["sweep.trials=0"], "0 trials"),
+            (["sweep.sampler=optun"], "did you mean 'optuna'"),
+            (["sweep.direction=up"], "no direction 'up'"),
+            (["seed=range(3,3)"], "nothing to sweep over"),
+            (["reward=glob(zzz*)"], "nothing to sweep over"),
+            (["seed=choice(1,"], "cannot be read"),
+            (["optimizer=ppo,dop"], "did you mean 'dpo'"),
+            (["optimizer.beta=0.1,-1"], "job optimizer.beta=-1"),
+            (["optimizer=ppo,dpo", "optimizer.clip=0.2"], "job optimizer=dpo"),
+            (["optimizer.beta=0.1,often"], "job optimizer.beta=often"),
+            (["nonsense=1,2"], "there is no group or setting 'nonsense'"),
+            (["sweep.objective=gold.win_rat"], "did you mean 'gold.win_rate_vs_reference'"),
+            (["sweep.objective=gold.win_rate_ci95"], "an interval is two numbers"),
+            (["sweep.objective=gold"], "not a number"),
+            (["sweep.objective=optimizer"], "no job has a figure 'optimizer'"),
+            (["sweep.objective=reward_model.accuracy"], "a reward model is not trained"),
+            (["sweep.objective=["], "cannot be read"),
+        ],
+        6,
+    ),
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_wrong_job_is_refused_before_the_first_begins(words, told, tiny_base, tmp_path, children, capsys):
@@ -351,6 +354,7 @@ def test_the_page_stands_alone_and_escapes(tiny_base, tmp_path, children):
     assert page.count("<circle") == 2
 
 
+@pytest.mark.slow
 def test_presets_of_ones_own(tiny_base, tmp_path, children):
     own = tmp_path / "mine"
     (own / "sweep").mkdir(parents=True)
@@ -461,7 +465,7 @@ def test_a_finished_job_without_the_figure_is_a_failed_trial_and_the_search_goes
     assert children.ran == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize("name", ["gold", "optimizer", "policy.win_rate_ci95", "nothing.there"])
+@pytest.mark.parametrize("name", few(["gold", "optimizer", "policy.win_rate_ci95", "nothing.there"], 1))
 def test_what_is_no_number_sorts_no_table(name, tiny_base, tmp_path, children):
     sweep(tiny_base, tmp_path / "s", "optimizer.beta=0.2,0.1")
     rows = sweep_table.rows(SweepFolder(tmp_path / "s"), name)

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+
+def few(cases: Iterable[Any], fast: int) -> list[Any]:
+    """Cases of a table for `parametrize`: every so many is fast, `fast` in all, and the others are slow tests."""
+    given = list(cases)
+    kept = {round(i * (len(given) - 1) / max(1, fast - 1)) for i in range(fast)}
+    return [
+        case if i in kept else pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+        for i, case in enumerate(given)
+    ]
+
 
 # What is judged here is the kit, not its defaults: those may move without a test's numbers moving.
 STEPS = (

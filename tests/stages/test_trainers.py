@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import few
 from tiny_models import make_demonstrations, make_pairs
 
 from rlhf_lora import dpo_trainer, token_rows, trainer_checkpoints
@@ -80,7 +81,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-@pytest.mark.parametrize(("fit", "after"), [(_sft, 3), (_reward_model, 7), (_dpo, 5)])  # 5: between two epochs
+@pytest.mark.parametrize(("fit", "after"), few([(_dpo, 5), (_sft, 3), (_reward_model, 7)], 1))  # 5: between two epochs
 def test_interrupted_stage_goes_on_to_the_same_bytes(
     base: Path, sft_adapter: Path, tmp_path: Path, fit: Fit, after: int
 ):
