@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lora.errors import DataError, PluginError, RlhfLoraError, UserError, did_you_mean
-from rlhf_lora.testing.promises import heavy_modules
+from rlhf_lora.testing.subjects import heavy_modules
 
 MOST_ROWS = 50
 """Rows of a data file that a reward is checked on."""

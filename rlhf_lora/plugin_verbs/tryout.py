@@ -12,8 +12,8 @@ from rlhf_lora.plugin_verbs import rows
 from rlhf_lora.plugin_verbs.table import parts_of, table, value_of
 from rlhf_lora.records import Score
 from rlhf_lora.stages.scoring import Scorer
-from rlhf_lora.testing.promises import NeedsModel
-from rlhf_lora.testing.rewards import open_without_model
+from rlhf_lora.testing.findings import NeedsModel
+from rlhf_lora.testing.subjects import open_without_model
 
 MOST, ROWS = 1000, 5
 

@@ -15,9 +15,9 @@ No kit needs a model, and those of rewards, judges, datasets and trackers load n
 from __future__ import annotations
 
 from rlhf_lora.testing.datasets import check_dataset
+from rlhf_lora.testing.findings import Report, Row
 from rlhf_lora.testing.judges import check_judge
 from rlhf_lora.testing.optimizers import check_optimizer
-from rlhf_lora.testing.promises import Report, Row
 from rlhf_lora.testing.rewards import check_reward
 from rlhf_lora.testing.rollouts import check_rollout
 from rlhf_lora.testing.trackers import check_tracker

@@ -8,20 +8,9 @@ from typing import Any
 
 from rlhf_lora import registry
 from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, prompt_of
-from rlhf_lora.testing.promises import (
-    Broken,
-    Kit,
-    Report,
-    Row,
-    Subject,
-    Watch,
-    add_quiet,
-    add_shared,
-    built,
-    heavy_modules,
-    nothing,
-    short,
-)  # fmt: skip
+from rlhf_lora.testing.findings import Broken, Report, Row, short
+from rlhf_lora.testing.promises import Kit, add_quiet, add_shared
+from rlhf_lora.testing.subjects import Subject, Watch, built, heavy_modules, nothing
 
 KIT = Kit("dataset")
 LISTS = {"demonstrations": Demonstration, "pairs": Pair, "labels": Label, "prompts": Prompt}

@@ -15,22 +15,10 @@ from typing import Any
 from rlhf_lora.plain import finite_number
 from rlhf_lora.records import Prompt, Verdict
 from rlhf_lora.testing import samples as inputs
-from rlhf_lora.testing.promises import (
-    Broken,
-    Kit,
-    NotLookedAt,
-    Report,
-    Row,
-    Subject,
-    Watch,
-    add_quiet,
-    add_shared,
-    built,
-    heavy_modules,
-    nothing,
-    short,
-)  # fmt: skip
-from rlhf_lora.testing.rewards import LATENCY_S, TOLERANCE, open_without_model
+from rlhf_lora.testing.findings import Broken, NotLookedAt, Report, Row, short
+from rlhf_lora.testing.promises import Kit, add_quiet, add_shared
+from rlhf_lora.testing.rewards import LATENCY_S, TOLERANCE
+from rlhf_lora.testing.subjects import Subject, Watch, built, heavy_modules, nothing, open_without_model
 
 KIT = Kit("judge")
 

@@ -17,21 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_lora.contracts import Batch, Context, LearnsFrom, Minibatch
 from rlhf_lora.plain import finite_number
-from rlhf_lora.testing.promises import (
-    Broken,
-    Kit,
-    NotLookedAt,
-    Report,
-    Row,
-    Subject,
-    Watch,
-    add_quiet,
-    add_shared,
-    built,
-    heavy_modules,
-    nothing,
-    short,
-)  # fmt: skip
+from rlhf_lora.testing.findings import Broken, NotLookedAt, Report, Row, short
+from rlhf_lora.testing.promises import Kit, add_quiet, add_shared
+from rlhf_lora.testing.subjects import Subject, Watch, built, heavy_modules, nothing
 
 if TYPE_CHECKING:
     from torch import Tensor

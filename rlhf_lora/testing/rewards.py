@@ -13,28 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf_lora.contracts import Context
 from rlhf_lora.records import Sample, Score
 from rlhf_lora.scores import columns_of, given_by
 from rlhf_lora.testing import samples as inputs
-from rlhf_lora.testing.promises import (
-    Broken,
-    Kit,
-    NeedsModel,
-    NoModel,
-    NotLookedAt,
-    Report,
-    Row,
-    Subject,
-    Watch,
-    add_quiet,
-    add_shared,
-    built,
-    heavy_modules,
-    nothing,
-    short,
-)  # fmt: skip
+from rlhf_lora.testing.findings import Broken, NotLookedAt, Report, Row, short
+from rlhf_lora.testing.promises import Kit, add_quiet, add_shared
 from rlhf_lora.testing.samples import shown
+from rlhf_lora.testing.subjects import Subject, Watch, built, heavy_modules, nothing, open_without_model
 
 KIT = Kit("reward")
 LATENCY_S = 0.5
@@ -112,21 +97,6 @@ def check_reward(
     return KIT.report(subject, raises)
 
 
-def open_without_model(plugin: Any, seed: int = 0) -> Any:
-    """What `plugin.open` returns where there is no model; the plugin itself when it has no `open`.
-
-    Raises:
-        NeedsModel: it uses the model, or a stage has to train it first.
-    """
-    stages = getattr(plugin, "stages", ())
-    if stages:
-        raise NeedsModel(f"the stage {stages[0]} trains it first")
-    opener = getattr(plugin, "open", None)
-    if not callable(opener):
-        return plugin
-    return opener(Context(seed=seed, backbone=NoModel("ctx.backbone"), chat=NoModel("ctx.chat")))
-
-
 # --- the promises -----------------------------------------------------------------------------------------------------
 
 add_shared(KIT)
@@ -168,7 +138,7 @@ def _runs(subject: Reward) -> str:
 def _latency(subject: Reward) -> str:
     limit = float(getattr(subject.plugin, "latency_s", LATENCY_S))
     ordered = sorted(subject.seconds)
-    p50, p95 = ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+    p50, p95 = ordered[(len(ordered) - 1) // 2], ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
     figure = f"p50 {_time(p50)}, p95 {_time(p95)}"
     if p50 > limit:
         slowest = max(range(len(ordered)), key=subject.seconds.__getitem__)

@@ -15,20 +15,9 @@ from typing import Any
 from rlhf_lora.contracts import Context
 from rlhf_lora.records import Prompt, Sample
 from rlhf_lora.testing import samples as inputs
-from rlhf_lora.testing.promises import (
-    Broken,
-    Kit,
-    Report,
-    Row,
-    Subject,
-    Watch,
-    add_quiet,
-    add_shared,
-    built,
-    heavy_modules,
-    nothing,
-    short,
-)  # fmt: skip
+from rlhf_lora.testing.findings import Broken, Report, Row, short
+from rlhf_lora.testing.promises import Kit, add_quiet, add_shared
+from rlhf_lora.testing.subjects import Subject, Watch, built, heavy_modules, nothing
 
 KIT = Kit("rollout")
 PROMPTS = tuple(Prompt.of(sample) for sample in inputs.ordinary()[:2])

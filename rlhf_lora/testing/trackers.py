@@ -10,21 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lora.contracts import Context
-from rlhf_lora.testing.promises import (
-    Broken,
-    Kit,
-    NotLookedAt,
-    Report,
-    Row,
-    Subject,
-    Watch,
-    add_quiet,
-    add_shared,
-    built,
-    heavy_modules,
-    nothing,
-    short,
-)  # fmt: skip
+from rlhf_lora.testing.findings import Broken, NotLookedAt, Report, Row, short
+from rlhf_lora.testing.promises import Kit, add_quiet, add_shared
+from rlhf_lora.testing.subjects import Subject, Watch, built, heavy_modules, nothing
 
 KIT = Kit("tracker")
 METRICS = {"objective/kl": 0.5, "objective/scores": -1.25, "sft/loss": 2.0, "steps": 3}

@@ -21,7 +21,6 @@ from rlhf_lora.records import Unused
 from rlhf_lora.testing import datasets, judges, optimizers, rewards, rollouts, trackers
 
 QUIET_KINDS = ("reward", "judge", "dataset", "tracker")
-SETTINGS = {("tracker", "wandb"): {"mode": "disabled"}}
 
 
 def broken(report: testing.Report) -> list[str]:
@@ -44,27 +43,49 @@ def requests() -> list[Sample]:
 # --- what comes with the kit ------------------------------------------------------------------------------------------
 
 
+FEW = {"demonstrations": 20, "pairs": 20, "prompts": 20}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "tracker=wandb": {"mode": "disabled"},
+    "dataset=orders": FEW,
+    "dataset=helpdesk": FEW,
+    "dataset=helpdesk_rules": FEW | {"labelled": 40},
+    "reward=keywords": {"any": ["tea"]},
+    "reward=markdown": {"all": ["list"]},
+    "reward=mix": {"parts": {"a": {"name": "length"}, "b": {"name": "ended"}}},
+    "reward=regex": {"pattern": "tea"},
+    "reward=sequence_classifier": {"path": "org/classifier"},
+    "reward=unit_tests": {"run_code": True, "sandbox": "none"},
+}
+"""What has to be given, or would take long as it is."""
+ROWS: dict[str, list[Sample]] = {
+    "reward=helpdesk_gold": requests(),
+    "reward=helpdesk_help": requests(),
+    "reward=helpdesk_harm": requests(),
+    "reward=helpdesk_rules_gold": requests(),
+    "reward=instructions": [
+        Sample("name a fruit", text, columns={"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]})
+        for text in ("an apple", "apples, or pears")
+    ],
+    "reward=math_answer": [Sample("6 * 7 = ?", f"it is {n}", columns={"answer": "42"}) for n in (41, 42)],
+    "reward=unit_tests": [
+        Sample(
+            "add", f"```python\ndef add(a, b):\n    return a {op} b\n```", columns={"tests": ["assert add(2, 3) == 5"]}
+        )
+        for op in "+-"
+    ],
+}
+"""Rows for the rewards that ask for columns, or know only their own task."""
+
+
 @pytest.mark.parametrize(("kind", "name"), built_in(*QUIET_KINDS, "optimizer"))
 def test_built_in_plugins_keep_their_promises(kind, name, tmp_path):
-    settings: dict[str, Any] = dict(SETTINGS.get((kind, name), {}))
-    if (kind, name) in (("dataset", "jsonl"), ("dataset", "hub")):
-        rows = [{"prompt": f"please bring {i}", "chosen": "certainly tea", "rejected": f"no {i}"} for i in range(20)]
-        file = jsonl(tmp_path / "train.jsonl", rows)
-        settings["path"] = str(file if name == "jsonl" else tmp_path)
-    if (kind, name) == ("dataset", "orders"):
-        settings = {"demonstrations": 20, "pairs": 20, "prompts": 20}
-    if (kind, name) in (("dataset", "helpdesk"), ("dataset", "helpdesk_rules")):
-        settings = {"demonstrations": 20, "pairs": 20, "prompts": 20} | (
-            {"labelled": 40} if name.endswith("rules") else {}
-        )
-    try:
-        plugin = registry.build(kind, {"name": name, **settings})
-    except Exception as error:
-        pytest.skip(f"has settings that must be given: {error}")
-    own = {"samples": requests()} if name.startswith("helpdesk_") and kind == "reward" else {}
-    report = getattr(testing, f"check_{kind}")(plugin, raises=False, **own)
-    if kind == "reward" and broken(report) == ["columns"]:
-        pytest.skip(str(report))  # its own tests give it rows that have them
+    settings, rows = SETTINGS.get(f"{kind}={name}", {}), ROWS.get(f"{kind}={name}")
+    if f"{kind}={name}" in ("dataset=jsonl", "dataset=hub"):
+        pairs = [{"prompt": f"please bring {i}", "chosen": "certainly tea", "rejected": f"no {i}"} for i in range(20)]
+        file = jsonl(tmp_path / "train.jsonl", pairs)
+        settings = {"path": str(file if name == "jsonl" else tmp_path)}
+    plugin = registry.build(kind, {"name": name, **settings})
+    report = getattr(testing, f"check_{kind}")(plugin, raises=False, **({"samples": rows} if rows else {}))
     assert report.passed, str(report)
     assert report["rebuild"].ok
     if kind != "reward" or report["opens"].ok:
