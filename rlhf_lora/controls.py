@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlhf_lora.errors import ConfigError
-from rlhf_lora.records import Pair, Ranking, Rating
+from rlhf_lora.records import Label, Pair, Ranking, Rating
 
 LABELS = ("as_given", "flipped", "shuffled")
 
@@ -55,20 +55,24 @@ def must_give(control: str) -> str:
 
 
 def relabelled(rows: Sequence[Any], labels: str, seed: int) -> Sequence[Any]:
-    """Pairs, rankings or ratings as training is told them. Rows of one kind.
+    """Pairs, rankings, ratings or labels as training is told them. Rows of one kind.
 
     Args:
         labels: `as_given`; `flipped` = the worse answer is called the better one, by the same margin and with the same
-            certainty; rankings are read from their end, ratings mirrored between the lowest and the highest of them.
-            `shuffled` = a coin says which, by a hash of the pair that does not know the label; the ranks of one prompt,
-            or the ratings of all answers, are dealt out anew.
+            certainty; rankings are read from their end, ratings mirrored between the lowest and the highest of them; good
+            answers are called bad. `shuffled` = a coin says which, by a hash of the pair that does not know the label;
+            the ranks of one prompt, or the ratings or labels of all answers, are dealt out anew.
     """
     if labels == "as_given" or not rows:
         return rows
     if isinstance(rows[0], Ranking):
         return [_reversed(row, seed) if labels == "flipped" else _dealt(row, seed) for row in rows]
     if isinstance(rows[0], Rating):
-        return _mirrored(rows) if labels == "flipped" else _exchanged(rows, seed)
+        return _mirrored(rows) if labels == "flipped" else _exchanged(rows, seed, "value")
+    if isinstance(rows[0], Label):
+        return (
+            [replace(row, good=not row.good) for row in rows] if labels == "flipped" else _exchanged(rows, seed, "good")
+        )
     if labels == "flipped":
         return [_turned(pair) for pair in rows]
     return [_turned(pair) if _first_wins(pair, seed) != (pair.chosen <= pair.rejected) else pair for pair in rows]
@@ -84,7 +88,8 @@ def check_control(config: Mapping[str, Any], stages: Sequence[str], learns_from:
         ConfigError: nothing does, so the run would pass for a control and be none.
     """
     labels = _part(config, "reward_model").get("labels", "as_given")
-    if labels != "as_given" and "reward_model" not in stages and not ("policy" in stages and learns_from == "pairs"):
+    learned_from = learns_from if "policy" in stages else None
+    if labels != "as_given" and "reward_model" not in stages and learned_from not in ("pairs", "labels"):
         raise ConfigError(
             f"labels are to be {labels}, and nothing in this run learns from pairs", where=f"reward_model.labels={labels}",
             fix="reward=learned without reward.path, or optimizer=dpo; else reward_model.labels=as_given",
@@ -130,13 +135,14 @@ def _mirrored(ratings: Sequence[Rating]) -> list[Rating]:
     return [replace(rating, value=ends - rating.value) for rating in ratings]
 
 
-def _exchanged(ratings: Sequence[Rating], seed: int) -> list[Rating]:
-    """The same values, dealt out in an order that hashes of the answers say: each gets that of the next in it."""
-    said = [json.dumps([seed, rating.prompt.text, rating.completion]).encode() for rating in ratings]
-    order = sorted(range(len(ratings)), key=lambda i: (hashlib.sha256(said[i]).digest(), i))
-    found = list(ratings)
+def _exchanged(rows: Sequence[Any], seed: int, name: str) -> list[Any]:
+    """Ratings or labels with the same values of the field `name`, dealt out in an order that hashes of the answers say:
+    each gets that of the next in it."""
+    said = [json.dumps([seed, row.prompt.text, row.completion]).encode() for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: (hashlib.sha256(said[i]).digest(), i))
+    found = list(rows)
     for place, i in enumerate(order):
-        found[i] = replace(ratings[i], value=ratings[order[place - 1]].value)
+        found[i] = replace(rows[i], **{name: getattr(rows[order[place - 1]], name)})
     return found
 
 

@@ -125,6 +125,8 @@ def _goes_to(plan: Plan, source: Source, data: Data, is_test: bool) -> dict[str,
         lists = lists - {"prompts"} | {plan.optimizer.learns_from}
     if (learned := plan.stage("reward_model")) is not None and "reward_model" in stages:
         lists = lists - {"pairs", "rankings", "ratings"} | {learned.reads}
+        if learned.reads != "labels" and getattr(plan.optimizer, "learns_from", None) != "labels":
+            lists -= {"labels"}
     together = {name: getattr(plan.splits, name) for name in lists}
     if is_test:
         return {name: len(rows) for name, rows in sorted(together.items()) if name.startswith("final_") and rows}

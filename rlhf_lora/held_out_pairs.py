@@ -1,5 +1,5 @@
-"""Held-out pairs and ratings: how often a reward orders two answers as people did, whether it was trained or a policy implies
-it."""
+"""Held-out pairs, ratings and labels: how often a reward orders two answers as people did, whether it was trained or a
+policy implies it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_lora.records import Pair, Sample
+from rlhf_lora.records import Label, Pair, Sample
 from rlhf_lora.splits import Splits
+from rlhf_lora.stages import label_figures
 from rlhf_lora.stages.accuracy import accuracy, calibration, closeness, wilson
 
 
 def judge_reward_model(
     spec: Any, folder: Path, splits: Splits, gold: Any = None, split: str = "final"
 ) -> dict[str, Any]:
-    """Accuracy on held-out pairs beside the length baseline, calibration, and how near it comes to held-out ratings; then
-    scale its scores to deviation 1.
+    """Accuracy on held-out pairs beside the length baseline, calibration, how near it comes to held-out ratings, and how well
+    it tells held-out answers called good from those called bad; then scale its scores to deviation 1.
 
     The scale (`reward.json`: gain and bias) comes from both answers of the tuning pairs, 512 pairs at most. Scores that
-    were learned from ratings have a scale already, the labellers', and keep it.
+    were learned from ratings or labels have a scale already, the labellers' or log-odds, and keep it.
 
     Args:
         split: whose pairs are judged, `final` or `tuning`.
@@ -33,6 +34,9 @@ def judge_reward_model(
     if pairs:
         chosen, rejected = _both_sides(scorer, pairs)
         figures = _accuracies(chosen, rejected, pairs, gold) | calibration(chosen, rejected, pairs)
+    figures |= _of_labels(scorer, splits, gold, split)
+    if "logit_of" in scorer.info:
+        return figures
     if "rating_mean" in scorer.info:
         ratings = splits.tuning_ratings if split == "tuning" else splits.final_ratings
         scores = scorer.score([rating.prompt for rating in ratings], [rating.completion for rating in ratings])
@@ -42,6 +46,37 @@ def judge_reward_model(
         if len({*chosen, *rejected}) > 1:
             reward_model.normalise(folder, [*chosen, *rejected])
     return figures
+
+
+def _of_labels(scorer: Any, splits: Splits, gold: Any, split: str) -> dict[str, Any]:
+    """How well good and bad are told apart. Labels of a rule that training has not seen are figures of their own
+    (`labels_unseen`); where the final split then has no others, those of the tuning split stand for the rules it has."""
+    judged = splits.tuning_labels if split == "tuning" else splits.final_labels
+    trained: tuple[Any, ...] = (*splits.labels, *splits.pairs, *splits.rankings, *splits.ratings)
+    known = {label_figures.rule_of(row) for row in trained}
+    seen = [label for label in judged if label_figures.rule_of(label) in known]
+    unseen = [label for label in judged if label_figures.rule_of(label) not in known]
+    found = {"labels_of": "tuning"} if unseen and not seen and splits.tuning_labels else {}
+    seen = list(splits.tuning_labels) if found else seen
+
+    def figures(labels: Sequence[Label]) -> dict[str, Any]:
+        scores = scorer.score([label.prompt for label in labels], [label.completion for label in labels])
+        share = scorer.info["good_share"] if "logit_of" in scorer.info else None
+        return label_figures.by_rule(scores, labels, share, _truth(labels, gold))
+
+    found |= figures(seen) if seen else {}
+    return found | ({"labels_unseen": figures(unseen)} if unseen else {})
+
+
+def _truth(labels: Sequence[Label], gold: Any) -> Sequence[bool | None] | None:
+    """Whether each answer is good in truth, where the truth has two values; None of one that it says nothing of."""
+    if gold is None:
+        return None
+    asked = [Sample(label.prompt.text, label.completion, columns=label.prompt.columns) for label in labels]
+    values = [score.value for score in gold(asked)]
+    if len(two := sorted({value for value in values if value is not None})) != 2:
+        return None
+    return [None if value is None else value == two[1] for value in values]
 
 
 def judge_implicit_reward(backbone: Any, pairs: Sequence[Pair], longest: int, gold: Any = None) -> dict[str, Any]:

@@ -246,7 +246,7 @@ def _stages(
             config.evaluation.split,
             splits.fingerprint(
                 reward_labels.LISTS.get(reads := reward_labels.READS[config.reward_model.loss], reads),
-                "tuning_pairs", "final_pairs", "tuning_ratings", "final_ratings",
+                "tuning_pairs", "final_pairs", "tuning_ratings", "final_ratings", "tuning_labels", "final_labels",
             ),
         ]  # fmt: skip
         reward_key += [add("reward_model", reads, "adapters/reward", len(getattr(splits, reads)), of)]
@@ -259,7 +259,7 @@ def _stages(
             *(OmegaConf.to_container(config[k]) for k in PLUGIN_GROUPS),
             [what for name, what in inputs.items() if name.startswith("the plugin")],
             *([inputs["the data"], inputs["the data of policy"]] if "the data of policy" in inputs else []),
-            *([config.reward_model.labels] if reads == "pairs" else []),
+            *([config.reward_model.labels] if reads in ("pairs", "labels") else []),
         ]
         add("policy", reads, "adapters/policy", len(stage_rows(read, "policy", reads)), of, cached=False)
     return plans

@@ -1,7 +1,8 @@
 """Which labels the reward model of a run learns from: `reward_model.loss`, what it reads, and how many answers that is.
 
 `auto` takes what the data says most with: rankings of more than two answers as they are (`kwise`), ratings where nothing
-else is there (`regression`), else pairs (`pairwise`).
+else is there (`regression`), answers called good or bad where there is nothing but these (`labels`), else pairs
+(`pairwise`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from omegaconf import DictConfig
 from rlhf_lora.splits import Splits
 from rlhf_lora.train_settings import micro_batch_within
 
-READS = {"pairwise": "pairs", "kwise": "rankings", "best_of_n": "choices", "regression": "ratings"}
+READS = {"pairwise": "pairs", "kwise": "rankings", "best_of_n": "choices", "regression": "ratings", "labels": "labels"}
 """Loss → the list of `Splits` that it learns from."""
 LOSSES = ("auto", *READS)
 
@@ -23,6 +24,7 @@ WANTS = {
     "rankings": "rankings (several answers with scores or ranks)",
     "choices": "choices (several answers, one of them the best)",
     "ratings": "ratings (answers with a number each)",
+    "labels": "labels (answers called good or bad)",
 }
 
 
@@ -32,14 +34,22 @@ def loss_for(asked: str, splits: Splits) -> str:
         return asked
     if any(len(ranking.completions) > 2 for ranking in splits.rankings):
         return "kwise"
-    return "regression" if splits.ratings and not splits.pairs else "pairwise"
+    if splits.pairs or not (splits.ratings or splits.labels):
+        return "pairwise"
+    return "regression" if splits.ratings else "labels"
+
+
+def may_read_labels(asked: str) -> bool:
+    """Whether a reward model with this `reward_model.loss` learns from labels, if only where there is nothing else: then
+    they have a share of the prompts of their own."""
+    return asked in ("auto", "labels")
 
 
 def answers_in_a_row(loss: str, splits: Splits) -> int:
     """How many answers one row of training holds, at most: each is a sequence of its own in memory."""
     if loss in ("kwise", "best_of_n"):
         return max((len(ranking.completions) for ranking in splits.rankings), default=2)
-    return 1 if loss == "regression" else 2
+    return 1 if loss in ("regression", "labels") else 2
 
 
 def micro_batch(config: DictConfig, splits: Splits) -> int:
@@ -63,4 +73,8 @@ def notes(loss: str, splits: Splits) -> list[str]:
         )
     if loss == "regression":
         found.append("rewards will be on the labellers' scale, as their ratings are; optimizer.beta is in its units")
+    if loss == "labels":
+        if splits.pairs:
+            found.append(f"{len(splits.pairs):,} pairs: reward_model.loss=labels does not learn from them")
+        found.append("rewards will be the log-odds that an answer is good; optimizer.beta is in that unit")
     return found

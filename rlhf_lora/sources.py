@@ -20,6 +20,7 @@ from rlhf_lora import registry
 from rlhf_lora.errors import ConfigError, UserError
 from rlhf_lora.mini import bases
 from rlhf_lora.records import Data
+from rlhf_lora.reward_labels import may_read_labels
 from rlhf_lora.schema import OWN_DATASETS
 from rlhf_lora.splits import TRAINED, Name, Shares, Splits, joined, split
 
@@ -115,7 +116,7 @@ def read(
                 f"{stage}.dataset is given, and the stage {stage} does not run", where=f"{stage}.dataset",
                 fix=f"leave it out, or have the stage run (the stages of this run: {', '.join(stages)})",
             )  # fmt: skip
-    labels_read = learns_from == "labels"
+    labels_read = learns_from == "labels" or ("reward_model" in stages and may_read_labels(config.reward_model.loss))
     every = [_own(stage, of, load, shares, SHARE.get(stage, policy_reads), labels_read) for stage, of in own.items()]
     main, data = Splits(shares=shares), Data()
     if not set(stages) <= own.keys():

@@ -4,14 +4,14 @@ A prompt's bucket (0-99) is a hash of its `split_key`, so a prompt lands in one 
 it comes from, and so do all rows that share it. From the bottom: SFT, reward model, prompts, tuning, final.
 
     sft            demonstrations (of pairs alone: their chosen answers)   → SFT
-    reward_model   pairs, rankings, ratings                                → reward model; DPO: pairs
+    reward_model   pairs, rankings, ratings, labels                        → reward model; DPO: pairs
     prompts        prompts alone                                           → the on-policy loop
-    tuning         prompts, pairs and ratings for choosing settings
-    final          prompts, pairs and ratings that are judged once, at the end
+    tuning         prompts, and pairs, ratings and labels for choosing settings
+    final          prompts, and pairs, ratings and labels that are judged once, at the end
 
 A share that the data cannot fill is given to one that it can: prompts alone all go to the on-policy loop. Labels (replies
-called good or bad) fill the reward model's only where an optimizer learns from them, and none of the kit's own does: else
-the replies called good are demonstrations, and the share is SFT's.
+called good or bad) fill the reward model's only where a reward model or an optimizer of the run learns from them: else the
+replies called good are demonstrations, and the share is SFT's.
 
 A stage may read a dataset of its own (`split(own, shares, uses=…)`): then it gets all of it but the buckets of tuning and
 final, and `joined` takes from every stage the prompts that are held out in any of the datasets.
@@ -136,6 +136,8 @@ class Splits:
     ratings: Sequence[Rating] = ()
     tuning_ratings: Sequence[Rating] = ()
     final_ratings: Sequence[Rating] = ()
+    tuning_labels: Sequence[Label] = ()
+    final_labels: Sequence[Label] = ()
 
     @property
     def choices(self) -> Sequence[Ranking]:
@@ -162,11 +164,13 @@ class Splits:
 
     def held_out(self) -> set[str]:
         """Split keys of all prompts that are judged on."""
-        rows: tuple[Pair | Rating, ...] = (
+        rows: tuple[Pair | Rating | Label, ...] = (
             *self.tuning_pairs,
             *self.final_pairs,
             *self.tuning_ratings,
             *self.final_ratings,
+            *self.tuning_labels,
+            *self.final_labels,
         )
         return {prompt.split_key for prompt in (*self.tuning_prompts, *self.final_prompts, *(r.prompt for r in rows))}
 
@@ -189,7 +193,7 @@ def split(
 
     Args:
         uses: what it is trained on for; the shares of other trainings go to these.
-        labels_read: whether an optimizer of this run learns from labels.
+        labels_read: whether a reward model or an optimizer of this run may learn from labels.
     """
     data, leaked = _without_test_prompts(with_pairs(data))
     applied = (shares or Shares()).fitted(data, uses, labels_read)
@@ -217,6 +221,8 @@ def split(
         ratings=rows(data.ratings, "reward_model"),
         tuning_ratings=rows(data.ratings, "tuning"),
         final_ratings=rows(data.ratings, "final") if test is None else list(test.ratings),
+        tuning_labels=rows(data.labels, "tuning"),
+        final_labels=rows(data.labels, "final") if test is None else list(test.labels),
     )
 
 
@@ -231,6 +237,8 @@ STAGE_LISTS = {
         "final_pairs",
         "tuning_ratings",
         "final_ratings",
+        "tuning_labels",
+        "final_labels",
     ),
     "policy": ("prompts", "tuning_prompts", "final_prompts"),
 }

@@ -28,6 +28,9 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
             found.append(_accuracy(model, what))
         if "rating_mse" in model:
             found.append(_ratings(model, what))
+        for labels, of in ((model, ""), (model.get("labels_unseen", {}), " of rules that training has not seen")):
+            if "label_auc" in labels:
+                found.append(_labels(labels, what, of))
     return found
 
 
@@ -48,6 +51,16 @@ def _ratings(model: Mapping[str, Any], what: str) -> str:
     line += f"the mean alone {model['rating_mse_of_mean']:.3f}"
     told = [f"{name} {model[f'rating_{name}']:.3f}" for name in ("pearson", "spearman") if f"rating_{name}" in model]
     return ", ".join([line, *told])
+
+
+def _labels(model: Mapping[str, Any], what: str, of: str) -> str:
+    line = f"{what}: AUC {model['label_auc']:.3f} on {model['labels']} held-out labels{of}, "
+    line += f"{100 * model['label_bad_share']:.0f} % bad"
+    if "label_gold_auc" in model:
+        line += f", against the truth {model['label_gold_auc']:.3f}"
+    if "label_calibration_error" in model:
+        line += f", calibration error {model['label_calibration_error']:.3f}"
+    return line
 
 
 def _accuracy(model: Mapping[str, Any], what: str) -> str:

@@ -21,6 +21,10 @@ ACCURACIES = (
     "accuracy_where_longer_chosen", "margin_mean",
 )  # fmt: skip
 RATED = ("ratings", "rating_mse", "rating_mse_of_mean", "rating_pearson", "rating_spearman")
+LABELLED = ("labels", "label_auc", "label_bad_share", "label_gold_auc")
+LABELLED_PROBABLY = (
+    "label_accuracy", "label_accuracy_of_majority", "label_brier", "label_brier_of_share", "label_calibration_error"
+)  # fmt: skip
 ON_POLICY = ("abstained", "errors", "updates", "seconds.rollout", "seconds.score", "seconds.update")
 
 
@@ -34,7 +38,9 @@ def figures(plan: Plan) -> set[str]:
     truth = ("gold_accuracy", "gold_pairs") if plan.data.gold is not None else ()
     if plan.stage("reward_model") is not None:
         rated = RATED if plan.config.reward_model.loss == "regression" else ()
-        found |= {f"reward_model.{name}" for name in (*ACCURACIES, "calibration_error", *rated, *truth)}
+        labelled: tuple[str, ...] = LABELLED if plan.splits.final_labels or plan.splits.tuning_labels else ()
+        labelled += LABELLED_PROBABLY if plan.config.reward_model.loss == "labels" else ()
+        found |= {f"reward_model.{name}" for name in (*ACCURACIES, "calibration_error", *rated, *labelled, *truth)}
     if plan.stage("policy") is None:
         return found
     if plan.is_on_policy:

@@ -1,4 +1,4 @@
-"""Rankings, choices and ratings, from the data to the stage: which loss learns from what, and what a run says of it."""
+"""Rankings, choices, ratings and labels, from the data to the stage: which loss learns from what, and what a run says of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlhf_lora.config import compose, recompose
 from rlhf_lora.errors import ConfigError, DataError
 from rlhf_lora.mini import orders
 from rlhf_lora.plan import Plan, make_plan
-from rlhf_lora.records import Data, Demonstration, Pair, Prompt, Ranking, Rating
+from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, Ranking, Rating
 from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.splits import Shares, split, with_pairs
 
@@ -40,6 +40,14 @@ def choices(count: int) -> list[dict[str, Any]]:
 def ratings(count: int, each: int = 1) -> list[dict[str, Any]]:
     return [
         {"prompt": p, "completion": REPLIES[(i + n) % 4], "rating": 10 - 3 * ((i + n) % 4)}
+        for i, p in enumerate(PROMPTS[:count]) for n in range(each)
+    ]  # fmt: skip
+
+
+def labels(count: int, each: int = 1) -> list[dict[str, Any]]:
+    """A file for KTO; the first two replies are good ones."""
+    return [
+        {"prompt": p, "completion": REPLIES[(i + n) % 4], "label": (i + n) % 4 < 2}
         for i, p in enumerate(PROMPTS[:count]) for n in range(each)
     ]  # fmt: skip
 
@@ -131,6 +139,23 @@ def test_ratings_of_a_test_file_are_judged_on_and_taken_from_training():
     assert not {r.prompt.text for r in parts.ratings} & {p.text for p in prompts[:10]}
 
 
+def test_a_prompts_labels_land_in_one_split_and_are_held_out_with_it():
+    prompts = [Prompt(f"rule {n}. prompt {i}", group=f"prompt {i}") for i in range(200) for n in range(3)]
+    data = Data(labels=[Label(p, "a", good) for p in prompts for good in (True, False)])
+    parts = split(data, labels_read=True)
+    keys = [{row.prompt.group for row in rows} for rows in (parts.labels, parts.tuning_labels, parts.final_labels)]
+    assert all(keys)
+    assert len(parts.labels) == 6 * len(keys[0])
+    assert sum(map(len, keys)) == len(set.union(*keys))
+    assert not {d.prompt.group for d in parts.demonstrations} & set.union(*keys)
+    assert parts.held_out() >= keys[1] | keys[2]
+    assert not split(data).labels, "nobody learns from them: the good ones are imitated"
+    test = Data(labels=[Label(p, "a", True) for p in prompts[:10]])
+    parts = split(replace(data, test=test), labels_read=True)
+    assert parts.final_labels == list(test.labels)
+    assert not {row.prompt.group for row in parts.labels} & {p.group for p in prompts[:10]}
+
+
 ALL = Shares(sft=0, reward_model=100, prompts=0, tuning=0, final=0)
 
 
@@ -155,6 +180,7 @@ def test_the_fingerprint_knows_ranks_and_ratings():
         (ratings(60, each=3), "kwise", "rankings"),
         (ratings(60, each=2), "pairwise", "pairs"),
         (choices(60), "kwise", "rankings"),
+        (labels(60), "labels", "labels"),
     ],
 )
 def test_auto_takes_what_the_data_says_most_with(plan, rows, loss, reads):
@@ -178,6 +204,7 @@ def test_rankings_give_their_pairs_to_the_pairwise_loss_and_ratings_to_any(plan)
         (ratings(60), "best_of_n", "needs choices (several answers, one of them the best)"),
         (ranks(60), "regression", "needs ratings (answers with a number each)"),
         (ratings(60), "pairwise", "needs pairs (chosen and rejected)"),
+        (ratings(60), "labels", "needs labels (answers called good or bad) for reward_model.loss=labels"),
     ],
 )
 def test_a_loss_without_its_labels_is_refused_with_what_the_data_holds(plan, rows, loss, wants):
@@ -286,7 +313,8 @@ def test_flipped_ratings_are_mirrored_and_shuffled_ones_change_hands():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("rows", "loss"), [(ranks(60), "kwise"), (choices(60), "best_of_n"), (ratings(60), "regression")]
+    ("rows", "loss"),
+    [(ranks(60), "kwise"), (choices(60), "best_of_n"), (ratings(60), "regression"), (labels(60), "labels")],
 )
 @pytest.mark.parametrize("labels", ["flipped", "shuffled"])
 def test_a_plan_learns_from_labels_as_its_control_says(plan, rows, loss, labels):
@@ -300,6 +328,16 @@ def test_a_plan_learns_from_labels_as_its_control_says(plan, rows, loss, labels)
     assert told.splits.final_pairs == given.splits.final_pairs, "what is judged on stays as given"
     if loss == "best_of_n":
         assert all(choice.best is not None for choice in told.rows(stage))
+
+
+def test_flipped_labels_are_turned_and_shuffled_ones_change_hands():
+    given = [Label(Prompt(f"p{i}"), f"a{i}", i % 4 > 0) for i in range(200)]
+    assert [row.good for row in controls.relabelled(given, "flipped", 0)] == [not row.good for row in given]
+    shuffled = controls.relabelled(given, "shuffled", 0)
+    assert sum(row.good for row in shuffled) == 150, "as many are good"
+    # Both the same by chance: ¾·¾ + ¼·¼ = 0.625 of 200 = 125, three deviations are 21.
+    assert 104 < sum(a.good == b.good for a, b in zip(shuffled, given, strict=True)) < 146
+    assert [(row.prompt, row.completion) for row in shuffled] == [(row.prompt, row.completion) for row in given]
 
 
 # --- what people see --------------------------------------------------------------------------------------------------
@@ -368,6 +406,23 @@ def test_a_reward_model_learns_ratings_on_their_own_scale(tiny_base, tmp_path, c
     assert (info["gain"], info["bias"]) == (info["rating_deviation"], info["rating_mean"])
     assert "held-out ratings, the mean alone" in "".join(capsys.readouterr())
     assert "Squared error of ratings" in (folder.path / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_reward_model_learns_to_tell_good_from_bad(tiny_base, tmp_path, capsys):
+    folder = train(tiny_base, tmp_path / "run", labels(120, each=2))
+    figures = folder.summary["reward_model"]
+    assert folder.config["reward_model"]["loss"] == "labels", "there is nothing else to learn from"
+    assert figures["label_auc"] > 0.9
+    assert figures["label_accuracy"] > 0.8
+    assert figures["label_brier"] < 0.6 * figures["label_brier_of_share"]
+    assert "accuracy" not in figures, "no two answers are compared"
+    info = json.loads((folder.adapter("reward") / "reward.json").read_text())
+    assert (info["gain"], info["logit_of"]) == (1.0, "good")
+    assert "AUC" in "".join(capsys.readouterr())
+    assert "Good told from bad (AUC)" in (folder.path / "report.html").read_text()
+    turned = train(tiny_base, tmp_path / "turned", labels(120, each=2), "reward_model.labels=flipped")
+    assert turned.summary["reward_model"]["label_auc"] < 0.1
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from . import (  # noqa: F401
     mix,
     orders_gold,
     random,
+    rule_model,
     rules,
     sequence_classifier,
     unit_tests,

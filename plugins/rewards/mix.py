@@ -36,6 +36,7 @@ class Mix:
         gate: which parts the gate is made of.
         clip: name → [lowest, highest], in the part's own unit; before it is normalised.
         normalise: name → `reference` = mean 0 and deviation 1 on samples of the reference; `none`.
+        squash: name → `sigmoid` = a logit, such as a learned reward, as a probability; after it is normalised; `none`.
         shadow: parts that are scored and reported, and never trained on.
         missing_part: where a part has no value, the sum has `none` either; `skip` = the others stand for all, weighted up.
     """
@@ -46,6 +47,7 @@ class Mix:
     gate: Gate = Gate()
     clip: dict[str, Any] = field(default_factory=dict)
     normalise: dict[str, str | None] = field(default_factory=dict)
+    squash: dict[str, str | None] = field(default_factory=dict)
     shadow: list[str] = field(default_factory=list)
     missing_part: str = "none"
 
@@ -87,6 +89,11 @@ class Mix:
     def normalised(self) -> list[str]:
         """Names of the parts that are measured on samples of the reference."""
         return [name for name in self.counted if self.normalise.get(name) == "reference"]
+
+    @cached_property
+    def squashed(self) -> list[str]:
+        """Names of the parts whose sigmoid counts."""
+        return [name for name in self.counted if self.squash.get(name) == "sigmoid"]
 
     # --- what a plan asks of a reward ---------------------------------------------------------------------------------
 
@@ -164,6 +171,7 @@ class Mix:
             )
         given: dict[str, Mapping[str, Any]] = {"weights": read_weights(self.weights), "clip": self.clips}
         given["normalise"] = {name: how for name, how in self.normalise.items() if how is not None}
+        given["squash"] = {name: how for name, how in self.squash.items() if how is not None}
         for setting, names in given.items():
             for name in names:
                 refuse_unknown(str(name), self.rewards, f"reward.{setting}.{name}")
@@ -174,6 +182,8 @@ class Mix:
                     )  # fmt: skip
         for name, how in given["normalise"].items():
             refuse_unknown(str(how), ("none", "reference"), f"reward.normalise.{name}", "choice")
+        for name, how in given["squash"].items():
+            refuse_unknown(str(how), ("none", "sigmoid"), f"reward.squash.{name}", "choice")
         for name in self.shadow:
             refuse_unknown(name, self.rewards, f"reward.shadow=[{','.join(self.shadow)}]")
         if not self.counted:
@@ -230,6 +240,12 @@ class Mix:
             raise ConfigError(
                 "a gate chooses between its parts and weighs nothing", where=f"reward.weights.{next(iter(weights))}",
                 fix="leave reward.weights out",
+            )  # fmt: skip
+        if self.squashed:
+            raise ConfigError(
+                f"a gate takes the sigmoid of its parts itself, and part '{self.squashed[0]}' would be squashed twice",
+                where=f"reward.squash.{self.squashed[0]}",
+                fix="leave reward.squash out; reward.gate.values says what the parts give",
             )  # fmt: skip
         if not 0 <= gate.threshold <= 1:
             raise ConfigError(

@@ -14,7 +14,7 @@ from rlhf_lora.errors import ContractError, DataError, Interrupted, Stopped
 from rlhf_lora.records import Missing, Sample, Score
 from rlhf_lora.scores import columns_of
 
-from .mix_combine import logit, product, safety_decides, weighted_sum
+from .mix_combine import logit, product, safety_decides, sigmoid, weighted_sum
 from .mix_scores import PartScorer, clipped, is_true, notes_of, probability_of, reported, whiten_scores, with_columns
 
 if TYPE_CHECKING:
@@ -138,8 +138,11 @@ class OpenMix:
     # --- units --------------------------------------------------------------------------------------------------------
 
     def _adjusted(self, name: str, value: float) -> float:
-        """Clipped in the part's own unit, then normalised."""
-        value = clipped(value, self.mix.clips.get(name))
+        """Clipped in the part's own unit, then normalised, then squashed."""
+        value = self._normalised(name, clipped(value, self.mix.clips.get(name)))
+        return sigmoid(value) if name in self.mix.squashed else value
+
+    def _normalised(self, name: str, value: float) -> float:
         if name not in self.mix.normalised:
             return value
         if name not in self._scales:

@@ -79,6 +79,10 @@ def _figures(summary: Mapping[str, Any]) -> str:
         length = model.get("length_baseline")
         beside = f" (by length alone {length:.3g})" if length is not None else ""
         rows.append(("reward model accuracy on held-out pairs", f"{accuracy:.3g}{beside}"))
+    if (auc := model.get("label_auc")) is not None:
+        rows.append(
+            ("reward model AUC on held-out labels", f"{auc:.3g} ({100 * model['label_bad_share']:.3g} % are bad)")
+        )
     rows.append(("status", str(summary.get("status", "?"))))
     return "| what | value |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
 

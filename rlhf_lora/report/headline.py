@@ -135,8 +135,9 @@ def _length(summary: Mapping[str, Any], reference: str) -> str:
 def _reward_model(summary: Mapping[str, Any]) -> str:
     figures = summary.get("reward_model", {})
     accuracy = figures.get("accuracy")
+    others = _ratings(figures) + _labels(figures)
     if accuracy is None:
-        return _ratings(figures)
+        return others
     notes = []
     if (interval := figures.get("accuracy_ci95")) is not None:
         notes.append(f"95 % interval {_between(interval)}")
@@ -150,7 +151,7 @@ def _reward_model(summary: Mapping[str, Any]) -> str:
         notes.append(f"{_percent(shorter)} where the shorter reply is the better one")
     if (calibration := figures.get("calibration_error")) is not None:
         notes.append(f"calibration error {_percent(calibration)}")
-    return _fact("Reward model accuracy", _percent(accuracy), " · ".join(notes)) + _ratings(figures)
+    return _fact("Reward model accuracy", _percent(accuracy), " · ".join(notes)) + others
 
 
 def _ratings(figures: Mapping[str, Any]) -> str:
@@ -163,6 +164,20 @@ def _ratings(figures: Mapping[str, Any]) -> str:
     ]
     notes += [f"{name.title()} {number(r)}" for name in ("pearson", "spearman") if (r := figures.get(f"rating_{name}"))]
     return _fact("Squared error of ratings", number(error), " · ".join(notes))
+
+
+def _labels(figures: Mapping[str, Any]) -> str:
+    auc = figures.get("label_auc")
+    if auc is None:
+        return ""
+    notes = [f"{number(figures['labels'])} held-out labels, {_percent(figures['label_bad_share'])} of them bad"]
+    if (gold := figures.get("label_gold_auc")) is not None:
+        notes.append(f"{number(gold)} against the truth")
+    if (unseen := figures.get("labels_unseen", {}).get("label_auc")) is not None:
+        notes.append(f"{number(unseen)} on rules that training has not seen")
+    if (error := figures.get("label_calibration_error")) is not None:
+        notes.append(f"calibration error {_percent(error)}")
+    return _fact("Good told from bad (AUC)", number(auc), " · ".join(notes))
 
 
 def _cost(summary: Mapping[str, Any]) -> str:

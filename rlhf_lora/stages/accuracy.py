@@ -87,7 +87,7 @@ def closeness(scores: Sequence[float], ratings: Sequence[Rating], mean: float) -
         "rating_mse": sum((s - v) ** 2 for s, v in zip(scores, values, strict=True)) / n,
         "rating_mse_of_mean": sum((mean - v) ** 2 for v in values) / n,
     }
-    for name, xs, ys in (("pearson", scores, values), ("spearman", _mean_ranks(scores), _mean_ranks(values))):
+    for name, xs, ys in (("pearson", scores, values), ("spearman", mean_ranks(scores), mean_ranks(values))):
         if len(set(xs)) > 1 and len(set(ys)) > 1:
             found[f"rating_{name}"] = _correlation(xs, ys)
     return found
@@ -99,7 +99,7 @@ def _correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
     return covariance / math.sqrt(math.fsum((x - mean_x) ** 2 for x in xs) * math.fsum((y - mean_y) ** 2 for y in ys))
 
 
-def _mean_ranks(values: Sequence[float]) -> list[float]:
+def mean_ranks(values: Sequence[float]) -> list[float]:
     """1 for the lowest; equal values share the mean of their ranks."""
     order = sorted(range(len(values)), key=lambda i: values[i])
     ranks, start = [0.0] * len(values), 0

@@ -1,9 +1,10 @@
-"""What a reward model can learn from: pairs, rankings, choices, ratings. One class each, with its rows, batch and loss.
+"""What a reward model can learn from: pairs, rankings, choices, ratings, labels. One class each: its rows, batch and loss.
 
     pairwise     pairs      Bradley-Terry, with margins and soft labels; a ranking's pairs come one by one, in any order
     kwise        rankings   all pairs of one prompt together, each prompt weighing the same (InstructGPT, eq. 1)
     best_of_n    choices    softmax over the answers to one prompt (Ziegler et al. 2019, eq. 1)
     regression   ratings    squared error on ratings of mean 0 and deviation 1
+    labels       labels     cross-entropy on good and bad: the sigmoid of the score is P(good)
 
 A batch is rows of tokens, one for each answer (R of them, each read once), and what places them among the B prompts.
 Prompts may have different numbers of answers: up to K, the rest of their row is filler that enters no loss.
@@ -22,7 +23,7 @@ from rlhf_lora import token_rows
 from rlhf_lora.chat import Chat
 from rlhf_lora.errors import DataError
 from rlhf_lora.objectives import preference
-from rlhf_lora.records import Pair, Prompt, Ranking, Rating
+from rlhf_lora.records import Label, Pair, Prompt, Ranking, Rating
 
 Batch = dict[str, Tensor]
 Measured = tuple[token_rows.Row, int]
@@ -143,13 +144,53 @@ class Regression:
         return torch.nn.functional.mse_loss(scores_R, batch["value"]), scores_R.new_empty(0)
 
 
-Loss = Pairwise | KWise | BestOfN | Regression
+class Labels:
+    """−log σ(s) of a good answer and −log σ(−s) of a bad one, the mean over answers; s = r + b, so that σ(s) = P(good).
+
+    b is the log-odds of good among the labels that are learned from: the head starts at 0, which then says their share,
+    and where few answers are bad (as of most rules) no step is spent on learning that. Gain 1 and bias b keep it.
+
+    Raises:
+        DataError: all labels are the same.
+    """
+
+    learns_from: ClassVar[str] = "labels"
+
+    def __init__(self, labels: Sequence[Label]):
+        good = sum(label.good for label in labels)
+        if labels and good in (0, len(labels)):
+            raise DataError(
+                f"the {len(labels)} labels to learn from are all {'good' if good else 'bad'}",
+                where="reward_model.loss=labels", fix="give answers that are called good and answers that are called bad",
+            )  # fmt: skip
+        self.good_share = good / len(labels) if labels else 0.5
+        self.bias = math.log(self.good_share) - math.log1p(-self.good_share)
+
+    def rows(self, chat: Chat, labels: Sequence[Label]) -> Iterator[Measured]:
+        for label in labels:
+            (ids,) = _tokens(chat, label.prompt, (label.completion,))
+            yield {"ids": [ids], "good": label.good}, len(ids)
+
+    def batch(self, rows: Sequence[token_rows.Row], fill_id: int) -> Batch:
+        good_B = torch.tensor([float(row["good"]) for row in rows])
+        return _padded([ids for row in rows for ids in row["ids"]], fill_id) | {"good": good_B}
+
+    def loss(self, scores_R: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss, and the logit of what each answer was called: above 0 where the model says the same."""
+        logits_B, good_B = scores_R + self.bias, batch["good"]
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits_B, good_B)
+        return loss, logits_B * (2 * good_B - 1)
+
+
+Loss = Pairwise | KWise | BestOfN | Regression | Labels
 
 
 def loss_of(name: str, rows: Sequence[Any]) -> Loss:
     """The loss of that name, for these records to learn from."""
     if name == "regression":
         return Regression(rows)
+    if name == "labels":
+        return Labels(rows)
     losses: dict[str, type[Pairwise] | type[KWise] | type[BestOfN]] = {
         "pairwise": Pairwise,
         "kwise": KWise,

@@ -1,4 +1,4 @@
-"""The reward model: from comparisons or ratings to a score. Second box of InstructGPT's figure.
+"""The reward model: from comparisons, ratings or labels to a score. Second box of InstructGPT's figure.
 
 A LoRA on the base and one linear head on the last token's hidden state, trained on TRL's RewardTrainer with one of the
 losses of `reward_losses`. The head starts at zero, the LoRA from the SFT adapter. The last token is found by length: Transformers
@@ -25,9 +25,9 @@ from rlhf_lora.contracts import FitContext
 from rlhf_lora.errors import DataError, ModelError
 from rlhf_lora.loading import load_base, load_chat, read_adapter
 from rlhf_lora.model_spec import ModelSpec, base_hash
-from rlhf_lora.records import Pair, Prompt, Ranking, Rating
+from rlhf_lora.records import Label, Pair, Prompt, Ranking, Rating
 from rlhf_lora.stages.accuracy import accuracy, wilson
-from rlhf_lora.stages.reward_losses import Loss, Regression, loss_of
+from rlhf_lora.stages.reward_losses import Labels, Loss, Regression, loss_of
 from rlhf_lora.train_settings import TrainSettings
 
 __all__ = ["Scorer", "accuracy", "fit", "normalise", "pooled_scores", "wilson"]
@@ -73,15 +73,15 @@ class Trainer(trainers.Fed, RewardTrainer):
 
 
 def fit(
-    spec: ModelSpec, records: Sequence[Pair] | Sequence[Ranking] | Sequence[Rating], settings: TrainSettings,
-    ctx: FitContext, loss: str = "pairwise",
+    spec: ModelSpec, records: Sequence[Pair] | Sequence[Ranking] | Sequence[Rating] | Sequence[Label],
+    settings: TrainSettings, ctx: FitContext, loss: str = "pairwise",
 ) -> dict[str, float]:  # fmt: skip
     """Train a reward adapter and publish it, with its `reward.json`, at `ctx.out`.
 
     `ctx.start_adapter` is the SFT adapter, or a reward adapter to go on with.
 
     Args:
-        records: what the loss learns from: pairs, rankings (for `best_of_n` with one best each), or ratings.
+        records: what the loss learns from: pairs, rankings (for `best_of_n` with one best each), ratings or labels.
         settings: a row is one record, so that `batch_size` counts prompts where a record holds several answers.
         loss: one of `reward_losses`.
 
@@ -130,8 +130,11 @@ def new_info(chat: Chat, spec: ModelSpec) -> dict[str, Any]:
     return {"gain": 1.0, "bias": 0.0, **hashes, "pooling": "last"}
 
 
-def _scale(learning: Loss) -> dict[str, float]:
-    """What brings scores back to the labellers' scale: of ratings, which were learned with mean 0 and deviation 1."""
+def _scale(learning: Loss) -> dict[str, Any]:
+    """What brings scores back to the labellers' scale: of ratings, which were learned with mean 0 and deviation 1; of
+    labels to the log-odds of good."""
+    if isinstance(learning, Labels):
+        return {"bias": learning.bias, "logit_of": "good", "good_share": learning.good_share}
     if not isinstance(learning, Regression):
         return {}
     mean, deviation = learning.mean, learning.deviation

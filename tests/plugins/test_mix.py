@@ -260,6 +260,36 @@ def test_clipping_comes_before_normalising():
     assert [s.value for s in opened.score(samples(a=[1000, 3]))] == [1.0, 0.5]
 
 
+def test_a_logit_that_is_squashed_is_a_probability_in_a_product():
+    """σ(log 3) = ¾ and σ(0) = ½, times the other part's own 0.4 and 1."""
+    made = mix(combine="product", squash={"a": "sigmoid", "b": "none"})
+    assert values(made, a=[math.log(3), 0], b=[0.4, 1]) == pytest.approx([0.3, 0.5])
+    (score,) = made.score(samples(a=[math.log(3)], b=[0.4]))
+    assert score.parts == pytest.approx({"a": math.log(3), "b": 0.4, "a/weighted": 0.75, "b/weighted": 0.4})
+    assert values(mix(squash={"a": "sigmoid"}, weights={"a": 2}), a=[0], b=[4]) == [5.0]
+
+
+def test_squashing_comes_after_normalising_so_that_the_mean_of_the_reference_is_one_half():
+    opened = mix(names=("a",), normalise={"a": "reference"}, squash={"a": "sigmoid"}).open(Context())
+    opened.calibrate(samples(a=[10, 14]))
+    assert opened.state() == {"a": [12.0, 2.0]}, "measured as the part gives it"
+    assert [s.value for s in opened.score(samples(a=[12, 14]))] == pytest.approx([0.5, 1 / (1 + math.exp(-1))])
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"squash": {"a": "tanh"}}, "no choice 'tanh'"),
+        ({"squash": {"c": "sigmoid"}}, "no part 'c'"),
+        ({"squash": {"a": "sigmoid"}, "shadow": ["a"]}, "is a shadow"),
+        ({"squash": {"a": "sigmoid"}, "combine": "gate", "gate": {"safety": "a", "helpful": "b"}}, "squashed twice"),
+    ],
+)
+def test_a_squash_that_would_do_nothing_or_too_much_is_refused(given, told):
+    with pytest.raises(ConfigError, match=told):
+        mix(**given)
+
+
 def test_a_part_that_is_constant_on_the_reference_is_only_shifted():
     opened = mix(names=("a",), normalise={"a": "reference"}).open(Context())
     opened.calibrate(samples(a=[0.1, 0.1, 0.1]))

@@ -19,7 +19,7 @@ from rlhf_lora.contracts import FitContext
 from rlhf_lora.errors import DataError, Interrupted
 from rlhf_lora.loading import load_base, load_chat
 from rlhf_lora.model_spec import ModelSpec
-from rlhf_lora.records import Pair, Prompt, Ranking, Rating
+from rlhf_lora.records import Label, Pair, Prompt, Ranking, Rating
 from rlhf_lora.stages import reward_losses, reward_model
 from rlhf_lora.train_settings import TrainSettings
 
@@ -285,3 +285,41 @@ def test_a_base_whose_padding_is_its_end_token_reads_every_answer_at_its_last_to
         together = reward_model.pooled_scores(model, batch["input_ids"], batch["lengths"])
         alone = torch.cat([scores_of(model, chat, r.prompt, r.completions) for r in RANKINGS])
     assert torch.allclose(together, alone, atol=1e-5)
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+LABELS = [Label(Prompt(f"w{i}"), f"w{i + 20} w{i + 21}", good) for i, good in enumerate((True, True, False, True))]
+
+
+def test_a_step_on_labels_is_that_of_the_cross_entropy_written_out_answer_by_answer(spec, started, tmp_path):
+    """Three of four are good: the bias is log 3, before any step is taken."""
+
+    def loss(score):
+        logits = [score(row.prompt, [row.completion])[0] + math.log(3) for row in LABELS]
+        chances = [
+            torch.sigmoid(x) if row.good else 1 - torch.sigmoid(x) for x, row in zip(logits, LABELS, strict=True)
+        ]
+        return -sum(map(torch.log, chances)) / 4
+
+    value, weights = by_hand(spec, started, loss)
+    metrics = fitted(spec, LABELS, tmp_path / "out", started, "labels")
+    assert metrics["loss"] == pytest.approx(value, abs=1e-5)
+    assert_same_step(tmp_path / "out", weights, started)
+
+
+def test_a_fresh_head_says_the_share_of_the_good_and_the_folder_keeps_it(spec, tmp_path):
+    """−(3 log ¾ + log ¼) / 4 = 0.562: no step is needed for it."""
+    metrics = fitted(spec, LABELS, tmp_path / "out", None, "labels", lr=0.0)
+    assert metrics["loss"] == pytest.approx(-(3 * math.log(0.75) + math.log(0.25)) / 4, abs=1e-6)
+    info = json.loads((tmp_path / "out" / "reward.json").read_text())
+    assert (info["gain"], info["logit_of"], info["good_share"]) == (1.0, "good", 0.75)
+    assert info["bias"] == pytest.approx(math.log(3))
+    scores = reward_model.Scorer(spec, tmp_path / "out").score([row.prompt for row in LABELS], ["w1"] * 4)
+    assert scores == pytest.approx([math.log(3)] * 4)
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_labels_that_are_all_the_same_are_refused(spec, tmp_path, good):
+    with pytest.raises(DataError, match=f"the 4 labels to learn from are all {'good' if good else 'bad'}"):
+        fitted(spec, [replace(row, good=good) for row in LABELS], tmp_path / "out", None, "labels")
