@@ -2,7 +2,7 @@
 
     python benchmarks/reward_models.py --seeds 41 42 43 --jobs 2   writes benchmarks/results/reward_models.json; goes on where
                                                                    it stopped
-    python benchmarks/reward_models.py --arms "1,000 labels"       some of the arms; what is left over are overrides
+    python benchmarks/reward_models.py --arms "1,000 labels"       some of the arms; overrides behind ` -- `
     python benchmarks/reward_models.py --page                      writes docs/reward_models.md from that file
 
 Nothing was chosen by looking: adapters, learning rate and epochs (4) are the defaults in all arms. `stages=[sft,reward_model]`,
@@ -30,7 +30,7 @@ RESULT = measured.RESULTS / "reward_models.json"
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reward_models.md"
 SEEDS = (41, 42, 43)
 COMMON = ("stages=[sft,reward_model]", "splits={sft: 15, reward_model: 60, prompts: 0, tuning: 5, final: 20}")
-SIZE = ("dataset.tau=1.0", "dataset.pairs=28000")
+SIZE = ("dataset.tau=1.0", "dataset.pairs=29000")
 RANKINGS = ("dataset.tau=1.0", "dataset.answers=4", "dataset.pairs=4000")
 SHUFFLED = ("reward_model.loss=pairwise", "reward_model.sort_by_length=false")
 LABELS = ("dataset=helpdesk", "dataset.criterion=helpful", "dataset.pairs=21500")
@@ -54,9 +54,7 @@ ARMS: dict[str, Arm] = {
     "1,000 labels": Arm("size", (*SIZE, "reward_model.rows=1000"), 2000),
     "4,000 labels": Arm("size", (*SIZE, "reward_model.rows=4000"), 8000),
     "16,000 labels": Arm("size", (*SIZE, "reward_model.rows=16000"), 32_000),
-    "16,000 labels by a coin": Arm(
-        "size", (*SIZE, "reward_model.rows=16000", "reward_model.labels=shuffled"), 32_000
-    ),
+    "16,000 labels by a coin": Arm("size", (*SIZE, "reward_model.rows=16000", "reward_model.labels=shuffled"), 32_000),
     "rankings, grouped": Arm(
         "rankings", (*RANKINGS, "reward_model.loss=kwise", "reward_model.sort_by_length=false"), 9600
     ),
@@ -124,7 +122,10 @@ def truth(run_dir: Path, summary: dict[str, Any]) -> dict[str, float]:
         raise RuntimeError(f"{len(pairs)} held-out pairs here, {summary['reward_model']['pairs']} in {run_dir}")
     gold = registry.build("reward", {"name": data.gold})
     chosen, rejected = (
-        [score.value / config.dataset.tau for score in gold.score([Sample(p.prompt.text, getattr(p, side)) for p in pairs])]
+        [
+            score.value / config.dataset.tau
+            for score in gold.score([Sample(p.prompt.text, getattr(p, side)) for p in pairs])
+        ]
         for side in ("chosen", "rejected")
     )
     best = accuracy(chosen, rejected, pairs)
@@ -203,7 +204,9 @@ def page(text: str, rows: list[dict[str, Any]]) -> str:
     """The page with its tables filled in: each stands between `<!-- NAME -->` and `<!-- end -->`."""
     for name in dict.fromkeys(arm.experiment for arm in ARMS.values()):
         lines = table(rows, name)
-        text = re.sub(f"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, t=lines: f"{m[1]}{t}\n{m[2]}", text, flags=re.S)
+        text = re.sub(
+            f"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, t=lines: f"{m[1]}{t}\n{m[2]}", text, flags=re.S
+        )
     return text
 
 
@@ -229,11 +232,16 @@ def estimate() -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = measured.parser(f"{__doc__}\n{estimate()}", RESULT)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM", help=", ".join(ARMS))
+    parser.add_argument(
+        "--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM", help=", ".join(ARMS)
+    )
     parser.add_argument("--jobs", type=int, default=1, help="seeds at a time")
-    parser.add_argument("--cache", type=Path, help="where bases and SFT adapters are kept; else they go when it is over")
+    parser.add_argument(
+        "--cache", type=Path, help="where bases and SFT adapters are kept; else they go when it is over"
+    )
     parser.add_argument("--page", action="store_true", help="write docs/reward_models.md from the last measurement")
     given, extra = parser.parse_known_args(argv)
+    extra = [override for override in extra if override != "--"]
     if given.page:
         PAGE.write_text(page(PAGE.read_text("utf-8"), measured.read(given.to)), "utf-8")
         return

@@ -210,7 +210,10 @@ def test_another_loss_is_another_stage_in_the_cache(plan):
 
 
 def test_the_first_rows_alone_are_learned_from_and_all_that_is_held_out_judges(plan):
-    every, few = plan(ranks(60), "reward_model.loss=pairwise"), plan(ranks(60), "reward_model.loss=pairwise", "reward_model.rows=7")
+    every, few = (
+        plan(ranks(60), "reward_model.loss=pairwise"),
+        plan(ranks(60), "reward_model.loss=pairwise", "reward_model.rows=7"),
+    )
     stage = few.stage("reward_model")
     assert few.rows(stage) == every.splits.pairs[:7]
     assert stage.rows == 7

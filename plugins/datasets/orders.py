@@ -14,7 +14,6 @@ from rlhf_lora.mini import orders, orders_rankings
 from rlhf_lora.records import Data, Demonstration, Pair, Prompt, Ranking
 from rlhf_lora.registry import dataset
 
-
 MOST_ANSWERS = 9
 """InstructGPT's labellers ranked 4 to 9 answers."""
 

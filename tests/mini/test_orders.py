@@ -165,7 +165,9 @@ def test_pairs_mostly_agree_with_gold_and_a_surer_annotator_agrees_more():
 def test_two_answers_are_the_pairs_that_they_always_were():
     """Locked: figures that are published stand on these rows."""
     data = small(demonstrations=50, prompts=60, seed=3).load()
-    text = json.dumps([[dataclasses.astuple(row) for row in rows] for rows in (data.demonstrations, data.pairs, data.prompts)])
+    text = json.dumps(
+        [[dataclasses.astuple(row) for row in rows] for rows in (data.demonstrations, data.pairs, data.prompts)]
+    )
     assert hashlib.sha256(text.encode()).hexdigest() == ROWS_OF_SEED_3
     assert data.rankings == ()
 
