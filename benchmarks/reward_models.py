@@ -122,12 +122,10 @@ def truth(run_dir: Path, summary: dict[str, Any]) -> dict[str, float]:
         raise RuntimeError(f"{len(pairs)} held-out pairs here, {summary['reward_model']['pairs']} in {run_dir}")
     gold = registry.build("reward", {"name": data.gold})
     chosen, rejected = (
-        [
-            score.value / config.dataset.tau
-            for score in gold.score([Sample(p.prompt.text, getattr(p, side)) for p in pairs])
-        ]
+        gold.score([Sample(p.prompt.text, getattr(p, side), columns=p.prompt.columns) for p in pairs])
         for side in ("chosen", "rejected")
     )
+    chosen, rejected = ([score.value / config.dataset.tau for score in scores] for scores in (chosen, rejected))
     best = accuracy(chosen, rejected, pairs)
     error = calibration(chosen, rejected, pairs)["calibration_error"]
     return {"accuracy": best["accuracy"], "accuracy_ci95": best["accuracy_ci95"], "calibration_error": error}
@@ -237,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--jobs", type=int, default=1, help="seeds at a time")
     parser.add_argument(
-        "--cache", type=Path, help="where bases and SFT adapters are kept; else they go when it is over"
+        "--cache", type=Path, help="keep bases and adapters here; an arm that is in it takes seconds and trains nothing"
     )
     parser.add_argument("--page", action="store_true", help="write docs/reward_models.md from the last measurement")
     given, extra = parser.parse_known_args(argv)

@@ -21,20 +21,30 @@ TOY = ("dataset.demonstrations=100", "dataset.prompts=100", "sft.epochs=1", "rew
 
 @pytest.mark.parametrize("arm", reward_models.ARMS)
 def test_every_arm_is_planned_as_it_says(arm, tiny_base, tmp_path):
-    """In small: a hundredth of the rows."""
+    """In small: a tenth of the rows."""
     experiment, overrides, answers = reward_models.ARMS[arm]
-    few = [re.sub(r"(reward_model.rows|dataset.pairs)=(\d+)00$", r"\1=\2", override) for override in overrides]
+    few = [re.sub(r"(reward_model.rows|dataset.pairs)=(\d+)0$", r"\1=\2", override) for override in overrides]
     plan = make_plan(
         compose(*reward_models.COMMON, *few, *TOY, f"model.path={tiny_base}", f"run_dir={tmp_path / 'run'}")
     )
     stage = plan.stage("reward_model")
     rows = plan.rows(stage)
     read = sum(len(row.completions) if stage.reads == "rankings" else 2 for row in rows)
-    assert read == pytest.approx(answers / 100, rel=0.25 if experiment == "rankings" else 0)
+    assert read == pytest.approx(answers / 10, rel=0.25 if experiment == "rankings" else 0)
     assert [s.name for s in plan.stages] == ["sft", "reward_model"]
     held_out = {pair.prompt.split_key for pair in plan.splits.final_pairs}
     assert held_out
     assert not held_out & {row.prompt.split_key for row in rows}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", ["16,000 labels", "hard labels of three times the pairs, tau 0.5"])
+def test_the_data_holds_as_many_rows_as_the_largest_arms_learn_from(arm, tiny_base, tmp_path):
+    """A plan is refused where there are fewer."""
+    for seed in reward_models.SEEDS:
+        overrides = (*reward_models.COMMON, *reward_models.ARMS[arm].overrides, f"seed={seed}")
+        plan = make_plan(compose(*overrides, f"model.path={tiny_base}", f"run_dir={tmp_path / 'run'}"))
+        assert len(plan.splits.final_pairs) > 4000
 
 
 def test_grouped_and_shuffled_arms_take_as_many_steps_of_as_many_comparisons():
