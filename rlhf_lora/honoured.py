@@ -96,7 +96,7 @@ def told(config: DictConfig) -> list[str]:
 
 def released(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A saved configuration for judging what it trained: held to no profile and no control, since nothing is trained."""
-    open_again = {"labels": "as_given", "loss": "auto"}  # other data may have other labels
+    open_again = {"labels": "as_given", "loss": "auto", "rows": None}  # other data may have other labels, and fewer
     as_given = {"reward_model": {**saved["reward_model"], **open_again}} if "reward_model" in saved else {}
     return {**saved, **dict.fromkeys(FIXING), **as_given}
 

@@ -105,6 +105,8 @@ class Plan:
     def rows(self, stage: StagePlan) -> Sequence[Any]:
         """What a stage learns from; labelled as `reward_model.labels` says, where somebody compared or rated answers."""
         rows = stage_rows(self.sources, stage.name, stage.reads)
+        if stage.name == "reward_model":
+            rows = reward_labels.first(rows, self.config.reward_model.rows)
         if stage.reads not in reward_labels.WANTS:
             return rows
         return controls.relabelled(rows, self.config.reward_model.labels, self.config.seed)
@@ -249,7 +251,8 @@ def _stages(
                 "tuning_pairs", "final_pairs", "tuning_ratings", "final_ratings", "tuning_labels", "final_labels",
             ),
         ]  # fmt: skip
-        reward_key += [add("reward_model", reads, "adapters/reward", len(getattr(splits, reads)), of)]
+        rows = len(reward_labels.first(getattr(splits, reads), config.reward_model.rows))
+        reward_key += [add("reward_model", reads, "adapters/reward", rows, of)]
     if "policy" in names:
         learns_from = getattr(built["optimizer"], "learns_from", None)
         reads = learns_from or "prompts"

@@ -46,6 +46,7 @@ def check_ranges(config: DictConfig) -> None:
         "evaluation.every": 1,
         "evaluation.show": 0, "hardware.logprob_chunk": 1, "hardware.micro_batch": 1, "hardware.rollout_batch": 1,
         "hardware.threads": 1, "seed": 0, "max_prompt_tokens": 1, "rollout.max_new_tokens": 1,
+        "reward_model.rows": 1,
     }  # fmt: skip
     for place, low in lowest.items():
         value = OmegaConf.select(config, place)
@@ -74,7 +75,8 @@ def check_ranges(config: DictConfig) -> None:
 
 
 def train_settings(node: Any, where: str, micro_batch: int) -> TrainSettings:
-    fields = {k: node[k] for k in ("epochs", "batch_size", "max_length", "schedule", "warmup", "max_grad_norm")}
+    names = ("epochs", "batch_size", "max_length", "schedule", "warmup", "max_grad_norm", "sort_by_length")
+    fields = {k: node[k] for k in names}
     rows = micro_batch_within(node.batch_size, micro_batch)
     try:
         adamw = AdamW.of(OmegaConf.to_container(node.adamw))  # type: ignore[arg-type]

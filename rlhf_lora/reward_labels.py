@@ -7,8 +7,12 @@ else is there (`regression`), answers called good or bad where there is nothing 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from omegaconf import DictConfig
 
+from rlhf_lora.errors import ConfigError
 from rlhf_lora.splits import Splits
 from rlhf_lora.train_settings import micro_batch_within
 
@@ -43,6 +47,20 @@ def may_read_labels(asked: str) -> bool:
     """Whether a reward model with this `reward_model.loss` learns from labels, if only where there is nothing else: then
     they have a share of the prompts of their own."""
     return asked in ("auto", "labels")
+
+
+def first(rows: Sequence[Any], most: int | None) -> Sequence[Any]:
+    """The first `most` rows, which is what `reward_model.rows` learns from; all of them where it is null.
+
+    Raises:
+        ConfigError: there are fewer. What was to be learned from so many labels would be learned from less.
+    """
+    if most is not None and most > len(rows):
+        raise ConfigError(
+            f"the reward model was to learn from {most:,} rows, and its split has {len(rows):,}",
+            where="reward_model.rows", fix="fewer, or more data, or a larger splits.reward_model",
+        )  # fmt: skip
+    return rows[:most]
 
 
 def answers_in_a_row(loss: str, splits: Splits) -> int:

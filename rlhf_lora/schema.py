@@ -68,6 +68,7 @@ class StageConfig:
     schedule: str = "cosine"
     warmup: float = 0.03
     max_grad_norm: float = 1.0
+    sort_by_length: bool = True
     adamw: AdamW = field(default_factory=AdamW)
     dataset: Any = None
 
@@ -76,6 +77,7 @@ class StageConfig:
 class RewardModelConfig(StageConfig):
     loss: str = "auto"
     labels: str = "as_given"
+    rows: int | None = None
 
 
 @dataclass

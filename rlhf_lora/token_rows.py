@@ -1,6 +1,7 @@
 """Tokenised rows of an off-policy stage, and the micro batches that are made of them.
 
-Batches hold rows of like length: less padding, and an order that follows from the seed alone.
+Batches hold rows of like length: less padding, and an order that follows from the seed alone. Rows of one prompt are of like
+length too, so that they meet in a batch more often than by chance; `sort_by_length=false` is a pure shuffle.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class Batches(Sampler[list[int]]):
     def __init__(self, lengths: Sequence[int], settings: TrainSettings, seed: int):
         self.lengths, self.seed, self.epoch = np.asarray(lengths), seed, 0
         self.rows, self.batch_size = settings.batch_size, settings.rows_at_a_time
+        self.by_length = settings.sort_by_length
         self.drop_last, self.sampler = False, None
 
     def set_epoch(self, epoch: int) -> None:
@@ -97,7 +99,8 @@ class Batches(Sampler[list[int]]):
         batches = []
         for start in range(0, full, self.rows * MEGABATCH):
             part = order[start : min(start + self.rows * MEGABATCH, full)]
-            part = part[np.argsort(-self.lengths[part], kind="stable")]
+            if self.by_length:
+                part = part[np.argsort(-self.lengths[part], kind="stable")]
             batches += list(part.reshape(-1, self.rows))
         batches = [batches[i] for i in draw.permutation(len(batches))]
         if full < len(order):

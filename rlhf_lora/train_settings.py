@@ -24,6 +24,7 @@ class TrainSettings:
         warmup: share of the steps over which it rises to the peak.
         max_grad_norm: gradients longer than this are scaled down to it.
         max_length: tokens of prompt and response; longer rows are not used, and counted.
+        sort_by_length: batches of rows of like length, for less padding. False: each epoch is one pure shuffle.
 
     Raises:
         ValueError: a setting out of its range.
@@ -40,6 +41,7 @@ class TrainSettings:
     eps: float = 1e-8
     max_grad_norm: float = 1.0
     max_length: int = 1024
+    sort_by_length: bool = True
 
     def __post_init__(self) -> None:
         AdamW(self.lr, self.betas[0], self.betas[1], self.eps, self.weight_decay)  # checks the ranges

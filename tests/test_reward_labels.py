@@ -238,6 +238,28 @@ def test_another_loss_is_another_stage_in_the_cache(plan):
     assert one.stage("reward_model").key != two.stage("reward_model").key
 
 
+def test_the_first_rows_alone_are_learned_from_and_all_that_is_held_out_judges(plan):
+    every, few = (
+        plan(ranks(60), "reward_model.loss=pairwise"),
+        plan(ranks(60), "reward_model.loss=pairwise", "reward_model.rows=7"),
+    )
+    stage = few.stage("reward_model")
+    assert few.rows(stage) == every.splits.pairs[:7]
+    assert stage.rows == 7
+    assert few.splits == every.splits  # held-out pairs, too
+    assert stage.key != every.stage("reward_model").key
+    turned = plan(ranks(60), "reward_model.loss=pairwise", "reward_model.rows=7", "reward_model.labels=flipped")
+    assert [pair.chosen for pair in turned.rows(turned.stage("reward_model"))] == [p.rejected for p in few.rows(stage)]
+    assert recompose(few.config, []).reward_model.rows is None  # other data may have fewer
+
+
+@pytest.mark.parametrize(("rows", "said"), [(0, "reward_model.rows is 0"), (10_000, "learn from 10,000 rows")])
+def test_more_rows_than_there_are_or_none_are_refused(plan, rows, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        plan(ranks(60), f"reward_model.rows={rows}")
+    assert caught.value.where == "reward_model.rows"
+
+
 def test_pairs_beside_rankings_that_are_in_none_are_told():
     ranking = Ranking(Prompt("p"), ("a", "b", "c"), (1.0, 2.0, 3.0))
     parts = replace(split(Data()), rankings=[ranking], pairs=[*ranking.pairs(), Pair(Prompt("q"), "x", "y")])

@@ -29,7 +29,9 @@ GOLDS: Mapping[str, tuple[str, Callable[[str, str], orders.Gold]]] = {
     "overall": ("helpdesk_gold", helpdesk.gated_gold),
 }
 """Criterion → the reward that is its truth, and that truth."""
-LABELS = ("hard", "soft", "margin")
+LABELS = ("hard", "soft", "margin", "votes")
+VOTERS = 3
+"""Annotators of `labels=votes`: odd, so that one of two replies has more votes."""
 MOST_PROMPTS = 20_000
 Allowed = Callable[[str], bool]
 """Group → whether its requests may be drawn."""
@@ -45,7 +47,8 @@ class Helpdesk:
     Attributes:
         criterion: what comparisons are by, and which gold is the truth: overall, helpful or harmless.
         labels: hard = who won; soft = P(won), sigmoid(gold gap / tau), in place of a vote; margin = who won, and the
-            annotator's rating from 3 (significantly better) to 0 (negligibly) as margin, as Llama 2's.
+            annotator's rating from 3 (significantly better) to 0 (negligibly) as margin, as Llama 2's; votes = the share of
+            three annotators, the first of them the one of `hard`, that the reply with more votes has: 2/3 or 1.
         demonstrations: rows of better but imperfect replies.
         pairs: compared replies.
         prompts: different prompts, 20,000 at most.
@@ -89,7 +92,7 @@ class Helpdesk:
         return fingerprint(self, __file__)
 
     def _pairs(self) -> list[Pair]:
-        rng, gold = stream(self, "pairs"), GOLDS[self.criterion][1]
+        rng, others, gold = stream(self, "pairs"), stream(self, "votes"), GOLDS[self.criterion][1]
         rows: list[Pair] = []
         while len(rows) < self.pairs:
             items = drawn(self, rng)
@@ -97,15 +100,20 @@ class Helpdesk:
             a, b = helpdesk_writers.compared(rng, items)
             gap = gold(prompt.text, a).value - gold(prompt.text, b).value
             if gap:
-                rows.append(self._pair(rng, prompt, a, b, gap))
+                rows.append(self._pair(rng, others, prompt, a, b, gap))
         return rows
 
-    def _pair(self, rng: random.Random, prompt: Prompt, a: str, b: str, gap: float) -> Pair:
+    def _pair(self, rng: random.Random, others: random.Random, prompt: Prompt, a: str, b: str, gap: float) -> Pair:
+        """`others`: the stream of further annotators, apart, so that every kind of label is of the same replies."""
         said = helpdesk_writers.annotated(rng, gap, self.tau)
         if self.labels == "soft":  # P itself, on the side that it speaks for
             first = gap > 0
             better = said.probability if first else 1.0 - said.probability
             return Pair(prompt, *((a, b) if first else (b, a)), label=better)
+        if self.labels == "votes":
+            more = [helpdesk_writers.annotated(others, gap, self.tau).first_wins for _ in range(VOTERS - 1)]
+            share = (said.first_wins + sum(more)) / VOTERS
+            return Pair(prompt, *((a, b) if share > 0.5 else (b, a)), label=max(share, 1.0 - share))
         margin = float(said.rating) if self.labels == "margin" else None
         return Pair(prompt, *((a, b) if said.first_wins else (b, a)), margin=margin)
 

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from rlhf_lora.errors import ConfigError
-from rlhf_lora.mini import orders
-from rlhf_lora.records import Data, Demonstration, Pair, Prompt
+from rlhf_lora.mini import orders, orders_rankings
+from rlhf_lora.records import Data, Demonstration, Pair, Prompt, Ranking
 from rlhf_lora.registry import dataset
+
+MOST_ANSWERS = 9
+"""InstructGPT's labellers ranked 4 to 9 answers."""
 
 
 @dataset("orders")
@@ -24,7 +27,9 @@ class Orders:
     Attributes:
         items: how many different things can be ordered, 4 to 24; more is harder for a tiny reward model.
         demonstrations: rows of better but imperfect replies.
-        pairs: compared replies.
+        pairs: compared replies; with `answers` above 2 as many rankings.
+        answers: to each prompt that are put in order, 2 to 9. 2 = pairs. More = rankings by the same annotator, Plackett-Luce
+            with scores gold / tau: any two of the replies stand as if they had been compared alone (`reward_model.loss=kwise`).
         prompts: different prompts; null = all 6 · items · (items - 1) · (items - 2).
         tau: noise of the annotator, P(A better) = sigmoid(gold difference / tau); small is sure, 1 errs on one in four.
         seed: of the generator; null = the run's.
@@ -37,11 +42,14 @@ class Orders:
     pairs: int = 30_000
     prompts: int | None = None
     tau: float = 0.5
+    answers: int = 2
     seed: int | None = None
 
     def __post_init__(self) -> None:
         if not 4 <= self.items <= len(orders.ITEMS):
             raise ConfigError(f"items is {self.items}", where="dataset.items", fix=f"give 4 to {len(orders.ITEMS)}")
+        if not 2 <= self.answers <= MOST_ANSWERS:
+            raise ConfigError(f"answers is {self.answers}", where="dataset.answers", fix=f"give 2 to {MOST_ANSWERS}")
         if self.tau <= 0:
             raise ConfigError(f"tau is {self.tau}", where="dataset.tau", fix="give a number above 0")
         for name in ("demonstrations", "pairs", "prompts"):
@@ -62,7 +70,8 @@ class Orders:
         every = orders.triples(self.items)
         return Data(
             demonstrations=self._demonstrations(every),
-            pairs=self._pairs(every),
+            pairs=self._pairs(every) if self.answers == 2 else (),
+            rankings=self._rankings(every) if self.answers > 2 else (),
             prompts=self._prompts(every),
             gold="orders_gold",
             format="orders (generated)",
@@ -70,7 +79,8 @@ class Orders:
 
     def fingerprint(self) -> str:
         settings = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        source = Path(orders.__file__).read_bytes() + Path(__file__).read_bytes()
+        files = (str(orders.__file__), str(orders_rankings.__file__), __file__)
+        source = b"".join(Path(file).read_bytes() for file in files)
         return hashlib.sha256(settings.encode() + b"\0" + source).hexdigest()
 
     def _stream(self, name: str) -> random.Random:
@@ -97,6 +107,18 @@ class Orders:
             if not orders.prefers(rng, *better, tau=self.tau):
                 a, b = b, a
             rows.append(Pair(prompt, chosen=a, rejected=b))
+        return rows
+
+    def _rankings(self, every: list[orders.Triple]) -> list[Ranking]:
+        rng = self._stream("rankings")
+        rows = []
+        for _ in range(self.pairs):
+            triple = rng.choice(every)
+            prompt = _prompt(triple, rng.randrange(len(orders.TEMPLATES)))
+            replies = orders_rankings.several(rng, triple, self.items, self.answers)
+            golds = [orders.gold(prompt.text, reply).value for reply in replies]
+            ranks = orders_rankings.ranked(rng, golds, self.tau)
+            rows.append(Ranking(prompt, tuple(replies), tuple(float(rank) for rank in ranks)))
         return rows
 
     def _prompts(self, every: list[orders.Triple]) -> list[Prompt]:

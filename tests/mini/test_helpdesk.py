@@ -306,11 +306,29 @@ def test_labels_may_be_soft_or_graded():
     assert [{p.chosen, p.rejected} for p in soft] == [{p.chosen, p.rejected} for p in hard]
 
 
+def test_three_votes_are_a_label_between_one_vote_and_the_probability():
+    hard, soft, votes = (small(pairs=3000, labels=name, tau=1.0).load().pairs for name in ("hard", "soft", "votes"))
+    assert {round(pair.label, 9) for pair in votes} == {round(2 / 3, 9), 1.0}
+    assert [{p.chosen, p.rejected} for p in votes] == [{p.chosen, p.rejected} for p in hard]
+
+    def first_of_the_alphabet(pair):
+        return pair.label if pair.chosen < pair.rejected else 1 - pair.label
+
+    # a share of votes misses P by nothing on average; one vote has three times the variance of the mean of three
+    truth, one, three = ([first_of_the_alphabet(pair) for pair in pairs] for pairs in (soft, hard, votes))
+    off = [sum((x - p) ** 2 for x, p in zip(xs, truth, strict=True)) for xs in (one, three)]
+    assert off[0] / off[1] == pytest.approx(3, rel=0.1)
+    assert sum(three) / len(three) == pytest.approx(sum(truth) / len(truth), abs=0.02)
+    # two or three of three are against the first voter as often as not in none
+    against = sum(v.chosen != h.chosen for v, h in zip(votes, hard, strict=True))
+    assert 0 < against < len(votes) * 0.3
+
+
 @pytest.mark.parametrize(
     ("settings", "where"),
     [
         ({"criterion": "harmles"}, "dataset.criterion"),
-        ({"labels": "votes"}, "dataset.labels"),
+        ({"labels": "vote"}, "dataset.labels"),
         ({"tau": 0.0}, "dataset.tau"),
         ({"pairs": -1}, "dataset.pairs"),
         ({"unsafe": 1.5}, "dataset.unsafe"),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
+import math
 import random
 import subprocess
 import sys
@@ -11,9 +15,10 @@ import pytest
 
 from rlhf_lora import registry
 from rlhf_lora.errors import ConfigError
-from rlhf_lora.mini import orders
+from rlhf_lora.mini import orders, orders_rankings
 from rlhf_lora.records import Sample
 
+ROWS_OF_SEED_3 = "7e3bec1b3e4a586a3dc0435e065e4e246ab8cffd9b93bd1d993698baf83acddf"
 PROMPT = "may i have tea soup and bread ? waiter:"
 
 
@@ -157,6 +162,38 @@ def test_pairs_mostly_agree_with_gold_and_a_surer_annotator_agrees_more():
     assert 0.72 < noisy < surer < sure == 1.0
 
 
+def test_two_answers_are_the_pairs_that_they_always_were():
+    """Locked: figures that are published stand on these rows."""
+    data = small(demonstrations=50, prompts=60, seed=3).load()
+    text = json.dumps(
+        [[dataclasses.astuple(row) for row in rows] for rows in (data.demonstrations, data.pairs, data.prompts)]
+    )
+    assert hashlib.sha256(text.encode()).hexdigest() == ROWS_OF_SEED_3
+    assert data.rankings == ()
+
+
+def test_more_answers_are_rankings_of_different_replies():
+    two, four = small().load(), small(answers=4).load()
+    assert (four.pairs, len(four.rankings)) == ((), 400)
+    assert (four.demonstrations, four.prompts) == (two.demonstrations, two.prompts)
+    for ranking in four.rankings:
+        assert sorted(ranking.ranks) == [1, 2, 3, 4]
+        assert len(ranking.pairs()) == 6  # so all four differ
+    assert small(answers=4).fingerprint() != small().fingerprint()
+
+
+def test_rankings_are_plackett_luce():
+    rng, golds, tau = random.Random(5), [1.0, 0.0, 0.5], 0.5
+    drawn = [tuple(orders_rankings.ranked(rng, golds, tau)) for _ in range(20_000)]
+    worth = [math.exp(gold / tau) for gold in golds]
+    # first A, then C of what is left; standard error 0.0035
+    expected = worth[0] / sum(worth) * worth[2] / (worth[1] + worth[2])
+    assert drawn.count((1, 3, 2)) / 20_000 == pytest.approx(expected, abs=0.014)
+    # any two of them are as if compared alone: sigmoid(0.5 / 0.5) = 0.7311
+    assert sum(ranks[0] < ranks[2] for ranks in drawn) / 20_000 == pytest.approx(0.7311, abs=0.013)
+    assert orders_rankings.ranked(rng, [3.0, 1.0, 5.0, 4.0], 1e-6) == [3, 4, 1, 2]
+
+
 @pytest.mark.slow
 def test_the_default_loads_in_seconds():
     began = time.process_time()
@@ -172,6 +209,8 @@ def test_the_default_loads_in_seconds():
         ({"items": 3}, "dataset.items"),
         ({"items": 25}, "dataset.items"),
         ({"tau": 0.0}, "dataset.tau"),
+        ({"answers": 1}, "dataset.answers"),
+        ({"answers": 10}, "dataset.answers"),
         ({"pairs": -1}, "dataset.pairs"),
         ({"items": 4, "prompts": 145}, "dataset.prompts"),  # 4 * 3 * 2 * 6 = 144
     ],
