@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import few
+from tiny import few, labels_model
 
 from rlhf_lora import doors, registry
 from rlhf_lora.config import compose
@@ -218,6 +218,7 @@ NEEDED = {
     ("reward", "mix"): ["reward.parts.a=length"],
     ("reward", "sequence_classifier"): ["reward.path=NAME"],
     ("reward", "regex"): ["reward.pattern=a"],
+    ("reward", "rule_model"): ["reward.path={model}", "+reward.rules.polite=be polite"],
     ("reward", "keywords"): ["reward.any=[a]"],
     ("reward", "markdown"): ["reward.all=[list]"],
     ("reward", "unit_tests"): ["reward.run_code=true", "reward.sandbox=none"],
@@ -230,8 +231,9 @@ def test_all_kinds_are_shipped():
 
 
 @pytest.mark.parametrize(("kind", "name"), few(SHIPPED, 6))
-def test_every_shipped_plugin_composes_builds_and_is_rebuilt_equal(kind, name):
-    config = compose(f"{kind}={name}", *NEEDED.get((kind, name), []))
+def test_every_shipped_plugin_composes_builds_and_is_rebuilt_equal(kind, name, tmp_path):
+    model = labels_model(tmp_path)
+    config = compose(f"{kind}={name}", *(given.format(model=model) for given in NEEDED.get((kind, name), [])))
     made = build(kind, config[kind])
     again = build(kind, to_config(made))
     assert again == made

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import jsonl
+from tiny import jsonl, labels_model
 
 from rlhf_lora import Data, Pair, Prompt, Sample, Score, Verdict, registry, reward, testing
 from rlhf_lora.errors import ContractError, PluginError
@@ -84,6 +84,8 @@ def test_built_in_plugins_keep_their_promises(kind, name, tmp_path):
         pairs = [{"prompt": f"please bring {i}", "chosen": "certainly tea", "rejected": f"no {i}"} for i in range(20)]
         file = jsonl(tmp_path / "train.jsonl", pairs)
         settings = {"path": str(file if name == "jsonl" else tmp_path)}
+    if name == "rule_model":
+        settings = {"path": str(labels_model(tmp_path / "model")), "rules": {"polite": "always be courteous"}}
     plugin = registry.build(kind, {"name": name, **settings})
     report = getattr(testing, f"check_{kind}")(plugin, raises=False, **({"samples": rows} if rows else {}))
     assert report.passed, str(report)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from rlhf_lora.plugins.rewards.rule_model import OpenRuleModel, RuleModel, about, combined
-from tiny import overrides
+from tiny import labels_model, overrides
 
 from rlhf_lora import cli
 from rlhf_lora.config import compose
@@ -40,10 +40,7 @@ class Fixed:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """What a model of labels leaves, without its weights."""
-    made = tmp_path / "run" / "adapters" / "reward"
-    made.mkdir(parents=True)
-    (made / "adapter_model.safetensors").touch()
-    (made / "reward.json").write_text(json.dumps({"gain": 1.0, "bias": 2.0, "logit_of": "good"}))
+    labels_model(tmp_path / "run" / "adapters" / "reward")
     return tmp_path / "run"
 
 
