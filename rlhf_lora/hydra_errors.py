@@ -73,7 +73,7 @@ def _no_dataset_chosen(told: _Told) -> ConfigError | None:
 
 def _no_mix_chosen(told: _Told) -> ConfigError | None:
     """A part of a mix, or its weight, where the reward is no mix."""
-    own = r"(?:parts|weights|combine|gate|clip|normalise|shadow|missing_part)\b"
+    own = r"(?:parts|weights|combine|disagreement|gate|clip|normalise|squash|shadow|missing_part)\b"
     asked = [o for o in told.overrides if re.match(rf"[+]*(reward@)?reward\.{own}", o)]
     if not asked or "reward=mix" in told.overrides or not re.search(rf"'(?:reward\.)?{own}[^']*'", told.message):
         return None

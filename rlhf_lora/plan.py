@@ -106,7 +106,7 @@ class Plan:
         """What a stage learns from; labelled as `reward_model.labels` says, where somebody compared or rated answers."""
         rows = stage_rows(self.sources, stage.name, stage.reads)
         if stage.name == "reward_model":
-            rows = reward_labels.first(rows, self.config.reward_model.rows)
+            rows = reward_labels.asked_for(rows, self.config.reward_model)
         if stage.reads not in reward_labels.WANTS:
             return rows
         return controls.relabelled(rows, self.config.reward_model.labels, self.config.seed)
@@ -251,7 +251,7 @@ def _stages(
                 "tuning_pairs", "final_pairs", "tuning_ratings", "final_ratings", "tuning_labels", "final_labels",
             ),
         ]  # fmt: skip
-        rows = len(reward_labels.first(getattr(splits, reads), config.reward_model.rows))
+        rows = len(reward_labels.asked_for(getattr(splits, reads), config.reward_model))
         reward_key += [add("reward_model", reads, "adapters/reward", rows, of)]
     if "policy" in names:
         learns_from = getattr(built["optimizer"], "learns_from", None)

@@ -31,7 +31,8 @@ def check_ranges(config: DictConfig) -> None:
     """Ranges of what no plugin checks for itself."""
     choices = {
         "resume": ("auto", "never"), "model.dtype": ("float32", "bfloat16"), "model.template": ("auto", "chat", "plain"),
-        "reward_model.labels": LABELS, "reward_model.loss": LOSSES, "scoring.on_error": ("stop", "missing"),
+        "reward_model.labels": LABELS, "reward_model.loss": LOSSES,
+        "reward_model.half": (None, "first", "second"), "scoring.on_error": ("stop", "missing"),
         "scoring.process": ("auto", "never"), "scoring.missing": ("drop", "group_mean", "stop"),
         "evaluation.split": ("final", "tuning"), "evaluation.keep": ("last", "best"), "evaluation.metric": KEPT_BY,
     }  # fmt: skip
@@ -39,7 +40,9 @@ def check_ranges(config: DictConfig) -> None:
         value = OmegaConf.select(config, place)
         if value not in allowed:
             raise ConfigError(
-                f"{place} is '{value}'{did_you_mean(str(value), allowed)}", where=place, fix=" or ".join(allowed)
+                f"{place} is '{value}'{did_you_mean(str(value), filter(None, allowed))}",
+                where=place,
+                fix=" or ".join(name or "null" for name in allowed),
             )
     lowest = {
         "adapter.r": 1, "adapter.alpha": 1, "checkpoint_every": 1, "samples_every": 1, "evaluation.prompts": 1,

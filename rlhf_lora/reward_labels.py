@@ -13,12 +13,15 @@ from typing import Any
 from omegaconf import DictConfig
 
 from rlhf_lora.errors import ConfigError
-from rlhf_lora.splits import Splits
+from rlhf_lora.records import prompt_of
+from rlhf_lora.splits import Splits, bucket
 from rlhf_lora.train_settings import micro_batch_within
 
 READS = {"pairwise": "pairs", "kwise": "rankings", "best_of_n": "choices", "regression": "ratings", "labels": "labels"}
 """Loss → the list of `Splits` that it learns from."""
 LOSSES = ("auto", *READS)
+HALVES = "rlhf_lora half\n"
+"""Salt of the halves: by that of the splits, the prompts of one split all fall into few buckets."""
 
 LISTS = {"choices": "rankings"}
 """Where a list is part of another one, that one: it is what the data holds."""
@@ -49,12 +52,19 @@ def may_read_labels(asked: str) -> bool:
     return asked in ("auto", "labels")
 
 
-def first(rows: Sequence[Any], most: int | None) -> Sequence[Any]:
-    """The first `most` rows, which is what `reward_model.rows` learns from; all of them where it is null.
+def asked_for(rows: Sequence[Any], settings: DictConfig) -> Sequence[Any]:
+    """Of the rows that a reward model may learn from, those that `reward_model.half` and `reward_model.rows` name.
+
+    A half has half of the prompts, by their hash: two reward models that have seen nothing of each other's. The policy is
+    trained against one and watched by the other: what both say is learned, what the first alone says is exploited
+    (Bai et al. 2022, the robustness experiments). `rows` takes the first so many.
 
     Raises:
-        ConfigError: there are fewer. What was to be learned from so many labels would be learned from less.
+        ConfigError: there are fewer than `rows`. What was to be learned from so many labels would be learned from less.
     """
+    if settings.half is not None:
+        rows = [row for row in rows if (bucket(prompt_of(row).split_key, HALVES) < 50) == (settings.half == "first")]
+    most = settings.rows
     if most is not None and most > len(rows):
         raise ConfigError(
             f"the reward model was to learn from {most:,} rows, and its split has {len(rows):,}",

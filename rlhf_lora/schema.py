@@ -78,6 +78,7 @@ class RewardModelConfig(StageConfig):
     loss: str = "auto"
     labels: str = "as_given"
     rows: int | None = None
+    half: str | None = None
 
 
 @dataclass

@@ -40,9 +40,9 @@ SALT = "rlhf_lora split\n"
 of such a file empty. With a salt the two cuts are independent."""
 
 
-def bucket(key: str) -> int:
+def bucket(key: str, salt: str = SALT) -> int:
     """0 to 99: where a prompt falls, the same on every machine."""
-    digest = hashlib.sha256((SALT + key).encode("utf-8", "surrogatepass")).hexdigest()
+    digest = hashlib.sha256((salt + key).encode("utf-8", "surrogatepass")).hexdigest()
     return int(digest[:8], 16) % 100
 
 

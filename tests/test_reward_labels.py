@@ -253,6 +253,23 @@ def test_the_first_rows_alone_are_learned_from_and_all_that_is_held_out_judges(p
     assert recompose(few.config, []).reward_model.rows is None  # other data may have fewer
 
 
+def test_two_halves_share_no_prompt_and_are_all_there_is(plan):
+    every = plan(ranks(60), "reward_model.loss=pairwise")
+    halves = [
+        plan(ranks(60), "reward_model.loss=pairwise", f"reward_model.half={half}") for half in ("first", "second")
+    ]
+    rows = [made.rows(made.stage("reward_model")) for made in halves]
+    prompts = [{row.prompt.text for row in half} for half in rows]
+    assert not prompts[0] & prompts[1]
+    assert {*map(repr, rows[0]), *map(repr, rows[1])} == set(map(repr, every.splits.pairs))
+    assert all(0.2 < len(half) / len(every.splits.pairs) < 0.8 for half in rows)
+    assert [made.stage("reward_model").rows for made in halves] == [len(half) for half in rows]
+    assert len({made.stage("reward_model").key for made in (every, *halves)}) == 3
+    assert halves[0].splits == every.splits  # judged on the same
+    with pytest.raises(ConfigError, match="did you mean 'first'"):
+        plan(ranks(60), "reward_model.half=frist")
+
+
 @pytest.mark.parametrize(("rows", "said"), [(0, "reward_model.rows is 0"), (10_000, "learn from 10,000 rows")])
 def test_more_rows_than_there_are_or_none_are_refused(plan, rows, said):
     with pytest.raises(ConfigError, match=said) as caught:

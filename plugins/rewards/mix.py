@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
@@ -21,18 +22,20 @@ from .mix_parts import Gate, built_parts, read_clips, read_weights, refuse_unkno
 if TYPE_CHECKING:
     from .mix_open import OpenMix
 
-COMBINE = ("sum", "product", "gate")
+COMBINE = ("sum", "mean", "min", "product", "gate")
 CHOICES = {"combine": COMBINE, "missing_part": ("none", "skip")}
 
 
 @reward("mix")
 class Mix:
-    """Several rewards as one: a weighted sum, a product, or Llama 2's safety gate; and rewards that are only watched.
+    """Several rewards as one: a sum, a mean, the lowest, a product, or Llama 2's gate; and rewards that are only watched.
 
     Attributes:
         parts: name → reward with its settings: `+reward@reward.parts.a=length reward.parts.a.target=7`; null = taken out.
         weights: name → weight, 1 where none is given; negative = a penalty.
-        combine: `sum` = Σ w·x; `product` = Π x^w of parts in [0, 1]; `gate` = Touvron et al. 2023, section 3.4.1.
+        combine: `sum` = Σ w·x; `mean` = Σ w·x / Σ w less `disagreement`; `min` = the lowest part; `product` = Π x^w of parts in
+            [0, 1]; `gate` = Touvron et al. 2023, section 3.4.1.
+        disagreement: λ of mean − λ · variance over the parts, for ensembles; of `mean` alone.
         gate: which parts the gate is made of.
         clip: name → [lowest, highest], in the part's own unit; before it is normalised.
         normalise: name → `reference` = mean 0 and deviation 1 on samples of the reference; `none`.
@@ -44,6 +47,7 @@ class Mix:
     parts: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, float | None] = field(default_factory=dict)
     combine: str = "sum"
+    disagreement: float = 0.0
     gate: Gate = Gate()
     clip: dict[str, Any] = field(default_factory=dict)
     normalise: dict[str, str | None] = field(default_factory=dict)
@@ -134,10 +138,14 @@ class Mix:
             value = (
                 f"gate: {safety} ({plugin[safety]}) below {self.gate.threshold:g}, else {helpful} ({plugin[helpful]})"
             )
+        elif self.combine == "min":
+            value = f"the lowest of {', '.join(f'{name} ({plugin[name]})' for name in self.counted)}"
         elif self.combine == "product":
             value = " · ".join(f"{name} ({plugin[name]})^{weights[name]:g}" for name in self.counted)
         else:
             value = " + ".join(f"{weights[name]:g} · {name} ({plugin[name]})" for name in self.counted)
+            if self.combine == "mean":
+                value = f"mean of {value}" + (f" − {self.disagreement:g} · variance" if self.disagreement else "")
         return ", ".join([value, *(f"shadow {name} ({plugin[name]})" for name in self.shadow)])
 
     # --- at work ------------------------------------------------------------------------------------------------------
@@ -194,6 +202,15 @@ class Mix:
 
     def _check_combination(self) -> None:
         """What each way of combining takes, and nothing that it would pass over."""
+        if not (math.isfinite(self.disagreement) and self.disagreement >= 0):
+            raise ConfigError(
+                f"disagreement is {self.disagreement:g}", where="reward.disagreement", fix="a number from 0 on"
+            )
+        if self.disagreement and self.combine != "mean":
+            raise ConfigError(
+                f"what the parts disagree is taken off a mean, and combine={self.combine}", where="reward.disagreement",
+                fix="reward.combine=mean, or reward.disagreement=0",
+            )  # fmt: skip
         if self.missing_part == "skip" and self.combine != "sum":
             raise ConfigError(
                 f"only a sum can do without a part, and combine={self.combine}", where="reward.missing_part=skip",
@@ -212,11 +229,17 @@ class Mix:
             raise ConfigError(
                 "every weight is 0: the reward would be constant", where="reward.weights", fix="weigh one"
             )
-        below = [name for name, weight in weights.items() if weight < 0 and self.combine == "product"]
+        below = [name for name, weight in weights.items() if weight < 0 and self.combine in ("mean", "product")]
         if below:
+            what = "in a product it is an exponent" if self.combine == "product" else "in a mean it is a share"
             raise ConfigError(
-                f"the weight of part '{below[0]}' is {weights[below[0]]:g}: in a product it is an exponent, from 0 on",
+                f"the weight of part '{below[0]}' is {weights[below[0]]:g}: {what}, from 0 on",
                 where=f"reward.weights.{below[0]}", fix="a weight from 0 on, or reward.combine=sum",
+            )  # fmt: skip
+        if self.combine == "min" and (weighed := [name for name, weight in weights.items() if weight != 1]):
+            raise ConfigError(
+                "the lowest of the parts weighs nothing", where=f"reward.weights.{weighed[0]}",
+                fix=f"leave it out; reward.shadow=[{weighed[0]}] watches a part without its counting",
             )  # fmt: skip
 
     def _check_gate(self) -> None:

@@ -32,6 +32,14 @@ def weighted_sum(values: Mapping[str, float], weights: Mapping[str, float]) -> f
     return total * sum(map(abs, weights.values())) / present
 
 
+def uncertain(values: Mapping[str, float], weights: Mapping[str, float], disagreement: float) -> float:
+    """Mean − λ · variance over the parts, both weighed by w / Σw: an ensemble that trusts itself less where its members
+    disagree (Coste et al. 2024, "UWO"; λ = `disagreement`; the variance is the population's). λ = 0 is the mean alone."""
+    total = sum(weights[name] for name in values)
+    mean = sum(weights[name] * value for name, value in values.items()) / total
+    return mean - disagreement * sum(weights[name] * (value - mean) ** 2 for name, value in values.items()) / total
+
+
 def product(values: Mapping[str, float], weights: Mapping[str, float]) -> float:
     """Π x^w of parts in [0, 1]: near 0 as soon as one of them is, whatever the others say.
 

@@ -14,7 +14,7 @@ from rlhf_lora.errors import ContractError, DataError, Interrupted, Stopped
 from rlhf_lora.records import Missing, Sample, Score
 from rlhf_lora.scores import columns_of
 
-from .mix_combine import logit, product, safety_decides, sigmoid, weighted_sum
+from .mix_combine import logit, product, safety_decides, sigmoid, uncertain, weighted_sum
 from .mix_scores import PartScorer, clipped, is_true, notes_of, probability_of, reported, whiten_scores, with_columns
 
 if TYPE_CHECKING:
@@ -117,7 +117,13 @@ class OpenMix:
         mix, weights = self.mix, self.mix.all_weights
         if mix.combine == "gate":
             return self._through_gate(sample, values)
-        if mix.combine == "product":
+        if mix.combine == "min":
+            return min(values.values()), {}
+        if mix.combine == "mean":
+            total = sum(weights.values())
+            value = uncertain(values, weights, mix.disagreement)
+            each = {name: x * weights[name] / total for name, x in values.items()}
+        elif mix.combine == "product":
             value, each = product(values, weights), {name: x ** weights[name] for name, x in values.items()}
         else:
             value, each = weighted_sum(values, weights), {name: x * weights[name] for name, x in values.items()}

@@ -77,6 +77,39 @@ def test_a_product_is_of_powers():
     assert score.parts == {"a": 0.25, "b": 0.5, "a/weighted": 0.5, "b/weighted": 0.25}
 
 
+def test_a_mean_is_weighed_and_less_where_its_parts_disagree():
+    assert values(mix(combine="mean", weights={"a": 3}), a=[1, 5], b=[3, 5]) == [1.5, 5.0]
+    # mean 1.5, variance (3·0.5² + 1·1.5²) / 4 = 0.75: 1.5 − 2·0.75 = 0; where they agree nothing is taken off
+    made = mix(combine="mean", weights={"a": 3}, disagreement=2.0)
+    assert values(made, a=[1, 5], b=[3, 5]) == [0.0, 5.0]
+    (score,) = made.score(samples(a=[1], b=[3]))
+    assert score.parts == {"a": 1.0, "b": 3.0, "a/weighted": 0.75, "b/weighted": 0.75}
+    assert made.in_words() == "mean of 3 · a (told) + 1 · b (told) − 2 · variance"
+
+
+def test_the_lowest_part_stands_for_all_and_a_missing_one_for_none():
+    made = mix(combine="min")
+    assert values(made, a=[1, 5, "abstain"], b=[3, -2, 9]) == [1.0, -2.0, None]
+    assert made.in_words() == "the lowest of a (told), b (told)"
+
+
+@pytest.mark.parametrize(
+    ("settings", "where"),
+    [
+        ({"combine": "min", "weights": {"a": 2}}, "reward.weights.a"),
+        ({"combine": "mean", "weights": {"b": -1}}, "reward.weights.b"),
+        ({"combine": "mean", "disagreement": -0.1}, "reward.disagreement"),
+        ({"combine": "mean", "disagreement": math.inf}, "reward.disagreement"),
+        ({"combine": "min", "disagreement": 0.1}, "reward.disagreement"),
+        ({"combine": "min", "missing_part": "skip"}, "reward.missing_part=skip"),
+    ],
+)
+def test_what_an_ensemble_would_pass_over_is_refused(settings, where):
+    with pytest.raises(ConfigError) as caught:
+        mix(**settings)
+    assert caught.value.where == where
+
+
 @pytest.mark.parametrize("outside", [1.5, -0.1])
 def test_a_product_has_no_value_where_a_part_is_outside_its_range(outside):
     score, other = mix(combine="product").score(samples(a=[outside, 1], b=[0.5, 0.5]))
