@@ -12,28 +12,37 @@ from typing import Any
 
 from rlhf_lora.errors import ContractError
 from rlhf_lora.records import Prompt, Sample, Score, Verdict, named_seed
-from rlhf_lora.scores import win_probability
+from rlhf_lora.reward_calls import within
+from rlhf_lora.scores import awaited, win_probability
 
 
 class Against:
     """Scores in [0, 1] from `compare(pairs) -> verdicts`: P(A is better), ½ for a tie, none where it could not be read.
 
     Args:
-        source: an opened reward with `compare`. engine: samples the reference's answers on the backbone.
+        source: an opened reward with `compare`, plain or async. engine: samples the reference's answers on the backbone.
+        deadline: seconds that one call of `compare` may take; None = as long as it likes. Not held against a source that is
+            itself `on_device`.
     """
 
     on_device = True
     whole_batch = True
     columns = ()
 
-    def __init__(self, source: Any, backbone: Any, engine: Any, seed: int, name: str):
+    def __init__(self, source: Any, backbone: Any, engine: Any, seed: int, name: str, deadline: float | None = None):
         self.source, self.backbone, self.engine, self.seed, self.name = source, backbone, engine, seed, name
+        self.deadline = None if getattr(source, "on_device", False) else deadline
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         if not samples:
             return []
         answers = self._answers(samples)
-        verdicts = self.source.compare([(sample, answers[_key(sample)]) for sample in samples])
+        pairs = [(sample, answers[_key(sample)]) for sample in samples]
+        verdicts = (
+            self._compared(pairs)
+            if self.deadline is None
+            else within(self.deadline, lambda: self._compared(pairs), self.name)
+        )
         if not hasattr(verdicts, "__len__") or len(verdicts) != len(samples):
             found = len(verdicts) if hasattr(verdicts, "__len__") else type(verdicts).__name__
             raise ContractError(f"reward '{self.name}' gave {found} verdicts for {len(samples)} pairs")
@@ -41,6 +50,9 @@ class Against:
             if not isinstance(verdict, Verdict):
                 raise ContractError(f"reward '{self.name}' gave {verdict!r} for pair {i}; wanted a Verdict")
         return [win_probability(verdict) for verdict in verdicts]
+
+    def _compared(self, pairs: Sequence[tuple[Sample, Sample]]) -> Any:
+        return awaited(self.source.compare(pairs))
 
     def close(self) -> None:
         close = getattr(self.source, "close", None)

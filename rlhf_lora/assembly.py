@@ -132,7 +132,7 @@ class Assembly:
         """A reward and what `open` made of it, held to the contract as `scoring` says; so are those inside a mix."""
         how, worker = self.plan.config.scoring, None
         if not callable(getattr(source, "score", None)):
-            source = Against(source, ctx.backbone, opened(self.plan.rollout, ctx), ctx.seed, name)
+            source = Against(source, ctx.backbone, opened(self.plan.rollout, ctx), ctx.seed, name, how.deadline)
         if callable(score_with := getattr(source, "score_with", None)):
             score_with(lambda part, of_it: self.held(ctx, part, of_it, registry.to_config(part)["name"]))
         if how.process == "auto":

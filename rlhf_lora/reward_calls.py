@@ -18,16 +18,17 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from rlhf_lora import doors, registry
 from rlhf_lora.errors import ContractError
 from rlhf_lora.records import Sample, Score
 from rlhf_lora.scores import check_scores, given_by, score_of_plain
 
+T = TypeVar("T")
 Columns = Mapping[str, Sequence[Any]]
 SHOWN_LINES = 200
 """Lines of a worker's own output that are passed on; more is left out, and said so once."""
@@ -60,7 +61,7 @@ def ask(source: Any, samples: Sequence[Sample], columns: Columns, name: str) -> 
     ]
     try:
         given = given_by(source, copies, copy.deepcopy(dict(columns)))
-    except ContractError:
+    except (ContractError, Failed):
         raise
     except (Exception, SystemExit) as error:
         raise Failed(f"raised {type(error).__name__}: {error}{_place(error)}") from error
@@ -71,6 +72,30 @@ def _place(error: BaseException) -> str:
     """` (my_reward.py, line 7)`: the deepest frame that is not the kit's own."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent != Path(__file__).parent]
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+
+
+def within(deadline: float, ask_it: Callable[[], T], name: str) -> T:
+    """What `ask_it` gives or raises, in a thread that is given up after `deadline` seconds.
+
+    Raises:
+        Failed: it did not come back. It hangs on in its thread, so it is not asked again.
+    """
+    came: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue()
+
+    def work() -> None:
+        try:
+            came.put((ask_it(), None))
+        except BaseException as error:
+            came.put((None, error))
+
+    threading.Thread(target=work, daemon=True, name=f"reward {name}").start()
+    try:
+        given, error = came.get(timeout=deadline)
+    except queue.Empty:
+        raise Failed(_too_long(deadline), hangs=True, usable=False) from None
+    if error is not None:
+        raise error
+    return cast(T, given)
 
 
 class Direct:
@@ -96,22 +121,7 @@ class WithDeadline(Direct):
         self.deadline = deadline
 
     def __call__(self, samples: Sequence[Sample], columns: Columns) -> list[Score]:
-        came: queue.Queue[Any] = queue.Queue()
-
-        def work() -> None:
-            try:
-                came.put(ask(self.source, samples, columns, self.name))
-            except BaseException as error:
-                came.put(error)
-
-        threading.Thread(target=work, daemon=True, name=f"reward {self.name}").start()
-        try:
-            given = came.get(timeout=self.deadline)
-        except queue.Empty:
-            raise Failed(_too_long(self.deadline), hangs=True, usable=False) from None
-        if isinstance(given, BaseException):
-            raise given
-        return list(given)
+        return within(self.deadline, lambda: ask(self.source, samples, columns, self.name), self.name)
 
 
 class Worker:

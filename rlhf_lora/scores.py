@@ -42,17 +42,25 @@ def values_of(names: Sequence[str], samples: Sequence[Sample], source: str) -> d
 
 def given_by(source: Any, samples: Sequence[Sample], columns: Mapping[str, Sequence[Any]]) -> Any:
     """What `score` returns, whatever it is; of a coroutine, what it returns when it has run."""
-    given = source.score(samples, **columns)
+    return awaited(source.score(samples, **columns))
+
+
+def awaited(given: Any) -> Any:
+    """What a plain or an async method returned: of a coroutine, what it returns when it has run."""
     if not inspect.isawaitable(given):
         return given
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
 
-    async def awaited() -> Any:
+    async def run() -> Any:
         return await given
 
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(run())
     with ThreadPoolExecutor(1) as thread:  # a notebook has a loop of its own in this one
-        return thread.submit(asyncio.run, awaited()).result()
+        return thread.submit(asyncio.run, run()).result()
 
 
 def check_scores(scores: Sequence[Any], count: int, source: str) -> list[Any]:

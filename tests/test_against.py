@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from rlhf_lora.against import Against
 from rlhf_lora.errors import ContractError
 from rlhf_lora.records import Prompt, Sample, Verdict
 from rlhf_lora.run_folder import RunFolder
+from rlhf_lora.stages.scoring import Scorer
 
 SHORTER = """
 from rlhf_lora import reward
@@ -33,6 +36,23 @@ class Engine:
         assert (n, role) == (1, "reference")
         self.asked.append(([prompt.text for prompt in prompts], seed))
         return [Sample(prompt.text, f"reference to {prompt.text}") for prompt in prompts]
+
+
+class Slow:
+    """Asynchronous, and it hangs at one prompt."""
+
+    async def compare(self, pairs: Sequence[tuple[Sample, Sample]]) -> list[Verdict]:
+        await asyncio.sleep(60 if any(a.prompt == "hang" for a, _ in pairs) else 0)
+        return [Verdict("A", 0.75) for _ in pairs]
+
+
+def test_a_comparison_may_be_async_and_has_a_deadline():
+    asked = Scorer(Against(Slow(), None, Engine(), 3, "slow", deadline=0.3), "slow", on_device=True)
+    assert [score.value for score in asked(SAMPLES)] == [0.75] * 3
+    began = time.monotonic()
+    with pytest.raises(ContractError, match=r"the reward 'slow' gave no answer within 0\.3 s"):
+        asked([*SAMPLES, Sample("hang", "x")])
+    assert time.monotonic() - began < 5
 
 
 class Source:

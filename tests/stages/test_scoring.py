@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -217,6 +219,24 @@ def test_a_reward_that_is_opened_stays_here(tmp_path):
     doors.load_file(file)
     assert in_worker(build("reward", {"name": "theirs"}), "theirs", None, {}) is None
     assert in_worker(build("reward", {"name": "length"}), "length", None, {}) is None
+
+
+ASYNC_AND_HANGING = """
+import asyncio
+from rlhf_lora.records import Sample
+from rlhf_lora.stages.scoring import Scorer
+
+class Hangs:
+    async def score(self, samples):
+        await asyncio.sleep(60)
+
+Scorer(Hangs(), "hangs", deadline=0.2)([Sample("p", "t")])
+"""
+
+
+def test_an_async_reward_that_hangs_does_not_keep_the_process_from_ending():
+    done = subprocess.run([sys.executable, "-c", ASYNC_AND_HANGING], capture_output=True, text=True, timeout=30)
+    assert "ContractError: the reward 'hangs' gave no answer within 0.2 s" in done.stderr
 
 
 # --- while the rollout goes on ----------------------------------------------------------------------------------------
