@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from omegaconf import DictConfig
+
 from rlhf_lora import config, registry
 from rlhf_lora.errors import ConfigError, PluginError
 from rlhf_lora.plugin_verbs import rows
@@ -27,8 +29,8 @@ def tryout(words: Sequence[str], options: Mapping[str, str], as_json: bool) -> i
     if "--data" in options and "--run" in options:
         raise ConfigError("both --data and --run are given", where="plugins try", fix="one of them")
     count = _count(options.get("-n"))
-    name, reward = built(words)
-    scorer = scorer_of(name, reward)
+    scorer = scorer_of(composed(words))
+    name = scorer.name
     if "--run" in options:
         from rlhf_lora.plugin_verbs.replay import replay
 
@@ -46,8 +48,8 @@ def tryout(words: Sequence[str], options: Mapping[str, str], as_json: bool) -> i
     return 0
 
 
-def built(words: Sequence[str]) -> tuple[str, Any]:
-    """Name and object of the reward that overrides describe. A file's own reward needs no `reward=` when there is one only.
+def composed(words: Sequence[str]) -> DictConfig:
+    """The configuration that overrides describe, with a reward in it. A file with one reward needs no `reward=`.
 
     Raises:
         UserError: overrides that cannot be composed, or no reward is named.
@@ -63,8 +65,7 @@ def built(words: Sequence[str]) -> tuple[str, Any]:
         )  # fmt: skip
     if not any(word.partition("=")[0] in ("reward", "+reward") for word in overrides):
         overrides.append(f"reward={_only_reward(config.plugin_files(overrides))}")
-    node = config.compose(*overrides).reward
-    return str(node.name), registry.build("reward", node)
+    return config.compose(*overrides)
 
 
 def _only_reward(files: Sequence[str]) -> str:
@@ -84,14 +85,15 @@ def _only_reward(files: Sequence[str]) -> str:
     return found[0]
 
 
-def scorer_of(name: str, reward: Any) -> Scorer:
-    """The reward opened where there is no model.
+def scorer_of(given: DictConfig) -> Scorer:
+    """The reward opened where there is no model, with the deadline that a run would hold it to.
 
     Raises:
         PluginError: it needs one.
     """
+    name, reward = str(given.reward.name), registry.build("reward", given.reward)
     try:
-        return Scorer(open_without_model(reward), name)
+        return Scorer(open_without_model(reward), name, deadline=given.scoring.deadline)
     except NeedsModel as reason:
         raise PluginError(
             f"the reward '{name}' needs a model ({reason}), and this command loads none", where=f"reward={name}",

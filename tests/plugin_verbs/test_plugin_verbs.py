@@ -348,3 +348,11 @@ def test_a_strangers_package_is_found_through_its_entry_point(tmp_path):
         "-m", "rlhf_lora", "plugins", "try", "reward=brevity_words", "reward.target=2", "--json"
     )
     assert "passed" in run("-m", "pytest", "-q", "-p", "no:cacheprovider", str(source / "tests"))
+
+
+def test_try_gives_up_a_reward_that_hangs(capsys):
+    Path("stuck.py").write_text(
+        "import time\nfrom rlhf_lora import reward\n@reward('stuck')\ndef stuck(samples): time.sleep(60)\n"
+    )
+    _, err = said(capsys, "try", "stuck.py", "scoring.deadline=0.5", status=3)
+    assert "the reward 'stuck' gave no answer within 0.5 s" in err
