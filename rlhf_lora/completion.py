@@ -19,7 +19,7 @@ OVERRIDES = ("train", "plan", "evaluate", "verify")
 """Verbs that take overrides."""
 PLUGIN_VERBS = ("new", "check", "try")
 CHOICES = {
-    "resume": ("auto", "never"),
+    "resume": ("auto", "never", "mended"),
     "stages": ("[sft]", "[sft,reward_model]", "[sft,reward_model,policy]"),
     "hardware.device": ("auto", "cpu", "cuda"),
     "model.template": ("auto", "chat", "plain"),

@@ -30,7 +30,7 @@ KEPT_BY = tuple(f"{part}.{name}" for part in ("policy", "gold") for name in ("wi
 def check_ranges(config: DictConfig) -> None:
     """Ranges of what no plugin checks for itself."""
     choices = {
-        "resume": ("auto", "never"), "model.dtype": ("float32", "bfloat16"), "model.template": ("auto", "chat", "plain"),
+        "resume": ("auto", "never", "mended"), "model.dtype": ("float32", "bfloat16"), "model.template": ("auto", "chat", "plain"),
         "reward_model.labels": LABELS, "reward_model.loss": LOSSES,
         "reward_model.half": (None, "first", "second"), "scoring.on_error": ("stop", "missing"),
         "scoring.process": ("auto", "never"), "scoring.missing": ("drop", "group_mean", "stop"),

@@ -67,7 +67,7 @@ class RunFolder:
             )
         for name in ("samples", "checkpoints", "adapters"):
             (folder.path / name).mkdir(parents=True, exist_ok=True)
-        write_text(folder.path / "versions.json", _json(plain(versions)))
+        folder.save_versions(versions)
         write_text(folder.path / "config.yaml", _yaml(plain(config, keep_none=True)))
         return folder
 
@@ -142,6 +142,9 @@ class RunFolder:
     @property
     def versions(self) -> dict[str, Any]:
         return _read_json(self.path / "versions.json")
+
+    def save_versions(self, versions: Mapping[str, Any]) -> None:
+        write_text(self.path / "versions.json", _json(plain(versions)))
 
     # --- metrics ------------------------------------------------------------------------------------------------------
 

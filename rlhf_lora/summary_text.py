@@ -8,12 +8,18 @@ from typing import Any
 from rlhf_lora.controls import must_give
 
 
+def mended(summary: Mapping[str, Any]) -> list[str]:
+    """Plugin files that were edited while the run was stopped: its figures are of both."""
+    return [f"{one['what']} was another file up to update {one['after_update']}" for one in summary.get("mended", ())]
+
+
 def lines(summary: Mapping[str, Any]) -> list[str]:
     """What the run learned; what does not apply has no line."""
     own = f"reward={summary.get('reward')}"
     found = []
     if "control" in summary:
         found.append(f"control={summary['control']}: {must_give(summary['control'])}")
+    found += mended(summary)
     for name, what in (("gold", "gold"), ("policy", own), ("judge", "judge")):
         if "win_rate_vs_reference" in (part := summary.get(name, {})):
             found.append(_against_reference(part, f"judge={part['name']}" if name == "judge" else what))

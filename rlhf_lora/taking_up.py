@@ -23,7 +23,7 @@ def claim(plan: Plan) -> tuple[RunFolder, bool]:
     """The run folder of a plan, and whether the run was finished before. An unfinished one is claimed for writing.
 
     Raises:
-        ConfigError: it holds a run with other settings, or resume=never refuses it.
+        ConfigError: it holds a run with other settings or inputs, or resume=never refuses it.
     """
     config = OmegaConf.to_container(plan.config)
     assert isinstance(config, dict)
@@ -44,13 +44,32 @@ def claim(plan: Plan) -> tuple[RunFolder, bool]:
         )  # fmt: skip
     began = folder.versions.get("inputs", {})
     changed = [name for name in {**began, **plan.inputs} if began.get(name) != plan.inputs.get(name)]
-    if changed:
-        raise ConfigError(
-            f"{plan.run_dir} began with something else: {', '.join(changed)} changed since", where="run_dir",
-            fix="another run_dir, or put back what the run began with",
-        )  # fmt: skip
+    plugins_alone = all(name.startswith("the plugin ") for name in changed)
     finished = folder.summary.get("status") == "finished"
-    return (folder if finished else folder.claim()), finished
+    if changed and not (plan.config.resume == "mended" and plugins_alone and not finished):
+        fix = "another run_dir, or put back what the run began with"
+        if plugins_alone and not finished:
+            fix += "; resume=mended goes on with the file as it is now, and the summary says from which update"
+        raise ConfigError(
+            f"{plan.run_dir} began with something else: {', '.join(changed)} changed since", where="run_dir", fix=fix
+        )
+    if finished:
+        return folder, True
+    folder.claim()
+    if changed:
+        _note_mended(folder, {name: str(plan.inputs.get(name)) for name in changed})
+    return folder, False
+
+
+def _note_mended(folder: RunFolder, now: Mapping[str, str]) -> None:
+    """versions.json: what the run goes on with, and after which update it was another file."""
+    versions, newest = folder.versions, folder.latest_checkpoint()
+    after = newest.step if newest is not None else 0
+    began = dict(versions.get("inputs", {}))
+    noted = [
+        {"what": name, "after_update": after, "before": began.get(name), "since": new} for name, new in now.items()
+    ]
+    folder.save_versions(versions | {"inputs": {**began, **now}, "mended": [*versions.get("mended", []), *noted]})
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
@@ -93,6 +112,8 @@ def summarise(
     }  # fmt: skip
     if (control := control_of(config)) is not None:
         summary["control"] = control
+    if mended := folder.versions.get("mended"):
+        summary["mended"] = mended
     if config.profile is not None:
         summary |= {"profile": config.profile, "profile_overrides": told(config)}
     if too_long:

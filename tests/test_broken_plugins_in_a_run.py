@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,19 @@ def test_a_run_goes_on_without_the_samples_or_stops_with_a_checkpoint(does, tiny
     assert cli.run(["train", *overrides(tiny_base, tmp_path / "stop", *more)]) == 3
     assert "the reward 'sometimes'" in capsys.readouterr().err
     assert RunFolder(tmp_path / "stop").summary["status"] == "stopped"
+    mended = SOMETIMES.format(does="pass")
+    file.write_text(mended)
+    assert cli.run(["train", *overrides(tiny_base, tmp_path / "stop", *more)]) == 2
+    assert "resume=mended" in capsys.readouterr().err
+    assert cli.run(["train", *overrides(tiny_base, tmp_path / "stop", *more, "resume=mended")]) == 0
+    run = RunFolder(tmp_path / "stop")
+    (noted,) = run.summary["mended"]
+    assert (noted["what"], noted["after_update"]) == ("the plugin reward=sometimes", 0)
+    assert (
+        noted["since"] == run.versions["inputs"]["the plugin reward=sometimes"] == sha256(mended.encode()).hexdigest()
+    )
+    assert "the plugin reward=sometimes was another file up to update 0" in capsys.readouterr().out
+    assert "was another file" in (run.path / "report.html").read_text()
+    assert "was another file" in (run.path / "README.md").read_text()
+    file.write_text(mended + "# once more\n")
+    assert cli.run(["train", *overrides(tiny_base, tmp_path / "stop", *more, "resume=mended")]) == 2  # it is finished

@@ -9,6 +9,7 @@ from typing import Any
 from rlhf_lora.atomic import write_text
 from rlhf_lora.controls import must_give
 from rlhf_lora.run_folder import RunFolder
+from rlhf_lora.summary_text import mended
 
 _KINDS = {"sft": "supervised fine-tuning", "reward": "reward model (sequence classification)", "policy": "policy"}
 
@@ -30,6 +31,7 @@ def write_model_card(folder: RunFolder, base: str | None = None, data: str | Non
         _front_matter(base),
         f"# {folder.name}\n\nLoRA adapters on `{base}`, trained with rlhf_lora{f' ({what})' if what else ''}.",
         _control(summary),
+        "\n".join(f"**Trained with two: {line}.**" for line in mended(summary)),
         "## Adapters\n\n" + (listed or "None: the run has not finished."),
         "## Figures\n\n" + _figures(summary),
         _loading(base, adapters, bool(_of(config, "model", "load_in_4bit"))),

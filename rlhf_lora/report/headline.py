@@ -9,6 +9,7 @@ from typing import Any
 from rlhf_lora.controls import must_give
 from rlhf_lora.report import plots
 from rlhf_lora.report.plots import number
+from rlhf_lora.summary_text import mended
 
 
 def reference_name(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
@@ -34,6 +35,11 @@ def lede(summary: Mapping[str, Any], reference: str) -> str:
     if model is not None:
         return f"The reward model puts {_percent(model)} of held-out pairs in the right order."
     return "No evaluation yet: this page shows what has been recorded so far."
+
+
+def mended_notice(summary: Mapping[str, Any]) -> str:
+    """Above the headline of a run whose plugin files were edited on the way. Nothing for other runs."""
+    return "".join(f'<p class="control">{escape(line)}.</p>' for line in mended(summary))
 
 
 def control_notice(summary: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from rlhf_lora.atomic import write_text
 from rlhf_lora.report import curves, held_out, overoptimization, plots
 from rlhf_lora.report.document import document
-from rlhf_lora.report.headline import control_notice, duration, facts, lede, reference_name
+from rlhf_lora.report.headline import control_notice, duration, facts, lede, mended_notice, reference_name
 from rlhf_lora.report.plots import Series, number
 from rlhf_lora.run_folder import RunFolder
 
@@ -58,7 +58,7 @@ def render(folder: RunFolder) -> str:
     body = "".join(f'<section><h2 id="{id_}">{title}</h2>{html}</section>' for id_, title, html in sections)
     status = str(summary.get("status", "not finished"))
     header = (
-        f'{control_notice(summary)}<p class="lede">{lede(summary, reference)}</p>'
+        f'{control_notice(summary)}{mended_notice(summary)}<p class="lede">{lede(summary, reference)}</p>'
         f'{warning}<p class="soft">{_what_ran(summary, folder)}</p><nav>{links}</nav>'
     )
     return document(folder.name, status, header, f"{facts(summary, reference)}{body}{_FOOTER}")
