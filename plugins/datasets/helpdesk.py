@@ -36,7 +36,7 @@ LABELS = ("hard", "soft", "margin", "votes")
 VOTERS = 3
 """Annotators of `labels=votes`: odd, so that one of two replies has more votes."""
 MOST_PROMPTS = 20_000
-PATIENCE = 40
+PATIENCE = 25
 """Draws for each prompt that is wanted, at most: with a share near 0 the last ones would never come. All that there are of
 one kind take 10 to 15 each."""
 Allowed = Callable[[str], bool]
@@ -174,7 +174,8 @@ def groups(kind: helpdesk.Kind) -> frozenset[str]:
 
 def too_many(settings: object, most: int, times: int = 1) -> ConfigError:
     """More different prompts are asked for than these settings have; they are one of so many times what the user said."""
-    what = f"{vars(settings)['prompts']} different prompts were asked for, and with these settings there are {most}"
+    of_test = " of the test set" if times > 1 else ""
+    what = f"{vars(settings)['prompts']} different prompts{of_test} were asked for, and with these settings there are {most}"
     fix = f"dataset.prompts={most * times + times - 1} at most, or other shares of unsafe and borderline"
     return ConfigError(what, where="dataset.prompts", fix=fix)
 

@@ -92,7 +92,7 @@ def _refuse_taken(kind: str, name: str) -> None:
     """Raises ConfigError where the file would be written and then be of no use."""
     taken = ""
     if name in registry.names(kind):
-        taken = f"there is a {kind} '{name}' already"
+        taken = f"{kind}={name} is there already"
     elif name in sys.stdlib_module_names or _is_installed(name):
         taken = f"'{name}' is a Python module: everybody who imports it would get {name}.py"
     if taken:
