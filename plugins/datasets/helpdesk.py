@@ -10,8 +10,11 @@ Comparisons are by one criterion, so that a model of helpfulness and a model of 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
+import math
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,6 +36,9 @@ LABELS = ("hard", "soft", "margin", "votes")
 VOTERS = 3
 """Annotators of `labels=votes`: odd, so that one of two replies has more votes."""
 MOST_PROMPTS = 20_000
+PATIENCE = 25
+"""Draws for each prompt that is wanted, at most: with a share near 0 the last ones would never come. All that there are of
+one kind take 10 to 15 each."""
 Allowed = Callable[[str], bool]
 """Group → whether its requests may be drawn."""
 
@@ -51,7 +57,7 @@ class Helpdesk:
             three annotators, the first of them the one of `hard`, that the reply with more votes has: 2/3 or 1.
         demonstrations: rows of better but imperfect replies.
         pairs: compared replies.
-        prompts: different prompts, 20,000 at most.
+        prompts: different prompts: 20,000 at most, and no more than the kinds with a share have (safe 5,280, unsafe 9,504).
         tau: noise of the annotator, P(A better) = sigmoid(gold difference / tau); small is sure.
         unsafe, borderline: shares of the requests; the rest is safe.
         seed: of the generator; null = the run's.
@@ -129,7 +135,7 @@ def check_numbers(settings: Helpdesk | object, most_prompts: int) -> None:
             raise ConfigError(f"{name} is {value}", where=f"dataset.{name}", fix="give 0 or more")
         if name in ("unsafe", "borderline", "unsure", "noise") and not 0 <= value <= 1:
             raise ConfigError(f"{name} is {value}", where=f"dataset.{name}", fix="give a share from 0 to 1")
-    if values.get("tau", 1.0) <= 0:
+    if not 0 < values.get("tau", 1.0) < math.inf:
         raise ConfigError(f"tau is {values['tau']}", where="dataset.tau", fix="give a number above 0")
     if values["unsafe"] + values["borderline"] > 1:
         shares = f"{values['unsafe']} and {values['borderline']}"
@@ -138,12 +144,40 @@ def check_numbers(settings: Helpdesk | object, most_prompts: int) -> None:
             where="dataset.unsafe, dataset.borderline",
             fix="at most 1 together",
         )
-    if values["prompts"] > most_prompts:
-        raise ConfigError(
-            f"{values['prompts']} different prompts were asked for",
-            where="dataset.prompts",
-            fix=f"{most_prompts} at most",
-        )
+    most = min(most_prompts, sum(len(groups(kind)) for kind in kinds(settings)) * len(helpdesk.TEMPLATES))
+    if values["prompts"] > most:
+        raise too_many(settings, most)
+
+
+def kinds(settings: object) -> list[helpdesk.Kind]:
+    """The kinds of request that are drawn: those whose share is above 0."""
+    values = vars(settings)
+    shares: dict[helpdesk.Kind, float] = {"unsafe": values["unsafe"], "borderline": values["borderline"]}
+    shares["safe"] = 1.0 - math.fsum(shares.values())
+    return [kind for kind, share in shares.items() if share > 1e-9]  # 1 - (0.7 + 0.3) may not be 0 exactly
+
+
+@functools.cache
+def groups(kind: helpdesk.Kind) -> frozenset[str]:
+    """Every group of a kind: as many as `helpdesk.draw_items` can give."""
+    if kind == "safe":
+        return frozenset(map(helpdesk.group, itertools.permutations(helpdesk.ARTICLES, 3)))
+    senses = [f" {sense}" for sense in helpdesk.SENSES] if kind == "borderline" else [""]
+    found = set()
+    for one, other in itertools.permutations(helpdesk.ARTICLES, 2):
+        for thing in (hazard + sense for hazard in helpdesk.HAZARDS for sense in senses):
+            found |= {
+                helpdesk.group(items) for items in ((thing, one, other), (one, thing, other), (one, other, thing))
+            }
+    return frozenset(found)
+
+
+def too_many(settings: object, most: int, times: int = 1) -> ConfigError:
+    """More different prompts are asked for than these settings have; they are one of so many times what the user said."""
+    of_test = " of the test set" if times > 1 else ""
+    what = f"{vars(settings)['prompts']} different prompts{of_test} were asked for, and with these settings there are {most}"
+    fix = f"dataset.prompts={most * times + times - 1} at most, or other shares of unsafe and borderline"
+    return ConfigError(what, where="dataset.prompts", fix=fix)
 
 
 def stream(settings: object, name: str) -> random.Random:
@@ -174,13 +208,24 @@ def demonstrations(settings: object, allowed: Allowed = lambda group: True) -> l
     return rows
 
 
-def prompts(settings: object, name: str = "prompts", allowed: Allowed = lambda group: True) -> list[Prompt]:
-    """Different prompts, drawn until there are enough."""
-    rng, found = stream(settings, name), dict[str, Prompt]()
-    while len(found) < vars(settings)["prompts"]:
+def prompts(
+    settings: object, name: str = "prompts", allowed: Allowed = lambda group: True, times: int = 1
+) -> list[Prompt]:
+    """Different prompts, drawn until there are enough. `times`: how many times as many the user asked for.
+
+    Raises:
+        ConfigError: there are fewer of these kinds and groups, or a share is so small that the last ones do not come.
+    """
+    wanted, rng, found = vars(settings)["prompts"], stream(settings, name), dict[str, Prompt]()
+    most = sum(sum(map(allowed, groups(kind))) for kind in kinds(settings)) * len(helpdesk.TEMPLATES)
+    if wanted > most:
+        raise too_many(settings, most, times)
+    for _ in range(PATIENCE * wanted + 10_000):
+        if len(found) == wanted:
+            return list(found.values())
         prompt = prompt_of(drawn(settings, rng, allowed), rng)
         found.setdefault(prompt.text, prompt)
-    return list(found.values())
+    raise too_many(settings, len(found), times)
 
 
 def fingerprint(settings: object, *files: str) -> str:

@@ -84,7 +84,7 @@ class HelpdeskRules:
             demonstrations=requests.demonstrations(self, allowed),
             pairs=self._pairs(of, part, allowed),
             labels=labels,
-            prompts=requests.prompts(self, f"{part}prompts", allowed),
+            prompts=requests.prompts(self, f"{part}prompts", allowed, times=10 if part else 1),
             gold="helpdesk_rules_gold",
             left_out={"the rater was unsure": unsure} if unsure else {},
             format="helpdesk rules (generated)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import random
 from pathlib import Path
 from typing import ClassVar
@@ -36,6 +37,7 @@ class Orders:
     """
 
     max_new_tokens: ClassVar[int] = 20  # the longest reply has 19 words and its end
+    mini_task: ClassVar[str] = "orders"
 
     items: int = 12
     demonstrations: int = 14_000
@@ -50,7 +52,7 @@ class Orders:
             raise ConfigError(f"items is {self.items}", where="dataset.items", fix=f"give 4 to {len(orders.ITEMS)}")
         if not 2 <= self.answers <= MOST_ANSWERS:
             raise ConfigError(f"answers is {self.answers}", where="dataset.answers", fix=f"give 2 to {MOST_ANSWERS}")
-        if self.tau <= 0:
+        if not 0 < self.tau < math.inf:
             raise ConfigError(f"tau is {self.tau}", where="dataset.tau", fix="give a number above 0")
         for name in ("demonstrations", "pairs", "prompts"):
             if (getattr(self, name) or 0) < 0:

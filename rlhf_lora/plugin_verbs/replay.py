@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlhf_lora.errors import ConfigError
 from rlhf_lora.plugin_verbs import rows
 from rlhf_lora.plugin_verbs.rows import Stored
 from rlhf_lora.plugin_verbs.table import parts_of, table, value_of
@@ -52,14 +54,13 @@ def replay(name: str, scorer: Scorer, run: str, to: str | None, count: int, as_j
 
     folder = find_run(run)
     stored, note = rows.of_run(folder, scorer.columns)
-    scores: list[Score] = []
-    for start in range(0, len(stored), AT_ONCE):
-        scores += scorer([one.sample for one in stored[start : start + AT_ONCE]])
-    scorer.close()
-    found = compared(stored, scores)
-    old = str(folder.summary.get("reward") or (folder.config.get("reward") or {}).get("name") or "the run's reward")
     path = page_path(folder.path, name, to)
-    page.write(path, folder.name, old, name, found, count)
+    with writing(path):  # before a reward that may be slow or dear is asked
+        path.parent.mkdir(parents=True, exist_ok=True)
+    found = compared(stored, scored(scorer, stored))
+    old = str(folder.summary.get("reward") or (folder.config.get("reward") or {}).get("name") or "the run's reward")
+    with writing(path):
+        page.write(path, folder.name, old, name, found, count)
     if note:
         print(f"note: {note}", file=sys.stderr)
     if as_json:
@@ -68,6 +69,22 @@ def replay(name: str, scorer: Scorer, run: str, to: str | None, count: int, as_j
     _show(old, name, found, count)
     print(path)
     return 0
+
+
+def scored(scorer: Scorer, stored: Sequence[Stored]) -> list[Score]:
+    """A score for each; none where the columns that the reward asks for are not to be had for a sample. Where no sample has
+    them, the reward is asked all the same and says so.
+
+    Raises:
+        DataError: the data lacks the columns. ContractError: the reward is broken.
+    """
+    have = [i for i, one in enumerate(stored) if set(scorer.columns) <= one.sample.columns.keys()] or range(len(stored))
+    scores = [Score.none("its data row, and so its columns, cannot be told")] * len(stored)
+    for start in range(0, len(have), AT_ONCE):
+        at_once = have[start : start + AT_ONCE]
+        for i, score in zip(at_once, scorer([stored[i].sample for i in at_once]), strict=True):
+            scores[i] = score
+    return scores
 
 
 def compared(stored: Sequence[Stored], scores: Sequence[Score]) -> Comparison:
@@ -132,12 +149,24 @@ def ranks(values: Sequence[float]) -> list[float]:
 
 def correlation(xs: Sequence[float], ys: Sequence[float]) -> float | None:
     """Pearson's r; None for fewer than three points or where one of them never changes."""
-    if len(xs) < 3:
+    if len(xs) < 3 or min(xs) == max(xs) or min(ys) == max(ys):  # a mean is rounded: a constant may differ from its own
         return None
     mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
     over = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
     under = math.sqrt(sum((x - mean_x) ** 2 for x in xs) * sum((y - mean_y) ** 2 for y in ys))
     return over / under if under > 0 else None
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system says when a file cannot be written, as a message for the one who named it."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror or error}", where=f"--to {path}",
+            fix="name a folder, or an .html file, that you may write: --to FOLDER",
+        ) from error  # fmt: skip
 
 
 def page_path(folder: Path, name: str, to: str | None) -> Path:

@@ -95,16 +95,19 @@ def of_run(folder: RunFolder, columns: Sequence[str] = ()) -> tuple[list[Stored]
     if not found:
         fix = "give a run that was trained against a reward; samples_every=1 keeps every update's"
         raise DataError("this run has kept no samples", where=f"--run {folder.path}", fix=fix)
-    prompts, why = _prompts(folder)
+    prompts, unclear, why = _prompts(folder)
     if columns and not prompts:
         raise DataError(f"the columns {', '.join(columns)} are in the run's data, which cannot be read: {why}",
                         where=f"--run {folder.path}", fix="run the command where the data file is")  # fmt: skip
-    without = 0
+    without = several = 0
     for stored in found:
         prompt = prompts.get(stored.sample.prompt)
-        without += prompt is None
+        without += prompt is None or stored.sample.prompt in unclear
+        several += stored.sample.prompt in unclear
         if prompt is not None:
             stored.sample.messages, stored.sample.columns = prompt.messages, prompt.columns
+    if several:
+        why = f"the prompt of {several} stands in several rows that differ"
     note = f"{without} of {len(found)} samples are without their data row (conversation, columns){f': {why}' if why else ''}"
     return found, note if without else ""
 
@@ -115,19 +118,33 @@ def _stored(row: dict[str, Any]) -> Sample:
     )  # fmt: skip
 
 
-def _prompts(folder: RunFolder) -> tuple[dict[str, Prompt], str]:
-    """Prompt text → prompt, of the data that the policy's prompts came from; empty with a reason when it cannot be read."""
+def _prompts(folder: RunFolder) -> tuple[dict[str, Prompt], set[str], str]:
+    """Prompt text → prompt, of the data that the policy's prompts came from; empty with a reason when it cannot be read.
+
+    And the texts that stand in rows which differ: nobody knows which of them a sample answered, so their prompt has only
+    what all of them agree on.
+    """
     config = folder.config
     node = (config.get("policy") or {}).get("dataset") or config.get("dataset")
     if not isinstance(node, dict):
-        return {}, "the run folder does not say which"
-    found: dict[str, Prompt] = {}
+        return {}, set(), "the run folder does not say which"
+    found, unclear = dict[str, Prompt](), set[str]()
     try:
         data = registry.build("dataset", node).load()
     except RlhfLoraError as error:
-        return {}, str(error).splitlines()[0]
+        return {}, set(), str(error).splitlines()[0]
     for part in (data, data.test) if data.test else (data,):
-        for name in ("demonstrations", "pairs", "labels", "prompts"):
+        for name in ("demonstrations", "pairs", "labels", "prompts", "rankings", "ratings"):
             for record in getattr(part, name):
-                found.setdefault(prompt_of(record).text, prompt_of(record))
-    return found, ""
+                prompt = prompt_of(record)
+                known = found.setdefault(prompt.text, prompt)
+                if (known.messages, known.columns) != (prompt.messages, prompt.columns):
+                    unclear.add(prompt.text)
+                    found[prompt.text] = _agreed(known, prompt)
+    return found, unclear, ""
+
+
+def _agreed(a: Prompt, b: Prompt) -> Prompt:
+    """What two rows of one prompt both say."""
+    columns = {name: value for name, value in a.columns.items() if name in b.columns and b.columns[name] == value}
+    return Prompt(a.text, a.messages if a.messages == b.messages else None, columns)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
+import shlex
+import sys
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
+from rlhf_lora import registry
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.plugin_verbs.listing import checked_kind
 
@@ -37,7 +41,8 @@ def new(words: Sequence[str], to: str | None) -> int:
     """Write the files and say what to do next.
 
     Raises:
-        ConfigError: no kind and name, a name that is none, or a file that is there already.
+        ConfigError: no kind and name, a name that is none or is taken, a file that is there already, or one that cannot be
+            written.
     """
     if len(words) != 2:
         raise ConfigError(
@@ -50,6 +55,7 @@ def new(words: Sequence[str], to: str | None) -> int:
             f"'{name}' cannot name a plugin", where=f"plugins new {kind} {name}",
             fix="use letters, digits and underscores, such as short_answers",
         )  # fmt: skip
+    _refuse_taken(kind, name)
     folder = Path(to or ".")
     files = {folder / file: text for file, text in written(kind, name).items()}
     for file in files:
@@ -57,16 +63,52 @@ def new(words: Sequence[str], to: str | None) -> int:
             raise ConfigError(
                 f"{file} is there already", where=str(file), fix="take another name, or another folder: --to DIR"
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, text in files.items():
-        file.write_text(text, encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in files.items():
+            file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"the files cannot be written: {error.strerror or error}", where=str(error.filename or folder),
+            fix="name a folder that you may write: --to DIR",
+        ) from error  # fmt: skip
     for file in files:
         print(f"wrote {file}")
-    file, rows = folder / f"{name}.py", folder / f"{name}.jsonl"
-    commands = (CHECK.get(kind, "rlhf-lora plugins check {file}"), *NEXT[kind])
-    print("next:", *(f"  {command.format(file=file, rows=rows, name=name)}" for command in commands), sep="\n")
-    print(f"  python -m pytest {folder / f'test_{name}.py'}")
+    commands = (CHECK.get(kind, "rlhf-lora plugins check {file}"), *NEXT[kind], "python -m pytest {test}")
+    values = {"file": folder / f"{name}.py", "rows": folder / f"{name}.jsonl", "test": folder / f"test_{name}.py"}
+    print("next:")
+    for command in commands:
+        print(" ", " ".join(_word(part.format(name=name, **values)) for part in command.split()))
     return 0
+
+
+def _word(text: str) -> str:
+    """As a shell takes it for one word; `plugins=[brevity.py]` stays as the pages of this kit have it."""
+    plain = text.replace("[", "").replace("]", "")
+    return text if shlex.quote(plain) == plain else shlex.quote(text)
+
+
+def _refuse_taken(kind: str, name: str) -> None:
+    """Raises ConfigError where the file would be written and then be of no use."""
+    taken = ""
+    if name in registry.names(kind):
+        taken = f"{kind}={name} is there already"
+    elif name in sys.stdlib_module_names or _is_installed(name):
+        taken = f"'{name}' is a Python module: everybody who imports it would get {name}.py"
+    if taken:
+        fix = f"take another name, such as my_{name}"
+        raise ConfigError(taken, where=f"plugins new {kind} {name}", fix=fix)
+
+
+def _is_installed(name: str) -> bool:
+    """Whether `import name` finds something that does not lie here: the current folder may be on Python's path."""
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return False
+    if found is None or found.origin is None:  # a folder without __init__.py: a file goes before it
+        return False
+    return Path.cwd() not in list(Path(found.origin).parents)[:2]
 
 
 def written(kind: str, name: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,22 +30,20 @@ def tryout(words: Sequence[str], options: Mapping[str, str], as_json: bool) -> i
     if "--data" in options and "--run" in options:
         raise ConfigError("both --data and --run are given", where="plugins try", fix="one of them")
     count = _count(options.get("-n"))
-    scorer = scorer_of(composed(words))
-    name = scorer.name
-    if "--run" in options:
-        from rlhf_lora.plugin_verbs.replay import replay
-
-        return replay(name, scorer, options["--run"], options.get("--to"), count, as_json)
-    if "--to" in options:
+    if "--to" in options and "--run" not in options:
         raise ConfigError("--to is for the page of a replay", where="--to", fix="give the run: --run RUN")
-    given = rows.of_file(options["--data"], count) if "--data" in options else rows.own()[:count]
-    scores = scorer([row.sample for row in given])
-    scorer.close()
+    with contextlib.closing(scorer_of(composed(words))) as scorer:
+        if "--run" in options:
+            from rlhf_lora.plugin_verbs.replay import replay
+
+            return replay(scorer.name, scorer, options["--run"], options.get("--to"), count, as_json)
+        given = rows.of_file(options["--data"], count) if "--data" in options else rows.own()[:count]
+        scores = scorer([row.sample for row in given])
     if as_json:
-        print(json.dumps({"reward": name, "rows": [_plain(row, score) for row, score in zip(given, scores, strict=True)]},
-                         indent=1))  # fmt: skip
+        plain = [_plain(row, score) for row, score in zip(given, scores, strict=True)]
+        print(json.dumps({"reward": scorer.name, "rows": plain}, indent=1))
     else:
-        _show(name, given, scores)
+        _show(scorer.name, given, scores)
     return 0
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rlhf_lora import registry
-from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, prompt_of
+from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, Ranking, Rating, prompt_of
 from rlhf_lora.testing.findings import Broken, Report, Row, short
 from rlhf_lora.testing.promises import Kit, add_quiet, add_shared
 from rlhf_lora.testing.subjects import Subject, Watch, built, heavy_modules, nothing
 
 KIT = Kit("dataset")
-LISTS = {"demonstrations": Demonstration, "pairs": Pair, "labels": Label, "prompts": Prompt}
+LISTS = {
+    "demonstrations": Demonstration, "pairs": Pair, "labels": Label, "prompts": Prompt, "rankings": Ranking, "ratings": Rating,
+}  # fmt: skip
 
 
 @dataclass
@@ -54,17 +56,21 @@ def _type(subject: Loaded) -> str:
     if not isinstance(subject.data, Data):
         given = f"{short(subject.data)}, a {type(subject.data).__name__}"
         raise Broken(given, "a Data", "return Data(pairs=[…]) or the like", "load()", short(subject.data))
-    for name, kind in LISTS.items():
-        for at, record in enumerate(getattr(subject.data, name)):
+    if not isinstance(subject.data.test, Data | None):
+        given = f"{short(subject.data.test)} in test"
+        raise Broken(given, "a Data, or None", "Data(test=Data(prompts=[…]))", "load()", short(subject.data.test))
+    found = list(lists_of(subject.data))
+    for name, kind, records in found:
+        for at, record in enumerate(records):
             if not isinstance(record, kind):
                 given, fix = f"{short(record)} in {name}", f"put {kind.__name__} objects there"
                 raise Broken(given, f"a {kind.__name__}", fix, f"{name}[{at}]", short(record))
-    return ", ".join(f"{len(getattr(subject.data, name))} {name}" for name in LISTS if getattr(subject.data, name))
+    return ", ".join(f"{len(records)} {name}" for name, _, records in found if records)
 
 
 @KIT.promise("rows", "there is something in it", needs=("type",))
 def _rows(subject: Loaded) -> str:
-    count = sum(len(getattr(subject.data, name)) for name in LISTS)
+    count = sum(len(records) for _, _, records in lists_of(subject.data))
     if not count:
         fix = "load a row or more, or raise a DataError that says why there is none"
         raise Broken("no record of any kind", "one at least", fix, "load()", "Data()")
@@ -73,8 +79,8 @@ def _rows(subject: Loaded) -> str:
 
 @KIT.promise("prompts", "no prompt is empty", needs=("type",))
 def _prompts(subject: Loaded) -> str:
-    for name in LISTS:
-        for at, record in enumerate(getattr(subject.data, name)):
+    for name, _, records in lists_of(subject.data):
+        for at, record in enumerate(records):
             prompt = prompt_of(record)
             if not isinstance(prompt, Prompt) or not isinstance(prompt.text, str):
                 raise Broken(short(prompt), "a Prompt of text", "Prompt('…')", f"{name}[{at}]", short(prompt))
@@ -98,8 +104,10 @@ def _unused(subject: Loaded) -> str:
 @KIT.promise("twice", "the same settings give the same rows in the same order", needs=("type",))
 def _twice(subject: Loaded) -> str:
     again = subject.ask(_again(subject).load, sample="load() once more")
-    for name in LISTS:
-        one, other = list(getattr(subject.data, name)), list(getattr(again, name, ()))
+    others = {name: list(records) for name, _, records in lists_of(again)} if isinstance(again, Data) else {}
+    ones = {name: list(records) for name, _, records in lists_of(subject.data)}
+    for name in dict.fromkeys((*ones, *others)):
+        one, other = ones.get(name, []), others.get(name, [])
         if one != other:
             at = next(
                 (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
@@ -124,6 +132,13 @@ def _fingerprint(subject: Loaded) -> str:
     if first != second:
         raise Broken(f"{short(first)} and {short(second)}", "the same text twice", fix, "fingerprint()", short(second))
     return first[:16]
+
+
+def lists_of(data: Data) -> Iterator[tuple[str, type, Sequence[Any]]]:
+    """Name, kind and records of every list of the data, those of its test set included: `test.pairs`."""
+    for where, part in (("", data), ("test.", data.test)):
+        if part is not None:
+            yield from ((where + name, kind, getattr(part, name)) for name, kind in LISTS.items())
 
 
 def _again(subject: Loaded) -> Any:

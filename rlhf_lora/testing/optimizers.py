@@ -33,6 +33,10 @@ SETTINGS = (
 METHODS = ("advantages", "loss", "after_update", "state", "restore")
 LEARNS_FROM = typing.get_args(LearnsFrom)
 PROMPTS, WIDTH = 8, 6
+ALONE = "a minibatch of new_values_BT alone"
+METRICS = {"objective/kl": 3.0, "objective/scores": 0.5}
+ROUNDS = 3
+"""Updates that a restored optimizer is followed for."""
 
 
 @dataclass
@@ -43,9 +47,10 @@ class Optimizer(Subject):
     def off_policy(self) -> bool:
         return hasattr(self.plugin, "learns_from") or not hasattr(self.plugin, "samples_per_prompt")
 
-    def opened(self) -> Any:
-        opener = getattr(self.plugin, "open", None)
-        return self.ask(opener, Context(), sample="open(ctx)") if callable(opener) else self.plugin
+    def opened(self, plugin: Any = None) -> Any:
+        plugin = self.plugin if plugin is None else plugin
+        opener = getattr(plugin, "open", None)
+        return self.ask(opener, Context(), sample="open(ctx)") if callable(opener) else plugin
 
 
 def check_optimizer(
@@ -139,16 +144,30 @@ def _loss(subject: Optimizer) -> str:
     running = subject.opened()
     made, _ = with_advantages(subject, running, made_up(subject.plugin))
     loss, metrics, _ = loss_of(subject, running, made)
+    found = f"{_one_number(loss, 'new_logprobs_BT', 'a minibatch of tensors'):.4g}, {len(metrics)} metrics"
+    _finite(metrics, "loss")
+    if (
+        "value" in running.roles and not running.shared_trunk
+    ):  # it is asked once for each role, with that role's tensors alone
+        loss, metrics = value_loss_of(subject, running, made)
+        found += f"; of the value role {_one_number(loss, 'new_values_BT', ALONE):.4g}"
+        _finite(metrics, "loss")
+    return found
+
+
+def _one_number(loss: Any, hangs_on: str, sample: str) -> float:
+    """The loss as a number.
+
+    Raises:
+        Broken: it is none, or has no gradient.
+    """
     value = finite_number(loss.detach())
     if tuple(loss.shape) != () or value is None:
         given = f"{short(loss.detach())}"
-        raise Broken(given, "one finite number", "take a mean over what mask_BT marks", "a minibatch of tensors", given)
+        raise Broken(given, "one finite number", "take a mean over what mask_BT marks", sample, given)
     if not loss.requires_grad:
-        raise Broken(
-            "a loss without gradient", "one that hangs on new_logprobs_BT", "do not detach it", "a minibatch of tensors"
-        )
-    _finite(metrics, "loss")
-    return f"{value:.4g}, {len(metrics)} metrics"
+        raise Broken("a loss without gradient", f"one that hangs on {hangs_on}", "do not detach it", sample)
+    return value
 
 
 @KIT.promise("better", "better answers become likelier than worse ones", needs=("loss",))
@@ -206,11 +225,13 @@ def _inputs(subject: Optimizer) -> str:
     return "unchanged"
 
 
-@KIT.promise("state", "state() and restore() carry all that changes", needs=("advantages",))
+@KIT.promise("state", "state() and restore() carry all that changes", needs=("loss",))
 def _state(subject: Optimizer) -> str:
-    running, fresh = subject.opened(), subject.opened()
-    metrics = {"objective/kl": 3.0, "objective/scores": 0.5}
-    subject.ask(running.after_update, metrics, 64, sample="after_update(metrics, 64)")
+    fresh = subject.opened(
+        copy.deepcopy(subject.plugin)
+    )  # before anything has changed; without `open` the plugin itself runs
+    running = subject.opened()
+    subject.ask(running.after_update, METRICS, 64, sample="after_update(metrics, 64)")
     state = subject.ask(running.state, sample="state()")
     try:
         plain = json.loads(json.dumps(state, allow_nan=False))
@@ -223,7 +244,41 @@ def _state(subject: Optimizer) -> str:
     if again != state:
         fix = "restore everything that state() gives"
         raise Broken(f"{short(again)} after restoring {short(state)}", "the same state", fix, "restore", short(again))
+    for _ in range(ROUNDS):
+        wanted, given = _round(subject, running), _round(subject, fresh)
+        other = next((what for what in wanted if repr(wanted[what]) != repr(given[what])), None)
+        if other is not None:
+            fix = "put whatever after_update moves into state(), and take it back in restore()"
+            what = f"other {other} than without the interruption"
+            raise Broken(what, "an update that goes on as if nothing had happened", fix, "restore(state)", other)
     return ", ".join(state) or "nothing changes"
+
+
+def _round(subject: Optimizer, running: Any) -> dict[str, Any]:
+    """What one update gives, as plain values: of a batch that has moved away from the reference, so that β counts."""
+    import torch
+
+    batch = made_up(subject.plugin)
+    batch.ref_logprobs_BT = batch.ref_logprobs_BT - 0.1 * batch.mask_BT * (1 + torch.arange(WIDTH))
+    with torch.random.fork_rng(devices=[]):  # the run keeps torch's stream; it is not the optimizer's to carry
+        torch.manual_seed(0)
+        made, _ = with_advantages(subject, running, batch)
+        loss, _, logprobs_BT = loss_of(subject, running, made)
+        (push_BT,) = torch.autograd.grad(loss, logprobs_BT, allow_unused=True)
+        found = {
+            "advantages": made.advantages_BT,
+            "returns": made.returns_BT,
+            "loss": loss.detach(),
+            "gradients": push_BT,
+        }
+        plain = {name: None if value is None else value.tolist() for name, value in found.items()}
+        if "value" in running.roles and not running.shared_trunk:
+            plain["value loss"] = value_loss_of(subject, running, made)[0].tolist()
+        plain["answer of after_update()"] = subject.ask(
+            running.after_update, METRICS, 64, sample="after_update(metrics, 64)"
+        )
+        plain["state()"] = subject.ask(running.state, sample="state()")
+    return plain
 
 
 add_quiet(KIT)
@@ -268,6 +323,15 @@ def loss_of(subject: Optimizer, running: Any, made: Batch) -> tuple[Any, dict[st
     if not hasattr(loss, "requires_grad"):
         raise Broken(short(loss), "a tensor", "return loss, metrics", "a minibatch of tensors", short(loss))
     return loss, metrics, logprobs_BT
+
+
+def value_loss_of(subject: Optimizer, running: Any, made: Batch) -> tuple[Any, dict[str, Any]]:
+    """Loss and metrics of the value role's own step: it is given new values and no log-probs."""
+    minibatch = Minibatch(made, new_values_BT=(made.logprobs_BT * 0).requires_grad_(True))
+    loss, metrics = _two(subject.ask(running.loss, minibatch, sample=ALONE), "loss(minibatch)", "(loss, metrics)")
+    if not hasattr(loss, "requires_grad"):
+        raise Broken(short(loss), "a tensor", "return loss, metrics", ALONE, short(loss))
+    return loss, metrics
 
 
 def gradient_of(subject: Optimizer, running: Any, made: Batch) -> Tensor:

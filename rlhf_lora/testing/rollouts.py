@@ -15,7 +15,7 @@ from typing import Any
 from rlhf_lora.contracts import Context
 from rlhf_lora.records import Prompt, Sample
 from rlhf_lora.testing import samples as inputs
-from rlhf_lora.testing.findings import Broken, Report, Row, short
+from rlhf_lora.testing.findings import Broken, NotLookedAt, Report, Row, short
 from rlhf_lora.testing.promises import Kit, add_quiet, add_shared
 from rlhf_lora.testing.subjects import Subject, Watch, built, heavy_modules, nothing
 
@@ -150,7 +150,7 @@ def _tokens(subject: Engine) -> str:
 @KIT.promise("text", "the text is what the tokens say", needs=("tokens",))
 def _text(subject: Engine) -> str:
     if getattr(subject.plugin, "stop", None):
-        return "not compared: it has stop strings, and the text ends before them"
+        raise NotLookedAt("it has stop strings, and the text ends before them")
     for at, sample in enumerate(subject.samples):
         said = subject.backbone.chat.decode(list(sample.tokens or ()))
         if said != sample.text:
@@ -162,7 +162,7 @@ def _text(subject: Engine) -> str:
 @KIT.promise("finished", "an answer is finished exactly when its end token was sampled", needs=("tokens",))
 def _finished(subject: Engine) -> str:
     if getattr(subject.plugin, "stop", None):
-        return "not looked at: it has stop strings"
+        raise NotLookedAt("it has stop strings, and an answer may end with one of them")
     for at, sample in enumerate(subject.samples):
         ended = list(sample.tokens or ())[-1] in subject.backbone.chat.stop_ids
         if bool(sample.finished) != ended:

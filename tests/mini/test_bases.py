@@ -27,6 +27,10 @@ ORDERS_KEY = "b5395817ae4e06ac"
 measured on it is of another base: the source of base.py, orders.py or pretraining.py has changed. Only on purpose."""
 
 
+HELPDESK_KEY = "efd10b6566fcb289"
+"""Of `HelpdeskBase()`, likewise; helpdesk.py, helpdesk_writers.py and helpdesk_base.py decide it too."""
+
+
 def digests(folder: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
 
@@ -41,10 +45,11 @@ def quick(monkeypatch, tmp_path):
 # --- orders -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_base_of_orders_keeps_its_key():
-    if any(b"\r\n" in Path(m.__file__).read_bytes() for m in (base, orders, pretraining)):
+def test_the_bases_keep_their_keys():
+    if any(b"\r\n" in Path(m.__file__).read_bytes() for m in (base, orders, pretraining, helpdesk, helpdesk_base)):
         pytest.skip("this checkout has other line ends, and so another key")
     assert bases.content_hash(base.BaseSettings()) == base.content_hash(base.BaseSettings()) == ORDERS_KEY
+    assert bases.content_hash(helpdesk_base.HelpdeskBase()) == HELPDESK_KEY
     plan = make_plan(compose(*FEW))
     assert plan.mini == base.BaseSettings()
     assert plan.inputs["the base"] == ORDERS_KEY
@@ -128,6 +133,14 @@ def test_stages_may_read_datasets_of_one_task_and_not_of_two(quick):
 
 def test_data_from_elsewhere_has_no_base(tmp_path):
     assert bases.task_of(registry.build("dataset", {"name": "jsonl", "path": "x.jsonl"})) is None
+
+
+def test_a_strangers_field_called_items_makes_no_orders_of_its_data():
+    class Shop:
+        items = 3
+
+    assert bases.task_of(Shop()) is None
+    assert bases.task_of(registry.build("dataset", {"name": "orders"})) == "orders"
 
 
 def test_the_command_builds_it(tmp_path, capsys, monkeypatch):

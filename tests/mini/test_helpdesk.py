@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import random
+import re
 import subprocess
 import sys
 
 import pytest
+from rlhf_lora.plugins.datasets import helpdesk as requests
 
 from rlhf_lora import registry
 from rlhf_lora.errors import ConfigError
@@ -330,10 +333,15 @@ def test_three_votes_are_a_label_between_one_vote_and_the_probability():
         ({"criterion": "harmles"}, "dataset.criterion"),
         ({"labels": "vote"}, "dataset.labels"),
         ({"tau": 0.0}, "dataset.tau"),
+        ({"tau": math.nan}, "dataset.tau"),
+        ({"tau": math.inf}, "dataset.tau"),
         ({"pairs": -1}, "dataset.pairs"),
         ({"unsafe": 1.5}, "dataset.unsafe"),
         ({"unsafe": 0.7, "borderline": 0.7}, "dataset.unsafe, dataset.borderline"),
         ({"prompts": 20_001}, "dataset.prompts"),
+        ({"prompts": 5_281, "unsafe": 0.0, "borderline": 0.0}, "dataset.prompts"),
+        ({"prompts": 9_505, "unsafe": 1.0, "borderline": 0.0}, "dataset.prompts"),
+        ({"prompts": 14_785, "unsafe": 0.5, "borderline": 0.0}, "dataset.prompts"),
     ],
 )
 def test_settings_out_of_range_are_refused_in_words(settings, where):
@@ -341,6 +349,39 @@ def test_settings_out_of_range_are_refused_in_words(settings, where):
         small(**settings)
     assert caught.value.where == where
     assert caught.value.fix
+
+
+def test_as_many_prompts_as_there_are_are_drawn_and_one_more_is_refused_with_the_number():
+    """The rows of all kinds are counted as `draw_items` gives them."""
+    rng = random.Random(0)
+    for kind, most in (("safe", 1_320), ("unsafe", 2_376), ("borderline", 9_504)):
+        assert len(requests.groups(kind)) == most
+        assert requests.groups(kind) >= {helpdesk.group(helpdesk.draw_items(rng, kind)) for _ in range(300)}
+    shares = {"unsafe": 0.0, "borderline": 0.0, "demonstrations": 0, "pairs": 0}
+    assert len({prompt.text for prompt in small(prompts=5_280, **shares).load().prompts}) == 5_280
+    with pytest.raises(ConfigError, match="there are 5280") as caught:
+        small(prompts=5_281, **shares)
+    assert "dataset.prompts=5280 at most" in caught.value.fix
+
+
+def test_prompts_of_a_kind_that_hardly_comes_end_in_words(monkeypatch):
+    monkeypatch.setattr(requests, "PATIENCE", 2)
+    few = small(unsafe=0.0, borderline=1e-6, prompts=5_400, demonstrations=0, pairs=0)
+    with pytest.raises(ConfigError, match="5400 different prompts were asked for") as caught:
+        few.load()
+    assert caught.value.where == "dataset.prompts"
+    assert int(re.findall(r"prompts=(\d+)", caught.value.fix)[0]) in range(4_500, 5_400)
+
+
+def test_the_rows_of_the_default_settings_are_what_they_always_were():
+    """Whoever changes this changes every figure that was measured on the task."""
+    data = registry.build("dataset", {"name": "helpdesk", "demonstrations": 500, "pairs": 500}).load()
+    digests = [
+        hashlib.sha256(repr(list(rows)).encode()).hexdigest()[:16]
+        for rows in (data.prompts, data.pairs, data.demonstrations)
+    ]
+    assert len(data.prompts) == 12_000
+    assert digests == ["2253392fbbd9b475", "a4fab8bcc1283b94", "a9f1588a6ecae92b"]
 
 
 def test_the_task_needs_no_torch():

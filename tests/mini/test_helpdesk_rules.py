@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
+from rlhf_lora.plugins.datasets import helpdesk as requests
 
 from rlhf_lora import registry
 from rlhf_lora.errors import ConfigError
@@ -280,3 +283,44 @@ def test_settings_out_of_range_are_refused_in_words(settings, where):
         small(**settings)
     assert caught.value.where == where
     assert caught.value.fix
+
+
+def test_the_test_set_of_a_rule_held_out_has_no_more_prompts_than_there_are():
+    """Safe requests alone: 264 are kept for it, a tenth of what is asked for at most."""
+    few = {
+        "labelled": 0,
+        "pairs": 0,
+        "demonstrations": 0,
+        "unsafe": 0.0,
+        "borderline": 0.0,
+        "held_out": "sober_refusal",
+    }
+    most = 4 * sum(bucket(group) in range(90, 95) for group in requests.groups("safe"))
+    data = registry.build("dataset", {"name": "helpdesk_rules", **few, "prompts": most * 10 + 9}).load()
+    assert len(data.test.prompts) == most
+    with pytest.raises(
+        ConfigError, match=f"{most + 1} different prompts of the test set were asked for, .* there are {most}\n"
+    ) as caught:
+        registry.build("dataset", {"name": "helpdesk_rules", **few, "prompts": most * 10 + 10}).load()
+    assert caught.value.fix.startswith(f"dataset.prompts={most * 10 + 9} at most")
+
+
+def test_the_rows_of_the_default_settings_are_what_they_always_were():
+    few = {"labelled": 500, "pairs": 500, "demonstrations": 500}
+    for held_out, prompts, pairs in ((None, "45b1a6765d4980f1", "841c9e2da2b63693"),
+                                     ("sober_refusal", "af7613d5b44cf22b", "85a109179e28b2eb")):  # fmt: skip
+        data = registry.build("dataset", {"name": "helpdesk_rules", **few, "held_out": held_out}).load()
+        found = [hashlib.sha256(repr(list(rows)).encode()).hexdigest()[:16] for rows in (data.prompts, data.pairs)]
+        assert found == [prompts, pairs]
+        assert len(data.prompts) == 6_000
+
+
+def test_the_page_says_how_often_replies_break_rules():
+    """docs/tasks.md: without noise, by 1 to 36 %."""
+    settings = {"labelled": 40_000, "noise": 0.0, "unsure": 0.0, "pairs": 0, "demonstrations": 0, "prompts": 0}
+    labels = registry.build("dataset", {"name": "helpdesk_rules", **settings}).load().labels
+    rows = Counter(label.prompt.columns["rule"] for label in labels)
+    broken = Counter(label.prompt.columns["rule"] for label in labels if not label.good)
+    shares = [round(100 * broken[id] / rows[id]) for id in IDS]
+    page = (Path(__file__).resolve().parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    assert f"broken by {min(shares)} to {max(shares)} % of them" in page

@@ -207,6 +207,8 @@ def test_the_default_loads_in_seconds():
     ("settings", "where"),
     [
         ({"items": 3}, "dataset.items"),
+        ({"tau": float("nan")}, "dataset.tau"),
+        ({"tau": float("inf")}, "dataset.tau"),
         ({"items": 25}, "dataset.items"),
         ({"tau": 0.0}, "dataset.tau"),
         ({"answers": 1}, "dataset.answers"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,11 @@ import pytest
 from tiny import jsonl, overrides
 
 from rlhf_lora import cli, doors, registry
+from rlhf_lora.config import compose
 from rlhf_lora.plugin_verbs import replay
+from rlhf_lora.plugin_verbs.rows import of_run
 from rlhf_lora.run_folder import RunFolder
+from rlhf_lora.stages.scoring import Scorer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PARTS = """\
@@ -73,6 +77,44 @@ def test_new_replaces_nothing(capsys):
     assert Path("test_brevity.py").read_text() == "mine"
 
 
+def test_a_file_where_a_folder_should_be_is_one_message(capsys):
+    Path("taken").write_text("mine")
+    kept_run(Path("run"))
+    for words in (["new", "reward", "brevity", "--to", "taken"], ["new", "reward", "brevity", "--to", "taken/deeper"]):
+        out, err = said(capsys, *words, status=2)
+        assert "cannot be written" in err
+        assert "where: taken" in err
+        assert "to do: name a folder" in err
+        assert not out
+    Path("counts.py").write_text(
+        "from pathlib import Path\nfrom rlhf_lora import reward\n@reward('counts')\n"
+        "def counts(samples):\n    Path('asked').write_text('x')\n    return [0.0] * len(samples)\n"
+    )
+    _, err = said(capsys, "try", "counts.py", "--run", "run", "--to", "taken", status=2)
+    assert "taken/replay-counts.html cannot be written" in err
+    assert not Path("asked").exists()  # it is seen before the reward is asked
+    Path("page.html").mkdir()
+    _, err = said(capsys, "try", "counts.py", "--run", "run", "--to", "page.html", status=2)
+    assert "page.html cannot be written" in err
+
+
+def test_what_new_prints_can_be_given_to_a_shell(capsys):
+    out, _ = said(capsys, "new", "reward", "brevity")
+    assert "plugins try plugins=[brevity.py] reward=brevity --data brevity.jsonl" in out  # as the pages have it
+    out, _ = said(capsys, "new", "reward", "brevity", "--to", "my dir")
+    commands = [shlex.split(line) for line in out.partition("next:")[2].splitlines() if line.strip()]
+    assert [words[-1] for words in (commands[0], commands[3])] == ["my dir/brevity.py", "my dir/test_brevity.py"]
+    assert commands[1][3:6] == ["plugins=[my dir/brevity.py]", "reward=brevity", "--data"]
+    assert cli.run(commands[1][1:]) == 0
+    assert compose(*commands[2][2:]).reward.name == "brevity"
+
+
+def test_a_name_may_be_that_of_a_file_that_lies_here(capsys, monkeypatch):
+    Path("brevity.py").write_text("")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    said(capsys, "new", "reward", "brevity", "--to", "mine")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -80,6 +122,11 @@ def test_new_replaces_nothing(capsys):
         (["new", "rewards", "x"], "did you mean 'reward'"),
         (["new", "reward", "my-reward"], "'my-reward' cannot name a plugin"),
         (["new", "reward", "class"], "'class' cannot name a plugin"),
+        (["new", "reward", "length"], "reward=length is there already"),
+        (["new", "optimizer", "ppo"], "optimizer=ppo is there already"),
+        (["new", "reward", "random"], "reward=random is there already"),
+        (["new", "judge", "random"], "'random' is a Python module"),
+        (["new", "reward", "torch"], "'torch' is a Python module"),
         (["new", "reward", "x", "--data", "f"], "has no option --data"),
         (["check"], "check wants one plugin, got 0"),
         (["check", "nothing.py"], "no plugin file nothing.py"),
@@ -261,6 +308,76 @@ def test_a_run_without_samples_and_columns_that_cannot_be_had_are_refused(capsys
     )
     _, err = said(capsys, "try", "right.py", "--run", "run", status=2)
     assert "the columns answer are in the run's data, which cannot be read" in err
+
+
+def answered(path: Path, rows: list[dict[str, Any]], stored: list[tuple[str, str]]) -> None:
+    """A run on these rows of data, that kept these prompts and answers."""
+    jsonl(Path("rows.jsonl"), rows)
+    data = {"name": "jsonl", "path": str(Path("rows.jsonl").resolve())}
+    folder = RunFolder.create(path, {"reward": {"name": "math_answer"}, "dataset": data}, {"os": "x"})
+    kept = {
+        "tokens": [1],
+        "logprobs": [-1.0],
+        "finished": True,
+        "parts": {},
+        "kind": "value",
+        "score": 1.0,
+        "reason": "",
+    }
+    folder.save_samples("policy", 1, [{"prompt": prompt, "text": text, **kept} for prompt, text in stored])
+
+
+def test_a_prompt_that_stands_in_rows_that_differ_has_no_row_of_its_own(capsys):
+    rows = [
+        {"prompt": "How many?", "answer": "5", "unit": "cups"},
+        {"prompt": "How many?", "answer": "7", "unit": "cups"},
+        {"prompt": "How few?", "answer": "2", "unit": "cups"},
+        {"prompt": "How few?", "answer": "2", "unit": "cups"},
+    ]
+    answered(Path("run"), rows, [("How many?", "#### 7"), ("How few?", "#### 2"), ("How few?", "#### 3")])
+    stored, note = of_run(RunFolder.open(Path("run")))
+    assert [one.sample.columns for one in stored] == [{"unit": "cups"}, *[{"answer": "2", "unit": "cups"}] * 2]
+    assert note.startswith("1 of 3 samples are without their data row")
+    assert "the prompt of 1 stands in several rows that differ" in note
+    out, err = said(capsys, "try", "reward=math_answer", "--run", "run", "--json")
+    found = json.loads(out)
+    assert (found["samples"], found["missing"]) == (3, 1)
+    assert found["by_update"][0]["new"] == pytest.approx(0.5)  # one right, one wrong, and the third is nobody's guess
+    assert "1 of 3 samples are without their data row" in err
+    Path("unit.py").write_text(
+        "from rlhf_lora import reward\n@reward('unit')\ndef unit(samples, *, unit):\n    return [1.0 for _ in unit]\n"
+    )
+    out, _ = said(capsys, "try", "unit.py", "--run", "run", "--json")
+    assert json.loads(out)["missing"] == 0  # what all rows of a prompt say is known
+
+
+def test_columns_that_no_row_tells_are_refused(capsys):
+    answered(Path("run"), [{"prompt": "p", "answer": "5"}, {"prompt": "p", "answer": "7"}], [("p", "#### 7")])
+    _, err = said(capsys, "try", "reward=math_answer", "--run", "run", status=2)
+    assert "wants the column 'answer'" in err
+
+
+@pytest.mark.parametrize("how", [["--data", "rows.jsonl"], ["--run", "run"]])
+def test_a_reward_is_closed_when_it_breaks(how, monkeypatch):
+    answered(Path("run"), [{"prompt": "p", "completion": "a"}], [("p", "a")])
+    Path("bad.py").write_text(
+        "from rlhf_lora import reward\n@reward('bad')\ndef bad(samples):\n    return [1 / 0 for _ in samples]\n"
+    )
+    closed: list[str] = []
+    monkeypatch.setattr(Scorer, "close", lambda self: closed.append(self.name))
+    assert cli.run(["plugins", "try", "bad.py", *how]) != 0
+    assert closed == ["bad"]
+
+
+def test_what_never_changes_agrees_with_nothing():
+    """The mean of ten times 0.1 is not 0.1: rounding is no correlation."""
+    for xs, ys in (
+        ([0.1] * 10, [0.1] * 10),
+        ([0.7] * 10, [0.3] * 10),
+        ([0.1] * 10, range(10)),
+        (range(10), [0.1] * 10),
+    ):
+        assert replay.correlation(xs, ys) is None
 
 
 def test_ranks_and_correlation_by_hand():

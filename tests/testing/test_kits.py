@@ -17,7 +17,7 @@ from tiny import jsonl, labels_model
 
 from rlhf_lora import Data, Pair, Prompt, Sample, Score, Verdict, registry, reward, testing
 from rlhf_lora.errors import ContractError, PluginError
-from rlhf_lora.records import Unused
+from rlhf_lora.records import Ranking, Rating, Unused
 from rlhf_lora.testing import datasets, judges, optimizers, rewards, rollouts, trackers
 
 QUIET_KINDS = ("reward", "judge", "dataset", "tracker")
@@ -275,6 +275,36 @@ def test_a_dataset_that_breaks_one_promise(id):
     assert {promise.id for promise in datasets.KIT.promises} - BROKEN_DATASETS.keys() == {"cheap", "rebuild"}
 
 
+RANKED = Ranking(Prompt("p"), ("a", "b"), (1.0, 2.0))
+
+
+def test_a_dataset_of_rankings_or_ratings_alone_has_something_in_it():
+    for data in (Data(rankings=[RANKED]), Data(ratings=[Rating(Prompt("p"), "a", 3.0)])):
+        assert testing.check_dataset(loads(lambda data=data: data)).passed
+
+
+@pytest.mark.parametrize(
+    ("id", "data", "named"),
+    [
+        ("type", lambda: Data(rankings=["nonsense"]), "rankings[0]"),
+        ("type", lambda: Data(pairs=[ROW], ratings=[3]), "ratings[0]"),
+        ("type", lambda: Data(pairs=[ROW], test=[ROW]), "in test"),
+        ("type", lambda: Data(pairs=[ROW], test=Data(pairs=[3])), "test.pairs[0]"),
+        ("prompts", lambda: Data(rankings=[RANKED], test=Data(prompts=[Prompt("")])), "test.prompts[0]"),
+        (
+            "twice",
+            lambda: Data(rankings=[RANKED, Ranking(Prompt("p"), ("a", str(next(COUNTER))), (1.0, 2.0))]),
+            "rankings[1]",
+        ),
+        ("twice", lambda: Data(pairs=[ROW], test=Data(prompts=[Prompt(str(next(COUNTER)))])), "test.prompts[0]"),
+    ],
+)
+def test_every_list_of_a_dataset_is_looked_at_and_its_test_set_too(id, data, named):
+    report = testing.check_dataset(loads(data), raises=False)
+    assert broken(report) == [id]
+    assert named in report[id].why
+
+
 def tracks(**more: Any) -> Any:
     return type("Probe", (), {"log": lambda self, step, metrics: None, "close": lambda self: None, **more})()
 
@@ -349,6 +379,90 @@ def test_an_optimizer_that_breaks_one_promise(id):
     assert {promise.id for promise in optimizers.KIT.promises} - BROKEN_OPTIMIZERS.keys() == {"cheap", "rebuild"}
 
 
+def doubles(state: Any, restore: Any, plugin: str = "ppo") -> tuple[Any, type]:
+    """Settings, and an optimizer at work whose β doubles with each update."""
+    settings = registry.build("optimizer", {"name": plugin})
+    kind = type(settings.open(None))
+
+    def after_update(self: Any, metrics: Any, samples: int) -> dict[str, float]:
+        self.beta *= 2
+        return {}
+
+    return settings, type("Doubles", (kind,), {"after_update": after_update, "state": state, "restore": restore})
+
+
+def keeps(self: Any) -> dict[str, float]:
+    return {"beta": self.beta}
+
+
+def takes(self: Any, state: Any) -> None:
+    self.beta = state["beta"]
+
+
+@pytest.mark.parametrize("plugin", ["ppo", "rloo", "grpo"])
+@pytest.mark.parametrize(
+    ("state", "restore", "kept"),
+    [
+        (lambda self: {}, lambda self, state: None, False),
+        (keeps, lambda self, state: None, False),
+        (keeps, takes, True),
+    ],
+    ids=["nothing", "not taken back", "carried"],
+)
+def test_what_moves_between_updates_must_be_carried_by_the_state(state, restore, kept, plugin):
+    settings, made = doubles(state, restore, plugin)
+    probe = type("Probe", (type(settings),), {"open": lambda self, ctx: made(self)})()
+    assert broken(testing.check_optimizer(probe, raises=False)) == ([] if kept else ["state"])
+
+
+def test_an_optimizer_without_open_is_restored_into_another_object():
+    """Restoring into the object that has changed shows nothing: it is as it was left."""
+
+    class Probe:
+        """No `open`: the plugin itself runs."""
+
+        def __init__(self, kept: bool):
+            self.running, self.kept = registry.build("optimizer", {"name": "rloo"}).open(None), kept
+            self.updates = 0
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__") or name in ("open", "running", "learns_from"):
+                raise AttributeError(name)
+            return getattr(self.running, name)
+
+        def __deepcopy__(self, memo: Any) -> Any:
+            other = Probe(self.kept)
+            other.updates = self.updates
+            return other
+
+        def after_update(self, metrics: Any, samples: int) -> dict[str, float]:
+            self.updates += 1
+            return {"updates": float(self.updates)}
+
+        def state(self) -> dict[str, float]:
+            return {"updates": float(self.updates)}
+
+        def restore(self, state: Any) -> None:
+            if self.kept:
+                self.updates = int(state["updates"])
+
+    assert testing.check_optimizer(Probe(kept=True)).passed
+    assert broken(testing.check_optimizer(Probe(kept=False), raises=False)) == ["state"]
+
+
+def test_the_loss_of_the_value_role_is_asked_for_alone():
+    probe = steps("loss", lambda got, m: 1 / 0 if m.new_values_BT is not None else got, plugin="ppo")
+    report = testing.check_optimizer(probe, raises=False)
+    assert broken(report) == ["loss"]
+    assert "ZeroDivisionError" in report["loss"].why
+    assert "new_values_BT alone" in report["loss"].why
+    probe = steps(
+        "loss", lambda got, m: (got[0].detach(), got[1]) if m.new_values_BT is not None else got, plugin="ppo"
+    )
+    assert "one that hangs on new_values_BT" in testing.check_optimizer(probe, raises=False)["loss"].why
+    assert "of the value role" in testing.check_optimizer("ppo")["loss"].why
+
+
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return rollouts.tiny_backbone(tmp_path_factory.mktemp("tiny"))
@@ -395,6 +509,13 @@ BROKEN_ROLLOUTS = {
 @pytest.mark.parametrize("id", sorted(BROKEN_ROLLOUTS))
 def test_a_rollout_engine_that_breaks_one_promise(id, backbone):
     assert broken(testing.check_rollout(BROKEN_ROLLOUTS[id](), raises=False, backbone=backbone)) == [id]
+
+
+def test_text_and_end_are_not_said_to_be_kept_where_stop_strings_hide_them(backbone):
+    engine = registry.build("rollout", {"name": "native", "stop": ["tea"]})
+    report = testing.check_rollout(engine, raises=False, backbone=backbone)
+    assert [report[id].ok for id in ("text", "finished")] == [None, None]
+    assert "stop strings" in report["text"].why
 
 
 def test_a_rollout_engine_that_does_not_use_its_seed(backbone):
