@@ -132,7 +132,7 @@ def _is_main_guard(node: ast.stmt) -> bool:
 def _parsed(text: str) -> ast.Module:
     try:
         tree = ast.parse(text)
-        InspectLoader.source_to_code(tree, "tests")  # type: ignore[arg-type]  # a tree too deep for it is told here
+        InspectLoader.source_to_code(tree, "tests")  # a tree too deep for it is told here
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise NoTests(f"a test cannot be parsed: {type(error).__name__}: {error}") from None
     for node in ast.walk(tree):

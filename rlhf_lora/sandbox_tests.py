@@ -74,7 +74,7 @@ def _like(base: type) -> type:
     They are compared, hashed and counted with here as plain ones; only what `base` does not have is asked of the program.
     """
 
-    class Like(base):  # type: ignore[misc]
+    class Like(base):
         _remote: Remote
 
         def __getattr__(self, name: str) -> Any:

@@ -88,7 +88,7 @@ def plain_of(value: Any) -> Any:
     for base, plain in ((int, int.__int__), (float, float.__float__), (str, str.__str__), (tuple, _items_of)):
         if issubclass(kind, base):
             same = all(getattr(kind, name) is getattr(base, name) for name in ("__eq__", "__ne__", "__lt__", "__gt__"))
-            return plain(value) if same else None  # type: ignore[operator]
+            return plain(value) if same else None
     return None
 
 

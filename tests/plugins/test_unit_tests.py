@@ -14,6 +14,7 @@ from rlhf_lora import sandbox
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.records import Sample, Score
 from rlhf_lora.registry import build
+from rlhf_lora.stages.scoring import Scorer
 
 needs_linux = pytest.mark.skipif(bool(sandbox.why_not()), reason=sandbox.why_not() or "-")
 needs_namespace = pytest.mark.skipif(not namespaces_here(), reason="the system gives no namespaces")
@@ -122,6 +123,24 @@ def test_humaneval_rows_are_checked_by_their_entry():
 def test_row_without_readable_tests_has_no_score(tests):
     found = score(ADD, tests)
     assert (found.value, found.kind) == (None, "unreadable")
+
+
+@pytest.mark.parametrize("entry", [float("nan"), 5, ["add"], {"a": 1}, "has-close("])
+def test_row_with_an_entry_that_is_no_name_has_no_score(entry):
+    found = score(ADD, TWO, entry=entry)
+    assert (found.value, found.kind) == (None, "unreadable")
+    assert "entry" in found.reason
+
+
+@needs_linux
+def test_many_endless_programs_are_scores_and_not_a_reward_that_hangs(monkeypatch):
+    monkeypatch.setattr(sandbox, "START_S", 10.0)
+    source = made(time_s=0.4)
+    samples = [Sample("p", "```python\nwhile True: pass\n```", columns={"tests": TWO})] * 4
+    with Scorer(source, "unit_tests", deadline=0.5).overlapping() as overlap:
+        overlap.add(range(4), samples)
+        assert [found.value for found in overlap.scores(4)] == [0.0] * 4
+    assert source.call_seconds(5) == 3 * source.call_seconds(2) >= 3 * 10.4
 
 
 def test_sandbox_that_cannot_start_is_no_score(monkeypatch):
