@@ -37,13 +37,16 @@ def close_in(python_lib: str, scratch_mb: int, user: int) -> None:
     top = "/proc"  # any folder that is always there and holds nothing we need
     root = f"{top}/inside"
     _mount(None, "/", None, MS_REC | MS_PRIVATE)
-    _mount("tmpfs", top, "tmpfs", MS_NOSUID | MS_NODEV, f"size={scratch_mb}m,nr_inodes=4096,mode=0755")
+    _mount("tmpfs", top, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=0755")
     os.mkdir(root)
     for path in sorted({*LIBRARIES, python_lib}):
         _show(path, root)
-    os.mkdir(root + SCRATCH, 0o700)
+    os.mkdir(root + SCRATCH)
+    size = f"size={scratch_mb}m,nr_inodes=4096,mode=0700"
+    _mount("tmpfs", root + SCRATCH, "tmpfs", MS_NOSUID | MS_NODEV, size)
     if os.getuid() == 0 and _real_root():
         os.chown(root + SCRATCH, user, user)
+    _mount(None, top, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
     os.chdir(top)
     _call("pivot_root", b".", b".")
     _call("umount2", b".", MNT_DETACH)
