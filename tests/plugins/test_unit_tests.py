@@ -11,6 +11,7 @@ from rlhf_lora.plugins.rewards import unit_tests as module
 from rlhf_lora.plugins.rewards.unit_tests import program_in
 
 from rlhf_lora import sandbox
+from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.records import Sample, Score
 from rlhf_lora.registry import build
@@ -123,6 +124,13 @@ def test_humaneval_rows_are_checked_by_their_entry():
 def test_row_without_readable_tests_has_no_score(tests):
     found = score(ADD, tests)
     assert (found.value, found.kind) == (None, "unreadable")
+
+
+@needs_linux
+def test_mix_has_the_time_of_its_parts():
+    part = {"name": "unit_tests", "run_code": True, "sandbox": "none"}
+    mix = build("reward", {"name": "mix", "parts": {"a": part, "b": {"name": "length"}, "c": part}})
+    assert mix.open(Context()).call_seconds(7) == 2 * made().call_seconds(7) > 0
 
 
 @pytest.mark.parametrize("entry", [float("nan"), 5, ["add"], {"a": 1}, "has-close("])
