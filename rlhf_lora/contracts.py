@@ -60,6 +60,8 @@ class RewardSource(Protocol):
         on_device: it computes on the backbone's device. Then it is called in the main thread, without a deadline, and never
             while a rollout goes on. Default: True for what `open` returned, else False.
         whole_batch: a score depends on the other samples, so all of a rollout are given at once. Default False.
+        call_seconds(count): the most seconds that a call with `count` samples takes by limits of its own; where that is more
+            than `scoring.deadline`, it is the deadline. Default: `scoring.deadline` alone.
         calibrate(samples): called once before the first update with samples of the reference, where `needs_calibration` is
             not False; with `state()` and `restore(state)` (plain values) what it found goes on with a resumed run.
 

@@ -98,6 +98,16 @@ def within(deadline: float, ask_it: Callable[[], T], name: str) -> T:
     return cast(T, given)
 
 
+def call_seconds(source: Any, count: int) -> float:
+    """What a source says that a call with `count` samples may take at most by its own limits; 0 when it says nothing.
+
+    A source that ends each of its parts by itself (one program, one formula) is not hanging while it works through a
+    batch of them: its deadline is the longer of this and `scoring.deadline`.
+    """
+    told = getattr(source, "call_seconds", None)
+    return float(told(count)) if callable(told) else 0.0
+
+
 class Direct:
     """A source that is called in the main thread, without a deadline: it computes on the backbone's device."""
 
@@ -121,7 +131,8 @@ class WithDeadline(Direct):
         self.deadline = deadline
 
     def __call__(self, samples: Sequence[Sample], columns: Columns) -> list[Score]:
-        return within(self.deadline, lambda: ask(self.source, samples, columns, self.name), self.name)
+        seconds = max(self.deadline, call_seconds(self.source, len(samples)))
+        return within(seconds, lambda: ask(self.source, samples, columns, self.name), self.name)
 
 
 class Worker:
@@ -130,13 +141,14 @@ class Worker:
     Args:
         reward: the configuration that `registry.build` takes. plugins: the files to load first.
         context: seed, cache_dir and run_dir, for a plugin with `open`.
+        source: the same reward in this process, asked for its `call_seconds` alone.
     """
 
     def __init__(
         self, reward: Mapping[str, Any], plugins: Sequence[Path], name: str, deadline: float | None,
-        context: Mapping[str, Any],
+        context: Mapping[str, Any], source: Any = None,
     ):  # fmt: skip
-        self.name, self.deadline = name, deadline
+        self.name, self.deadline, self.source = name, deadline, source
         self.begin = {"name": name, "reward": dict(reward), "plugins": [str(file) for file in plugins], **context}
         self._process: subprocess.Popen[str] | None = None
         self._answers: queue.Queue[str | None] = queue.Queue()
@@ -157,7 +169,8 @@ class Worker:
             ) from error
         if self._process is None:
             self._start()
-        answer = self._ask(asked, self.deadline)
+        deadline = self.deadline and max(self.deadline, call_seconds(self.source, len(samples)))
+        answer = self._ask(asked, deadline)
         if "broken" in answer:
             raise ContractError(answer["broken"])
         if "failed" in answer:
@@ -234,7 +247,7 @@ def in_worker(reward: Any, name: str, deadline: float | None, context: Mapping[s
     file = doors.file_of(type(reward).__module__)
     if file is None or callable(getattr(reward, "open", None)) or not callable(getattr(reward, "score", None)):
         return None
-    return Worker(registry.to_config(reward), [file], name, deadline, context)
+    return Worker(registry.to_config(reward), [file], name, deadline, context, reward)
 
 
 def _plain(sample: Sample) -> dict[str, Any]:

@@ -7,10 +7,10 @@ tests has the pipe on which results come. What this prevents and what it does no
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 import os
+import secrets
 import select
 import shutil
 import signal
@@ -22,23 +22,36 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
+
+from rlhf_lora.sandbox_script import NoTests, Script, split_tests
+
+__all__ = [
+    "Limits",
+    "NoTests",
+    "Outcome",
+    "SandboxError",
+    "Script",
+    "run",
+    "split_tests",
+    "why_no_namespace",
+    "why_not",
+]
 
 START_S = 30.0
 """How long two interpreters may take to start on a busy machine. The program's own time counts from then on."""
 MAX_RESULT_BYTES = 1 << 20
 INSIDE = Path(__file__).with_name("sandbox_inside.py")
+USERS = range(0x70000000, 0x78000000)
+"""User numbers that nobody has. Run by root, each process takes one of them at random: what the kernel counts or keeps per
+user (processes, keys) is then its own."""
 
 
 class SandboxError(Exception):
     """The sandbox itself failed; nothing can be said of the program."""
-
-
-class NoTests(Exception):
-    """What was given as tests cannot be read, or has none."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,7 @@ def why_no_namespace() -> str:
 def _wrapped(jail: bool) -> list[str]:
     """The command that starts an interpreter, inside new namespaces when asked for.
 
-    Root of the whole machine needs no user namespace, and becomes nobody inside. Anyone else gets one.
+    Root of the whole machine needs no user namespace, and becomes a user that nobody is. Anyone else gets one.
     """
     python = [sys.executable, "-I", "-S", str(INSIDE)]
     if not jail:
@@ -104,67 +117,13 @@ def _wrapped(jail: bool) -> list[str]:
     return [unshare, *user, "--net", "--ipc", "--uts", "--mount", "--pid", "--fork", "--kill-child", *python]
 
 
-# --- tests ------------------------------------------------------------------------------------------------------------
-
-
-def split_tests(tests: Any, entry: str = "") -> list[str]:
-    """Tests as programs of their own, each with what it needs before it.
-
-    Args:
-        tests: statements, one per test, or one script: with functions `test_…`, with HumanEval's `check(candidate)`, or
-            with asserts at its top level.
-        entry: the name that `check` is given.
-
-    Raises:
-        NoTests: it cannot be parsed, or nothing in it is a test.
-    """
-    if isinstance(tests, str):
-        return _split_script(tests, entry)
-    if not isinstance(tests, Sequence) or not tests or not all(isinstance(test, str) for test in tests):
-        raise NoTests("tests is neither a script nor a list of statements")
-    for test in tests:
-        if not any(isinstance(node, ast.Assert | ast.Call) for node in ast.walk(_parsed(test))):
-            raise NoTests(f"no test in {test[:60]!r}")
-    return list(tests)
-
-
-def _split_script(script: str, entry: str) -> list[str]:
-    body = [node for node in _parsed(script).body if not _is_main_guard(node)]
-    functions = [node.name for node in body if isinstance(node, ast.FunctionDef)]
-    named = [f"{name}()" for name in functions if name.startswith("test_")]
-    calls = named or ([f"check({entry})"] if "check" in functions and entry else [])
-    if calls:
-        setup = "\n".join(ast.unparse(node) for node in body if not isinstance(node, ast.Assert))
-        return [f"{setup}\n{call}\n" for call in calls]
-    found, before = [], ""
-    for node in body:
-        if isinstance(node, ast.Assert):
-            found.append(f"{before}{ast.unparse(node)}\n")
-        else:
-            before += f"{ast.unparse(node)}\n"
-    if not found:
-        raise NoTests("no test in the script: no function test_…, no check(candidate) with an entry, no assert")
-    return found
-
-
-def _parsed(text: str) -> ast.Module:
-    try:
-        return ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise NoTests(f"a test cannot be parsed: {error}") from None
-
-
-def _is_main_guard(node: ast.stmt) -> bool:
-    return isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
-
-
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
 def run(
-    code: str, tests: Sequence[str], entry: str = "", limits: Limits | None = None, *, jail: bool = True
+    code: str, tests: Sequence[str | Script], entry: str = "", limits: Limits | None = None, *, jail: bool = True
 ) -> Outcome:
-    """Run a program against tests that `split_tests` gave.
+    """Run a program against tests that `split_tests` gave; a text is a script that is one test.
 
     Args:
         jail: with namespaces and a jail. Without, a program can read and change what its user can.
@@ -177,18 +136,20 @@ def run(
         "jail": jail, "limits": limits.rlimits(), "scratch_mb": limits.scratch_mb, "python_lib": _library(),
         "backstop_s": START_S + limits.time_s + 5,
     }  # fmt: skip
+    scripts = [Script(test) if isinstance(test, str) else test for test in tests]
+    count = sum(script.count for script in scripts)
     lines: list[dict[str, Any]] = []
     with ExitStack() as stack:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             answer, _ = stack.enter_context(_process("answer", {**common, "code": code}, theirs, jail))
-            job = {**common, "tests": list(tests), "entry": entry}
+            job = {**common, "tests": [asdict(script) for script in scripts], "entry": entry}
             grader, said = stack.enter_context(_process("tests", job, ours, jail))
         lines += _read(grader, START_S, 1)
         if not lines or not lines[0].get("ready"):
             raise SandboxError(_why_not_started(lines, answer, grader, said))
-        lines += _read(grader, limits.time_s, len(tests))
-    return _outcome(lines[1:], len(tests), limits)
+        lines += _read(grader, limits.time_s, count)
+    return _outcome(lines[1:], count, limits)
 
 
 def _outcome(lines: Sequence[dict[str, Any]], count: int, limits: Limits) -> Outcome:
@@ -210,7 +171,7 @@ def _process(
         the process, and a file with what it wrote to stderr before the program or the tests were loaded.
     """
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr, tempfile.TemporaryDirectory() as folder:
-        stdin.write(json.dumps(job).encode())
+        stdin.write(json.dumps({**job, "user": secrets.choice(USERS)}).encode())
         stdin.seek(0)
         number = connection.fileno()
         try:

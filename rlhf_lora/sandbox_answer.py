@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter, OrderedDict, defaultdict, deque
 from itertools import islice
 from typing import Any
 
 MOST_ITEMS = 10_000
+MUTABLE = (list, dict, set, bytearray, deque, Counter, OrderedDict, defaultdict)
 
 
 def play(job: Any, connection: socket.socket, out: int, wire: Any, load: Any, write: Any) -> None:
@@ -35,6 +37,9 @@ def play(job: Any, connection: socket.socket, out: int, wire: Any, load: Any, wr
 def _serve(request: Any, objects: list[Any], wire: Any) -> Any:
     def handle(value: Any) -> Any:
         objects.append(value)
+        like = wire.plain_of(value)
+        if like is not None:
+            return ["like", [len(objects) - 1, wire.encode(like, handle)]]
         return ["handle", len(objects) - 1]
 
     operation, target, arguments, keywords = request
@@ -58,7 +63,7 @@ def _serve(request: Any, objects: list[Any], wire: Any) -> Any:
     else:
         value = str(thing) if operation == "str" else repr(thing)
     # a list that the program sorted in place is sorted for the tests too
-    after = [wire.encode(a, handle) if type(a) in (list, dict, set, bytearray) else None for a in args]
+    after = [wire.encode(a, handle) if type(a) in MUTABLE else None for a in args]
     return ["ok", wire.encode(value, handle), after]
 
 

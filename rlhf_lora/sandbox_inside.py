@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 
@@ -23,12 +24,12 @@ def neighbour(name: str) -> Any:
     return load(name, os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py"))
 
 
-def load(name: str, path: str, **names: Any) -> Any:
+def load(name: str, path: str, names: Mapping[str, Any] | None = None, loader: Any = None) -> Any:
     """Run a file as a module, with `names` there from the start."""
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    vars(module).update(names)
+    vars(module).update(names or {})
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
@@ -60,7 +61,7 @@ def main() -> None:
     out, nothing = os.dup(1), os.open(os.devnull, os.O_RDWR)
     if job["jail"]:
         jail.remember_user()
-        jail.close_in(job["python_lib"], job["scratch_mb"])
+        jail.close_in(job["python_lib"], job["scratch_mb"], job["user"])
         jail.protect_init()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         child = os.fork()
@@ -69,7 +70,7 @@ def main() -> None:
             os.close(out)
             watch(child, job["backstop_s"])
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-        jail.give_up_privileges()
+        jail.give_up_privileges(job["user"])
     jail.limit(job["limits"])
     for standard in (0, 1, 2):
         os.dup2(nothing, standard)

@@ -7,20 +7,29 @@ no /etc, no home, and no way back: the old root is unmounted.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import resource
+import struct
+import sys
 from collections.abc import Mapping
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC = 1, 2, 4, 8, 32, 4096, 16384
 MS_PRIVATE, MS_RELATIME, MNT_DETACH = 1 << 18, 1 << 21, 2
 PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 24, 38
-NOBODY = 65534
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
+KEYCTL_JOIN_SESSION_KEYRING = 1
+KEY_CALLS = {"x86_64": (0xC000003E, 248, 249, 250), "aarch64": (0xC00000B7, 217, 218, 219)}
+"""Per machine: its mark in a filter, then the numbers of add_key, request_key and keyctl."""
 LIBRARIES = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib")
 SCRATCH = "/work"
 
 
-def close_in(python_lib: str, scratch_mb: int) -> None:
+def close_in(python_lib: str, scratch_mb: int, user: int) -> None:
     """Leave only the libraries and `SCRATCH` in sight, and go there. Needs a mount namespace of its own.
+
+    Args:
+        user: whose the scratch folder shall be, when this is root's process.
 
     Raises:
         OSError: the kernel refuses a step.
@@ -28,13 +37,16 @@ def close_in(python_lib: str, scratch_mb: int) -> None:
     top = "/proc"  # any folder that is always there and holds nothing we need
     root = f"{top}/inside"
     _mount(None, "/", None, MS_REC | MS_PRIVATE)
-    _mount("tmpfs", top, "tmpfs", MS_NOSUID | MS_NODEV, f"size={scratch_mb}m,nr_inodes=4096,mode=0755")
+    _mount("tmpfs", top, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=0755")
     os.mkdir(root)
     for path in sorted({*LIBRARIES, python_lib}):
         _show(path, root)
-    os.mkdir(root + SCRATCH, 0o700)
+    os.mkdir(root + SCRATCH)
+    size = f"size={scratch_mb}m,nr_inodes=4096,mode=0700"
+    _mount("tmpfs", root + SCRATCH, "tmpfs", MS_NOSUID | MS_NODEV, size)
     if os.getuid() == 0 and _real_root():
-        os.chown(root + SCRATCH, NOBODY, NOBODY)
+        os.chown(root + SCRATCH, user, user)
+    _mount(None, top, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
     os.chdir(top)
     _call("pivot_root", b".", b".")
     _call("umount2", b".", MNT_DETACH)
@@ -64,8 +76,8 @@ def protect_init() -> None:
     _call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def give_up_privileges() -> None:
-    """No capability, now or by running anything; nobody instead of root."""
+def give_up_privileges(user: int) -> None:
+    """No capability, now or by running anything; `user` instead of root; no keys of anybody's."""
     _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     real_root = os.getuid() == 0 and _real_root()
     for capability in range(64):
@@ -75,9 +87,38 @@ def give_up_privileges() -> None:
             break  # past the last one that this kernel has
     if real_root:
         os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
     _call("capset", (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
+    _leave_keys()
+
+
+def _leave_keys() -> None:
+    """Leave the user's session keyring, and refuse every call about keys from here on: EPERM.
+
+    The kernel's keys are in no namespace of ours. The filter has to be told each machine's numbers.
+
+    Raises:
+        OSError: this machine's are not known, or the kernel has no filters.
+    """
+    machine = os.uname().machine
+    if machine not in KEY_CALLS or sys.maxsize < 1 << 32:
+        raise OSError(errno.ENOSYS, f"the calls that must be refused are not known for {machine}")
+    mark, *calls = KEY_CALLS[machine]
+    # whatever it says (no keys in this kernel, refused already): the filter holds
+    ctypes.CDLL(None).syscall(ctypes.c_long(calls[-1]), ctypes.c_long(KEYCTL_JOIN_SESSION_KEYRING), None)
+    load, if_equal, if_at_least, answer = 0x20, 0x15, 0x35, 0x06
+    last = len(calls) + 5
+    steps = [
+        (load, 0, 0, 4), (if_equal, 0, last - 2, mark),  # another machine's calls: to the last step
+        (load, 0, 0, 0), (if_at_least, last - 4, 0, 1 << 30),  # x86_64 has every call once more from there on
+        *((if_equal, last - 5 - i, 0, call) for i, call in enumerate(calls)),
+        (answer, 0, 0, 0x7FFF0000), (answer, 0, 0, 0x00050000 | errno.EPERM),
+    ]  # fmt: skip
+    code = b"".join(struct.pack("=HBBI", *step) for step in steps)
+    program = ctypes.create_string_buffer(code)
+    fprog = ctypes.create_string_buffer(struct.pack("@HP", len(steps), ctypes.addressof(program)))
+    _call("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, fprog, 0, 0)
 
 
 _uid_map = ""

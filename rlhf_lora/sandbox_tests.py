@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import importlib
 import json
 import os
 import socket
 import sys
+from collections import deque
+from importlib.machinery import SourceFileLoader
 from typing import Any
-
-COMMON = frozenset(
-    "bisect cmath collections copy datetime decimal fractions functools heapq itertools json math operator random re "
-    "statistics string typing".split()
-)
-"""Modules that tests name without importing them."""
 
 
 class Unfair(BaseException):
@@ -71,6 +68,30 @@ class Remote:
     __hash__ = object.__hash__
 
 
+def _like(base: type) -> type:
+    """Values of a kind of the program's that adds to `base` but compares as it does: a named tuple, an `IntEnum`.
+
+    They are compared, hashed and counted with here as plain ones; only what `base` does not have is asked of the program.
+    """
+
+    class Like(base):
+        _remote: Remote
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(object.__getattribute__(self, "_remote"), name)
+
+        def __str__(self) -> str:
+            return str(self._remote)
+
+        def __repr__(self) -> str:
+            return repr(self._remote)
+
+    return Like
+
+
+LIKE = {base: _like(base) for base in (int, float, str, tuple)}
+
+
 def _exact(kind: type, value: Any) -> Any:
     if type(value) is not kind:
         raise Unfair(f"the program gave a {type(value).__name__} where a {kind.__name__} belongs")
@@ -91,7 +112,12 @@ class Program:
             self.wire.send(self.connection, message)
         except (self.wire.NotPlain, OSError) as error:
             raise Unfair(f"the call cannot be made: {error}") from None
-        value, after = self.reply()
+        try:
+            value, after = self.reply()
+        except (StopIteration, StopAsyncIteration) as error:
+            if operation != "next":  # in `all(map(f, …))` it would end the test's own loop, as if all were well
+                raise Unfair(f"the program raised {type(error).__name__}") from None
+            raise
         for old, new in zip(args, after, strict=False):
             _take_over(old, new)
         return value
@@ -110,9 +136,19 @@ class Program:
         raise _built_in(kind, said)
 
     def _decode(self, given: Any) -> Any:
-        return self.wire.decode(given, lambda number: Remote(self.ask, number))
+        return self.wire.decode(given, self._stand_in)
+
+    def _stand_in(self, number: int, plain: Any = None) -> Any:
+        remote = Remote(self.ask, number)
+        if plain is None:
+            return remote
+        value = LIKE[type(plain)](plain)
+        value._remote = remote
+        return value
 
     def _handle(self, value: Any) -> Any:
+        if type(value) in LIKE.values():
+            value = value._remote
         if type(value) is Remote:
             return ["handle", object.__getattribute__(value, "_number")]
         raise self.wire.NotPlain(f"a {type(value).__name__} cannot be handed to the program")
@@ -131,9 +167,12 @@ def _take_over(old: Any, new: Any) -> None:
         return
     if type(old) in (list, bytearray):
         old[:] = new
-    elif type(old) in (dict, set):
+    elif isinstance(old, dict | set):
         old.clear()
         old.update(new)
+    elif type(old) is deque:
+        old.clear()
+        old.extend(new)
 
 
 def play(job: Any, connection: socket.socket, out: int, wire: Any, load: Any, write: Any) -> None:
@@ -155,26 +194,91 @@ def play(job: Any, connection: socket.socket, out: int, wire: Any, load: Any, wr
     except BaseException as error:
         say(broken=f"the program cannot be loaded: {_said(error)}")
         return
-    for i, text in enumerate(job["tests"]):
-        try:
-            load(f"test_{i}", write(f"test_{i}.py", text), **_names(text, job["entry"], program))
-            say(test=i, ok=True)
-        except BaseException as error:
-            say(test=i, ok=False, why=_said(error)[:500])
+    first = 0
+    for number, script in enumerate(job["tests"]):
+        first = _run(number, script, first, job["entry"], program, say, load, write)
 
 
-def _names(text: str, entry: str, program: Program) -> dict[str, Any]:
-    """What the test needs: the program's names. A built-in or a module of the standard library is never the program's."""
+def _run(number: int, script: Any, first: int, entry: str, program: Program, say: Any, load: Any, write: Any) -> int:
+    """Run one script; its tests are numbered from `first`. Gives the number after its last."""
+    marks, calls = script["marks"], script["calls"]
+    after, told, ended = first + max(1, len(marks) + len(calls)), set(), "not reached"
+
+    def tell(test: int, error: BaseException | None) -> bool:
+        told.add(test)
+        say(test=test, ok=True) if error is None else say(test=test, ok=False, why=_said(error)[:500])
+        return True
+
+    class Test:
+        """`with __test__(3):` around a test: whatever is raised in there is its result, and the script goes on."""
+
+        def __init__(self, test: int):
+            self.test = test
+
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+            return tell(self.test, error)
+
+    try:
+        name, tree = f"test_{number}", _marked(script, first)
+        names = {**_names(tree, entry, program), "__test__": Test}
+        path = write(f"{name}.py", script["text"])
+        load(name, path, names, Marked(name, path, tree))
+        if not marks and not calls:
+            tell(first, None)
+    except BaseException as error:
+        ended = _said(error)[:500]
+    for test in range(first, after):
+        if test not in told:
+            say(test=test, ok=False, why=ended)
+    return after
+
+
+class Marked(SourceFileLoader):
+    """Loads a tree in the place of the text it came from."""
+
+    def __init__(self, name: str, path: str, tree: ast.Module):
+        super().__init__(name, path)
+        self.tree = tree
+
+    def source_to_code(self, data: Any, path: Any, **_: Any) -> Any:  # type: ignore[override]
+        return super().source_to_code(self.tree, path)
+
+
+def _marked(script: Any, first: int) -> ast.Module:
+    """The script with each of its tests in a `with` of its own."""
+    tree = ast.parse(script["text"])
+    for test, place in enumerate(script["marks"], first):
+        (frame,) = ast.parse(f"with __test__({test}): pass").body
+        frame.body = [tree.body[place]]  # type: ignore[attr-defined]
+        tree.body[place] = frame
+    for test, call in enumerate(script["calls"], first + len(script["marks"])):
+        tree.body += ast.parse(f"with __test__({test}): {call}").body
+    return tree
+
+
+def _names(tree: ast.Module, entry: str, program: Program) -> dict[str, Any]:
+    """What the test needs: the program's names. A built-in, or a module of the standard library, is never the program's.
+
+    A module is known by its use: `math.pi` means the module, `select([3, 1])` a function of the program's.
+    """
+    parts = list(ast.walk(tree))
+    names = [node for node in parts if isinstance(node, ast.Name)]
+    own = {node.id for node in names if not isinstance(node.ctx, ast.Load)}
+    own |= {node.arg for node in parts if isinstance(node, ast.arg)}
+    dotted = {node.value.id for node in parts if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
     found: dict[str, Any] = {}
-    for name in {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}:
-        if name != entry and (hasattr(builtins, name) or name in sys.stdlib_module_names or name.startswith("__")):
-            if name in COMMON:
-                found[name] = importlib.import_module(name)
+    for name in {node.id for node in names} | {entry} - {""}:
+        if name != entry and (hasattr(builtins, name) or name.startswith("__")):
             continue
-        try:
-            found[name] = program.ask("get", 0, [name])
-        except AttributeError:
-            pass  # the test's own, or missing: the test will tell
+        with contextlib.suppress(AttributeError, ImportError):  # the test's own, or missing: the test will tell
+            if name != entry and name in sys.stdlib_module_names and name in dotted:
+                if name not in own:
+                    found[name] = importlib.import_module(name)
+            else:
+                found[name] = program.ask("get", 0, [name])
     return found
 
 

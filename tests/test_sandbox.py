@@ -5,17 +5,21 @@ Cheating is tried with and without a jail (`jail=False` is `reward.sandbox=none`
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from namespaces import namespaces_here
 
-from rlhf_lora import sandbox
+from rlhf_lora import sandbox, sandbox_jail
 from rlhf_lora.sandbox import Limits, NoTests, SandboxError, split_tests
 
 needs_namespace = pytest.mark.skipif(not namespaces_here(), reason="the system gives no namespaces")
@@ -58,6 +62,45 @@ HONEST = {
         "try:\n    f(1)\n    assert False\nexcept ValueError as error:\n    assert str(error) == 'no'",
     ),
     "modules that tests do not import": ("def half(x): return x / 2", "assert math.isclose(half(3), 1.5)"),
+    "values of the standard library": (
+        "import sys\nfrom collections import *\nfrom datetime import *\nfrom decimal import Decimal\n"
+        "from fractions import Fraction\n"
+        "def all_of_them():\n    d = defaultdict(list)\n    d[1].append(2)\n"
+        "    return [Counter('aab'), d, OrderedDict(b=1, a=2), deque([1, 2], 3), Fraction(4, 2), Decimal('2'), range(3),\n"
+        "        date(2024, 2, 3), datetime(2024, 2, 3, 4, 5, 6, 7), time(1, 2), timedelta(1, 2, 3),\n"
+        "        {1: 2}.keys(), {1: 2}.items()]",
+        "import collections, datetime\nv = all_of_them()\nassert v[:3] == [{'a': 2, 'b': 1}, {1: [2]}, {'b': 1, 'a': 2}]\n"
+        "assert v[0].most_common(1) == [('a', 2)] and v[1][5] == [] and list(v[2]) == ['b', 'a']\n"
+        "assert v[3] == collections.deque([1, 2]) and v[3].maxlen == 3\nassert v[4] == 2 and v[5] == 2 and v[6] == range(3)\n"
+        "assert v[7] == datetime.date(2024, 2, 3) and v[8] == datetime.datetime(2024, 2, 3, 4, 5, 6, 7)\n"
+        "assert v[9:11] == [datetime.time(1, 2), datetime.timedelta(1, 2, 3)]\nassert v[11] == {1} and v[12] == {(1, 2)}",
+    ),
+    "named tuples and enums that are numbers": (
+        "from collections import namedtuple\nfrom enum import IntEnum\nfrom typing import NamedTuple\n"
+        "P = namedtuple('P', 'x y')\nclass Q(NamedTuple):\n    x: int\n    def twice(self): return 2 * self.x\n"
+        "class Color(IntEnum):\n    RED = 2\ndef p(): return P(1, 2)\ndef q(): return [Q(4)]\ndef red(): return Color.RED\n"
+        "def is_p(value): return isinstance(value, P)",
+        "assert p() == (1, 2) and p().y == 2 and str(p()) == 'P(x=1, y=2)' and is_p(p())\n"
+        "assert q() == [(4,)] and q()[0].twice() == 8\nassert red() == 2 and red() == Color.RED and red().name == 'RED'",
+    ),
+    "arguments of the standard library, changed in place": (
+        "def more(d, c):\n    d.append(3)\n    c['a'] += 1",
+        "import collections\nd, c = collections.deque([1]), collections.Counter('a')\nmore(d, c)\n"
+        "assert list(d) == [1, 3] and c == {'a': 2}",
+    ),
+    "names that the loader has too": (
+        "name, path, loader = 1, 2, 3",
+        "assert (name, path, loader) == (1, 2, 3)",
+    ),
+    "names of modules, called as functions": (
+        "def select(x): return x[0]\ndef copy(x): return x",
+        "assert select([3, 1]) == copy(3) and sys.maxsize > 1",
+    ),
+    "an end of iteration where one belongs": (
+        "class Count:\n    n = 0\n    def __iter__(self): return self\n    def __next__(self):\n        self.n += 1\n"
+        "        if self.n > 2: raise StopIteration\n        return self.n",
+        "c = Count()\nassert next(c) == 1 and next(c) == 2 and next(c, None) is None and list(Count()) == [1, 2]",
+    ),
     "constants": ("LIMIT = 7", "assert LIMIT == 7"),
     "a program that prints": ("print('hello' * 100)\ndef one():\n    print('x')\n    return 1", "assert one() == 1"),
 }
@@ -101,6 +144,19 @@ CHEATS = {
     "returns an int that equals everything": (
         "class Int(int):\n    def __eq__(self, other): return True\n    __hash__ = int.__hash__\n"
         "def add(a, b): return Int(0)"
+    ),
+    "returns a tuple that equals everything": (
+        "class T(tuple):\n    def __eq__(self, other): return True\n    __hash__ = tuple.__hash__\n"
+        "    def __rsub__(self, o): return 0\n    __sub__ = __rsub__\ndef add(a, b): return T()"
+    ),
+    "returns a number that changes its attributes": (
+        "class Int(int):\n    real = 3\n    def __index__(self): return 3\n    __int__ = __abs__ = __float__ = __index__\n"
+        "    def __sub__(self, o): return 0\n    def __getattr__(self, name): return 3\ndef add(a, b): return Int(0)"
+    ),
+    "returns what it calls a Counter": (
+        "import collections\nclass Counter(dict):\n    __module__ = 'collections'\n    def __eq__(self, other): return True\n"
+        "    def __abs__(self): return 0\n    def __sub__(self, o): return 0\ncollections.Counter = Counter\n"
+        "def add(a, b): return Counter()"
     ),
     "is itself such an object": EVERYTHING_EQUAL + "add = Yes()",
     "hands out anything by name": EVERYTHING_EQUAL + "def __getattr__(name): return Yes()",
@@ -155,6 +211,19 @@ TESTS = [
     "assert int(add(1, 2)) in [3]",
     "try:\n    ok = add(1, 2) == 3\nexcept Exception:\n    ok = False\nassert ok",
 ]
+
+
+ENDS_LOOPS = [
+    "cases = [((1, 2), 3)]\nassert all(map(lambda c: candidate(*c[0]) == c[1], cases))",
+    "for got, want in zip(map(candidate, [1], [2]), [3]): assert got == want",
+    "assert [candidate(1, 2) for _ in range(2)][:0] == []",
+]
+
+
+@pytest.mark.parametrize("kind", ["StopIteration", "StopAsyncIteration"])
+def test_end_of_iteration_that_the_program_raises_does_not_end_a_loop_of_the_test(kind):
+    code = f"def candidate(a, b): raise {kind}"
+    assert passed(code, *ENDS_LOOPS, jail=False) == [False] * len(ENDS_LOOPS)
 
 
 def test_honest_program_passes_the_tests_that_cheats_are_given():
@@ -233,6 +302,56 @@ def test_no_privilege_is_left(body):
     assert passed(attempt(body), "assert attempt() in ('AssertionError', 'PermissionError', 'FileNotFoundError')") == [
         True
     ]
+
+
+def key_calls(*lines: str) -> str:
+    """A program with add_key, request_key and keyctl as `calls[0..2]`, each giving its result or minus its error."""
+    numbers = sandbox_jail.KEY_CALLS[os.uname().machine][1:]
+    return (
+        "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nlibc.syscall.restype = ctypes.c_long\n"
+        "def call(number, *args):\n    args = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]\n"
+        "    found = libc.syscall(ctypes.c_long(number), *args)\n"
+        f"    return found if found >= 0 else -ctypes.get_errno()\nADD, REQUEST, KEYCTL = {numbers}\n"
+        + "\n".join(lines)
+    )
+
+
+@needs_namespace
+def test_keys_of_the_user_cannot_be_read_and_none_can_be_left_for_the_next():
+    code = key_calls(
+        "def search(ring): return call(KEYCTL, 10, ring, b'user', b'my_secret', 0)",
+        "def leave(): return call(ADD, b'user', b'left', b'here', 4, -4)",
+        "def request(): return call(REQUEST, b'user', b'my_secret', None, 0)",
+        "def otherwise(): return call(KEYCTL | 1 << 30, 10, -3, b'user', b'my_secret', 0)",
+    )
+    refused = ["search(-3)", "search(-4)", "leave()", "request()"] + ["otherwise()"] * (os.uname().machine == "x86_64")
+    tests = [f"assert {call} == -1, {call}" for call in refused]  # EPERM
+    # a process with a keyring of its own, so that no key is left in anybody's
+    outside = key_calls(
+        "import json, sys\nfrom rlhf_lora import sandbox",
+        "call(KEYCTL, 1, None)\nkey = call(ADD, b'user', b'my_secret', b'hunter2', 7, -3)",
+        "code, tests = json.load(sys.stdin)",
+        "found = call(KEYCTL, 10, -3, b'user', b'my_secret', 0) == key > 0",
+        "print(json.dumps([found, *sandbox.run(code, tests).why]))",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", outside], input=json.dumps([code, tests]), capture_output=True, text=True, check=True
+    )
+    found, *why = json.loads(done.stdout)
+    if not found:
+        pytest.skip("the system has no keyrings")
+    assert why == [""] * len(tests)
+
+
+@needs_namespace
+def test_machine_whose_key_calls_are_not_known_has_no_sandbox(tmp_path):
+    for file in Path(sandbox.__file__).parent.glob("sandbox_*.py"):
+        text = file.read_text().replace('"x86_64"', '"x87"').replace('"aarch64"', '"aarch65"')
+        (tmp_path / file.name).write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sandbox, "INSIDE", tmp_path / "sandbox_inside.py")
+        with pytest.raises(SandboxError, match="not known for"):
+            sandbox.run(ADD, ["assert add(1, 2) == 3"])
 
 
 @needs_namespace
@@ -422,6 +541,17 @@ def test_runs_at_the_same_time_do_not_disturb_each_other():
     assert found == {i: [i == j for j in range(4)] for i in range(4)}
 
 
+@needs_namespace
+def test_threads_and_processes_are_counted_for_each_program_alone():
+    code = (
+        "import threading, time\ndef f():\n    threads = [threading.Thread(target=time.sleep, args=(2,)) for _ in range(4)]\n"
+        "    for t in threads: t.start()\n    for t in threads: t.join()\n    return len(threads)"
+    )
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda _: sandbox.run(code, ["assert f() == 4"]).why, range(6)))
+    assert found == [[""]] * 6
+
+
 def test_no_file_handle_is_left_open():
     passed(ADD, "assert add(1, 2) == 3", jail=False)
     before = len(os.listdir("/proc/self/fd"))
@@ -439,6 +569,20 @@ def test_no_file_handle_is_left_open():
         ("x = 1\nassert add(x, 2) == 3\nx = 5\nassert add(x, 2) == 7\n", "", 2),
         ("def test_one():\n    assert add(1, 2) == 3\ndef test_two():\n    assert add(2, 2) == 4\n", "", 2),
         ("META = {}\ndef check(candidate):\n    assert candidate(1, 2) == 3\n", "add", 1),
+        ("def test_one():\n    assert add(1, 2) == 3\nassert add(2, 2) == 4\n", "", 2),
+        ("def check(candidate):\n    assert candidate(1, 2) == 3\nassert add(2, 2) == 4\n", "add", 2),
+        ("def check(candidate):\n    assert candidate(1, 2) == 3\ncheck(add)\n", "", 1),
+        ("for a in (1, 2):\n    assert add(a, 2) == a + 2\nelse:\n    assert add(0, 0) == 0\n", "", 1),
+        (["def test_one():\n    assert add(1, 2) == 3\ndef test_two(a=2):\n    assert add(a, 2) == 4\n"], "", 2),
+        (
+            "assert add(0, 3) == "
+            + "+".join(["1"] * 3)
+            + "\nx = "
+            + "+".join(["1"] * 200)
+            + "\nassert add(x, 0) == 200",
+            "",
+            2,
+        ),
         ("assert add(1, 2) == 3\nif __name__ == '__main__':\n    raise SystemExit\n", "", 1),
     ],
 )
@@ -454,3 +598,51 @@ def test_tests_are_read_in_the_shapes_that_data_have(tests, entry, count):
 def test_what_holds_no_test_is_refused(tests):
     with pytest.raises(NoTests):
         split_tests(tests)
+
+
+UNFIT = {
+    "solution": "from solution import add\nassert add(1, 2) == 3",
+    "pytest": "import pytest\ndef test_a():\n    assert add(1, 2) == 3",
+    "beside itself": "from . import add\nassert add(1, 2) == 3",
+    "tmp_path": "def test_a(tmp_path):\n    assert add(1, 2) == 3",
+    "a class": "class TestAdd:\n    def test_a(self):\n        assert add(1, 2) == 3",
+    "async": "async def test_a():\n    assert add(1, 2) == 3\nassert add(1, 2) == 3",
+    "no entry": "def check(candidate):\n    assert candidate(1, 2) == 3\nassert add(1, 2) == 3",
+    "cannot be parsed": "assert f() == " + "+".join(["1"] * 3000),
+    "outside function": "return 3\nassert add(1, 2) == 3",
+    "no test in": ["def helper():\n    assert add(1, 2) == 3"],
+}
+
+
+@pytest.mark.parametrize("why", UNFIT)
+def test_what_no_program_could_pass_is_the_fault_of_the_row(why):
+    with pytest.raises(NoTests, match=why):
+        split_tests(UNFIT[why])
+
+
+@pytest.mark.parametrize("entry", ["has-close(", float("nan"), 5, ["add"], {"a": 1}, None, "def", "a.b"])
+def test_entry_that_is_no_name_is_the_fault_of_the_row(entry):
+    with pytest.raises(NoTests, match="entry is"):
+        split_tests("def check(candidate):\n    assert candidate(1, 2) == 3\n", entry)
+
+
+def test_many_terms_are_read_or_told_and_never_end_the_run():
+    for count in (100, 400, 900, 5000, 100_000):
+        try:
+            scripts = split_tests("assert f() == " + "+".join(["1"] * count))
+        except NoTests:
+            continue
+        assert passed(f"def f(): return {count}", *scripts, jail=False) == [True]
+
+
+def test_script_runs_once_so_that_what_it_changes_stays_changed():
+    code = "s = []\ndef push(x): s.append(x)\ndef size(): return len(s)\ndef pop(): return s.pop()\n"
+    script = "push(1)\nassert size() == 1\npush(2)\nassert size() == 3\nassert pop() == 2\nassert size() == 1\n"
+    assert passed(code, *split_tests(script), jail=False) == [True, False, True, True]
+
+
+def test_script_that_ends_early_fails_the_tests_after_it_and_says_why():
+    script = "assert add(1, 2) == 3\nadd(1)\nassert add(1, 2) == 3\ndef test_a():\n    assert add(1, 2) == 3\n"
+    outcome = sandbox.run(ADD, [*split_tests(script), "assert add(2, 2) == 4"], jail=False)
+    assert outcome.passed == [True, False, False, True]
+    assert [why.partition(":")[0] for why in outcome.why] == ["", "TypeError", "TypeError", ""]

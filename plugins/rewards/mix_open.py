@@ -12,6 +12,7 @@ from rlhf_lora import registry
 from rlhf_lora.atomic import write_text
 from rlhf_lora.errors import ContractError, DataError, Interrupted, Stopped
 from rlhf_lora.records import Missing, Sample, Score
+from rlhf_lora.reward_calls import call_seconds
 from rlhf_lora.scores import columns_of
 
 from .mix_combine import logit, product, safety_decides, sigmoid, uncertain, weighted_sum
@@ -50,6 +51,10 @@ class OpenMix:
     def on_device(self) -> bool:
         """Whether a part computes where the backbone does."""
         return any(getattr(part, "on_device", part is not self.mix.rewards[name]) for name, part in self.opened.items())
+
+    def call_seconds(self, count: int) -> float:
+        """The parts are asked one after another."""
+        return sum(call_seconds(part, count) for part in self.opened.values())
 
     def score_with(self, scorer: Callable[[Any, Any], Any]) -> None:
         """Have the parts asked by `scorer(reward, opened reward)(samples)`: held to what a run holds a reward to."""

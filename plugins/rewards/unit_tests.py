@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,7 +14,10 @@ from rlhf_lora.errors import ConfigError
 from rlhf_lora.records import Sample, Score
 from rlhf_lora.registry import reward
 
-FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
+OPENS = re.compile(
+    r"^[ \t]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*(?P<fence>`{3,}|~{3,})[ \t]*(?P<mark>[\w+-]*)(?P<more>[^\n]*)$"
+)
+"""A line that opens a block of code, within a list or not: three or more backticks or tildes, then the language."""
 
 
 @reward("unit_tests")
@@ -67,18 +72,27 @@ class UnitTests:
         with ThreadPoolExecutor(self.workers) as pool:
             return list(pool.map(self._one, samples, tests))
 
+    def call_seconds(self, count: int) -> float:
+        """When every program is endless: `workers` at a time, each with its time, and what two processes take to start."""
+        return math.ceil(count / self.workers) * (sandbox.START_S + self.time_s + 1.0)
+
     def _one(self, sample: Sample, tests: Any) -> Score:
-        entry = sample.columns.get("entry") or ""
+        entry = sample.columns.get("entry")
+        entry = "" if entry is None else entry
         try:
-            texts = sandbox.split_tests(tests, entry)
+            scripts = sandbox.split_tests(tests, entry)
         except sandbox.NoTests as error:
             return Score.none(str(error), kind="unreadable")
         program = program_in(sample.text) if self.code == "fenced" else sample.text
         if program is None or not program.strip():
-            return Score(0.0, parts={"passed": 0, "total": len(texts)}, reason="no program in the answer")
+            return Score(
+                0.0,
+                parts={"passed": 0, "total": sum(script.count for script in scripts)},
+                reason="no program in the answer",
+            )
         limits = sandbox.Limits(time_s=self.time_s, memory_mb=self.memory_mb)
         try:
-            outcome = sandbox.run(program, texts, entry, limits, jail=self.sandbox == "namespace")
+            outcome = sandbox.run(program, scripts, entry, limits, jail=self.sandbox == "namespace")
         except sandbox.SandboxError as error:
             return Score.none(f"the sandbox could not start: {error}", kind="error")
         passed, total = sum(outcome.passed), len(outcome.passed)
@@ -89,7 +103,37 @@ class UnitTests:
 
 def program_in(text: str) -> str | None:
     """The last fenced block marked as Python, or where none is, the last one without a mark."""
-    blocks = [(mark.lower(), body) for mark, body in FENCE.findall(text)]
+    blocks = list(_blocks(text))
     marked = [body for mark, body in blocks if mark in ("python", "py", "python3")]
     plain = [body for mark, body in blocks if not mark]
-    return (marked or plain or [None])[-1]
+    found = marked or plain
+    return found[-1] if found else None
+
+
+def _blocks(text: str) -> Iterator[tuple[str, str]]:
+    """Fenced blocks, as Markdown has them: the language, and the lines less the indentation of the fence.
+
+    A block ends with a line of the same character, at least as often; one that does not end is none.
+    """
+    opened: re.Match[str] | None = None
+    lines: list[str] = []
+    for line in text.split("\n"):
+        if opened is None:
+            opened, lines = OPENS.match(line), []
+            if opened and opened["fence"][0] == "`" and "`" in opened["more"]:
+                opened = None  # code within a line
+            continue
+        fence, bare = opened["fence"], line.strip(" \t\r")
+        if len(bare) >= len(fence) and not bare.strip(fence[0]):
+            yield opened["mark"].lower(), _without_indent(lines, opened.start("fence"))
+            opened = None
+        else:
+            lines.append(line)
+
+
+def _without_indent(lines: Sequence[str], width: int) -> str:
+    """The lines less `width` blanks, and less what is in common where the first still stands in from the margin."""
+    bare = [line[min(width, len(line) - len(line.lstrip(" \t"))) :] for line in lines]
+    first = next((line for line in bare if line.strip()), "")
+    text = "".join(f"{line}\n" for line in bare)
+    return textwrap.dedent(text) if first[:1] in (" ", "\t") else text

@@ -11,9 +11,11 @@ from rlhf_lora.plugins.rewards import unit_tests as module
 from rlhf_lora.plugins.rewards.unit_tests import program_in
 
 from rlhf_lora import sandbox
+from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.records import Sample, Score
 from rlhf_lora.registry import build
+from rlhf_lora.stages.scoring import Scorer
 
 needs_linux = pytest.mark.skipif(bool(sandbox.why_not()), reason=sandbox.why_not() or "-")
 needs_namespace = pytest.mark.skipif(not namespaces_here(), reason="the system gives no namespaces")
@@ -124,6 +126,31 @@ def test_row_without_readable_tests_has_no_score(tests):
     assert (found.value, found.kind) == (None, "unreadable")
 
 
+@needs_linux
+def test_mix_has_the_time_of_its_parts():
+    part = {"name": "unit_tests", "run_code": True, "sandbox": "none"}
+    mix = build("reward", {"name": "mix", "parts": {"a": part, "b": {"name": "length"}, "c": part}})
+    assert mix.open(Context()).call_seconds(7) == 2 * made().call_seconds(7) > 0
+
+
+@pytest.mark.parametrize("entry", [float("nan"), 5, ["add"], {"a": 1}, "has-close("])
+def test_row_with_an_entry_that_is_no_name_has_no_score(entry):
+    found = score(ADD, TWO, entry=entry)
+    assert (found.value, found.kind) == (None, "unreadable")
+    assert "entry" in found.reason
+
+
+@needs_linux
+def test_many_endless_programs_are_scores_and_not_a_reward_that_hangs(monkeypatch):
+    monkeypatch.setattr(sandbox, "START_S", 10.0)
+    source = made(time_s=0.4)
+    samples = [Sample("p", "```python\nwhile True: pass\n```", columns={"tests": TWO})] * 4
+    with Scorer(source, "unit_tests", deadline=0.5).overlapping() as overlap:
+        overlap.add(range(4), samples)
+        assert [found.value for found in overlap.scores(4)] == [0.0] * 4
+    assert source.call_seconds(5) == 3 * source.call_seconds(2) >= 3 * 10.4
+
+
 def test_sandbox_that_cannot_start_is_no_score(monkeypatch):
     monkeypatch.setattr(sandbox, "_wrapped", lambda jail: ["/nonexistent/unshare"])
     found = score(ADD, TWO)
@@ -136,7 +163,14 @@ def test_sandbox_that_cannot_start_is_no_score(monkeypatch):
     [
         ("```python\na\n```\nor\n```py\nb\n```\n```\nout\n```", "b\n"),
         ("```\na\n```\n```bash\nls\n```", "a\n"),
-        ("  ```Python title=x\n  a\n  ```", "  a\n"),
+        ("  ```Python title=x\n  a\n  ```", "a\n"),
+        ("1. So:\n\n    ```python\n    def f():\n        return 1\n    ```", "def f():\n    return 1\n"),
+        ('- ```python\n  a = """\nx\n"""\n  ```', 'a = """\nx\n"""\n'),
+        ("```python\n    a\n      b\n```", "a\n  b\n"),
+        ('````python\nx = """\n```\n"""\n````', 'x = """\n```\n"""\n'),
+        ("~~~py\na\n```\nb\n~~~~\n", "a\n```\nb\n"),
+        ("``` python\r\na\r\n```\r\n", "a\r\n"),
+        ("Write ```a``` so:\n```x``` y\n```py\nb\n```", "b\n"),
         ("```bash\nls\n```", None),
         ("```python\nno end", None),
     ],

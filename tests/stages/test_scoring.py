@@ -100,6 +100,20 @@ def test_a_reward_that_hangs_ends_the_run_at_its_deadline():
     assert time.monotonic() - began < 5
 
 
+def test_a_reward_that_says_how_long_it_may_take_has_that_long_and_no_longer(worker):
+    class Slow(Source):
+        def call_seconds(self, count: int) -> float:
+            return 0.1 * count
+
+    slow = Slow(lambda s: time.sleep(0.06) or 1.0)
+    assert values(Scorer(slow, "mine", deadline=0.2)(SAMPLES)) == [1.0] * 10
+    with pytest.raises(ContractError, match="no answer within 1 s"):
+        Scorer(Slow(lambda s: time.sleep(30)), "mine", deadline=0.2)(SAMPLES)
+    body = "@reward('scored')\nclass R:\n    def call_seconds(self, count): return 20.0\n"
+    body += "    def score(self, samples):\n        time.sleep(0.5)\n        return [1.0] * len(samples)\n"
+    assert values(Scorer(None, "mine", worker=worker(body, 0.2))(SAMPLES)) == [1.0] * 10
+
+
 def test_sys_exit_in_a_reward_is_a_failure_and_not_the_end():
     def leave(sample: Sample) -> float:
         raise SystemExit(0)
