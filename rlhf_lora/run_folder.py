@@ -261,3 +261,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_bytes()))
     except (ValueError, TypeError):
         raise UserError(f"{path.name} cannot be read", where=str(path), fix="restore the file or delete it") from None
+
+
+def mended(summary: Mapping[str, Any]) -> list[str]:
+    """Plugin files that were edited while the run was stopped: its figures are of both."""
+    return [f"{one['what']} was another file up to update {one['after_update']}" for one in summary.get("mended", ())]

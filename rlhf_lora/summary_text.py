@@ -6,11 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf_lora.controls import must_give
-
-
-def mended(summary: Mapping[str, Any]) -> list[str]:
-    """Plugin files that were edited while the run was stopped: its figures are of both."""
-    return [f"{one['what']} was another file up to update {one['after_update']}" for one in summary.get("mended", ())]
+from rlhf_lora.run_folder import mended
 
 
 def lines(summary: Mapping[str, Any]) -> list[str]:

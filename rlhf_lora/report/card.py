@@ -8,8 +8,7 @@ from typing import Any
 
 from rlhf_lora.atomic import write_text
 from rlhf_lora.controls import must_give
-from rlhf_lora.run_folder import RunFolder
-from rlhf_lora.summary_text import mended
+from rlhf_lora.run_folder import RunFolder, mended
 
 _KINDS = {"sft": "supervised fine-tuning", "reward": "reward model (sequence classification)", "policy": "policy"}
 

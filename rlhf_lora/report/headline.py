@@ -9,7 +9,7 @@ from typing import Any
 from rlhf_lora.controls import must_give
 from rlhf_lora.report import plots
 from rlhf_lora.report.plots import number
-from rlhf_lora.summary_text import mended
+from rlhf_lora.run_folder import mended
 
 
 def reference_name(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
