@@ -23,6 +23,8 @@ from .math_text import LONGEST, clean, final_answer, plain_number, reference_ans
 if TYPE_CHECKING:
     from rlhf_lora.contracts import Context
 
+LEFT_BEHIND_SECONDS = 5.0
+"""How much longer than a comparison may take the process lives where nobody is left who would stop it."""
 START_SECONDS = 60.0
 """How long the process that compares may take to start: it imports SymPy."""
 
@@ -165,7 +167,7 @@ class ComparingProcess:
     def _start(self) -> None:
         # -P: beside the program lie modules called `random` and `length`, which must not be taken for Python's own
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(Path(math_compare.__file__))],
+            [sys.executable, "-P", str(Path(math_compare.__file__)), str(self.seconds + LEFT_BEHIND_SECONDS)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8",
             start_new_session=True,  # Ctrl-C is for the run, which ends at a checkpoint with every score of its update
         )  # fmt: skip
