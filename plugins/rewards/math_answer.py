@@ -35,8 +35,8 @@ class MathAnswer:
 
     Both sides may write GSM8K's `#### 72`, `\\boxed{72}`, `<answer>72</answer>`, "the answer is 72", or end with a number;
     thousands commas, currency and units are read over, 50% is 0.5 (and 50), fractions and LaTeX are compared as
-    mathematics (through math-verify: `pip install 'rlhf-lora[math]'`). A row whose own answer cannot be read, or a
-    comparison that takes too long, gives no score.
+    mathematics (through math-verify: `pip install 'rlhf-lora[math]'`); "5 million" is 5000000. A row whose own answer
+    cannot be read or is a guess (`2 hours 30 minutes`), or a comparison that takes too long, gives no score.
 
     Attributes:
         column: the dataset column that has the answer.
@@ -87,7 +87,9 @@ class OpenMathAnswer:
 
     def _score(self, text: str, given: Any) -> Score:
         reference = reference_answer(given)
-        unreadable = Score.none(f"{self.settings.column}={str(given)[-80:]!r} has no answer in it", kind="unreadable")
+        unreadable = Score.none(
+            f"{self.settings.column}={str(given)[-80:]!r} has no one answer in it", kind="unreadable"
+        )
         if reference is None or len(reference) > LONGEST:
             return unreadable
         answer = final_answer(text)

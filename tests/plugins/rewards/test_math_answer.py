@@ -166,7 +166,7 @@ def test_no_answer_is_a_wrong_answer_and_says_so(opened):
 def test_a_row_whose_own_answer_cannot_be_read_gives_no_score(opened, reference, text):
     score = judged(opened, reference, text)
     assert (score.value, score.kind) == (None, "unreadable")
-    assert "has no answer in it" in score.reason
+    assert "has no one answer in it" in score.reason
 
 
 def test_it_wants_its_column(opened):
