@@ -23,6 +23,8 @@ from .math_text import LONGEST, clean, final_answer, plain_number, reference_ans
 if TYPE_CHECKING:
     from rlhf_lora.contracts import Context
 
+LEFT_BEHIND_SECONDS = 5.0
+"""How much longer than a comparison may take the process lives where nobody is left who would stop it."""
 START_SECONDS = 60.0
 """How long the process that compares may take to start: it imports SymPy."""
 
@@ -33,8 +35,8 @@ class MathAnswer:
 
     Both sides may write GSM8K's `#### 72`, `\\boxed{72}`, `<answer>72</answer>`, "the answer is 72", or end with a number;
     thousands commas, currency and units are read over, 50% is 0.5 (and 50), fractions and LaTeX are compared as
-    mathematics (through math-verify: `pip install 'rlhf-lora[math]'`). A row whose own answer cannot be read, or a
-    comparison that takes too long, gives no score.
+    mathematics (through math-verify: `pip install 'rlhf-lora[math]'`); "5 million" is 5000000. A row whose own answer
+    cannot be read or is a guess (`2 hours 30 minutes`), or a comparison that takes too long, gives no score.
 
     Attributes:
         column: the dataset column that has the answer.
@@ -85,7 +87,9 @@ class OpenMathAnswer:
 
     def _score(self, text: str, given: Any) -> Score:
         reference = reference_answer(given)
-        unreadable = Score.none(f"{self.settings.column}={str(given)[-80:]!r} has no answer in it", kind="unreadable")
+        unreadable = Score.none(
+            f"{self.settings.column}={str(given)[-80:]!r} has no one answer in it", kind="unreadable"
+        )
         if reference is None or len(reference) > LONGEST:
             return unreadable
         answer = final_answer(text)
@@ -165,7 +169,7 @@ class ComparingProcess:
     def _start(self) -> None:
         # -P: beside the program lie modules called `random` and `length`, which must not be taken for Python's own
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(Path(math_compare.__file__))],
+            [sys.executable, "-P", str(Path(math_compare.__file__)), str(self.seconds + LEFT_BEHIND_SECONDS)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8",
             start_new_session=True,  # Ctrl-C is for the run, which ends at a checkpoint with every score of its update
         )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,59 @@ def test_options_are_read_in_the_three_ways_they_are_written(options, good, bad)
     assert not any(kept("format:options", text, {"options": options}) for text in bad)
 
 
+def test_an_empty_option_is_no_option():
+    assert [kept("format:options", text, {"options": "yes, no,"}) for text in ("No.", "...", "yes, no,")] == [
+        True, False, False,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase", "keeps"),
+    [
+        ('He said "bye"', 'said "bye"', True),
+        ('He said "bye"', "bye", True),
+        ("He said “bye”\n", "said “bye”", True),
+        ('"He said bye"', "said bye", True),
+        ('He said "bye" twice', 'said "bye"', False),
+    ],
+)
+def test_an_end_phrase_may_end_in_a_quotation_mark(text, phrase, keeps):
+    assert kept("startend:end_checker", text, {"end_phrase": phrase}) is keeps
+
+
+def test_json_has_no_infinity():
+    texts = ("[1e400]", "[Infinity]", "[NaN]", "[1e40]")
+    assert [kept("detectable_format:json_format", text, {}) for text in texts] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("sentence:increment", "." * 20000 + "x"),
+        ("sentence:increment", "Dr. " * 5000),
+        ("ratio:sentence_type", "a" + "." * 20000 + "x"),
+        ("format:emoji", "\U0001f600" * 20000 + "x"),
+        ("format:emoji", "\U0001f600\u200d" * 10000 + "x"),
+        ("format:emoji", "." * 20000 + "x"),
+        ("format:emoji", "\U0001f600" + " " * 20000 + "x"),
+        ("format:thesis", "<i>" + "a" * 20000),
+        ("format:thesis", "<h1\n" * 5000),
+        ("custom:csv_special_character", "\n" * 20000),
+    ],
+)
+def test_a_policy_cannot_make_an_instruction_slow(name, text):
+    started = time.process_time()
+    kept(name, text, ANSWERS[name][0])
+    assert time.process_time() - started < 0.3  # they took 1 to 30 s
+
+
+def test_emoji_stand_before_the_mark_or_after_it_with_joints():
+    family = "\U0001f469\u200d\U0001f467"
+    good = [f"Tea {family}. Soup! {family}", f"Tea {family}{family}", "Tea \u2600\ufe0f!"]
+    assert all(kept("format:emoji", text, {}) for text in good)
+    assert not any(kept("format:emoji", text, {}) for text in ["Tea. Soup \u2600", f"Tea {family}x", f"{family} Tea."])
+
+
 def test_sentences_are_cut_at_marks_and_line_ends_but_not_at_abbreviations():
     text = 'Dr. Lee, i.e. Ann B. Lee, paid 3.50! "Why?" he asked.\nA list\n* item one...\n--\nI am I. So is he'
     assert pieces.sentences(text) == [
@@ -119,6 +173,12 @@ def test_same_instruction_twice_has_two_parts():
         (["keywords:existence"], [{"keywords": "tea"}], "keywords='tea'"),
         (["count:numbers"], [{"N": 2.5}], "N=2.5"),
         (["count:numbers"], [{"N": True}], "N=True"),
+        (["count:numbers"], [{"N": 10**400}], "too large"),
+        (["count:numbers"], [{"N": 10**5000}], "too large"),
+        (["count:numbers"], [{1: 2, "N": 1, None: 3}], "unknown setting"),
+        (["ratio:stop_words"], [{"percentage": float("nan")}], "not finite"),
+        (["ratio:stop_words"], [{"percentage": float("inf")}], "not finite"),
+        (["format:options"], [{"options": ", ..."}], "options="),
         ([COMMA], [{"new_setting": 1}], "unknown setting new_setting"),
         ([], [], "no instruction"),
         (COMMA, [{}], "no list of ids"),

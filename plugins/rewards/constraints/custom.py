@@ -22,7 +22,7 @@ def csv_of_products(text: str) -> bool:
         return False
     header = ["ProductID", "Category", "Brand", "Price", "Stock"]
     whole = len(rows) == 15 and [cell.strip() for cell in rows[0]] == header and all(len(row) == 5 for row in rows)
-    quoted = re.findall(r'(?:^|,)\s*"((?:[^"]|"")*)"', "\n".join(body.splitlines()[1:]), flags=re.MULTILINE)
+    quoted = re.findall(r'(?:^|,)[^\S\n]*+"((?:[^"]|"")*)"', "\n".join(body.splitlines()[1:]), flags=re.MULTILINE)
     return whole and any(re.search(r"[^\w\s.\-]", cell) for cell in quoted)
 
 

@@ -6,12 +6,21 @@ import re
 from itertools import pairwise
 
 from . import pieces
-from .registry import constraint
+from .registry import NotUnderstood, constraint
 
 MINOR = frozenset(
     "a an the and but for nor or so yet as at by in of off on per to up via with from into onto over than if vs".split()
 )
 """Words that title case leaves small."""
+
+
+_ALL = f"{pieces.EMOJI.pattern[1:-1]}{pieces.EMOJI_JOINTS}"
+_EMOJI = rf"{pieces.EMOJI.pattern}[{_ALL}]*+"
+_MARKS = r"(?<![.!?…])[.!?…]++[\"”'’)\]]*+"
+EMOJI_ENDED = re.compile(
+    rf"(?:(?<![{_ALL}])[{pieces.EMOJI_JOINTS}]*+{_EMOJI}(?:\s*+{_MARKS})?|{_MARKS}\s*+{_EMOJI})(?=\s|$)"
+)
+"""The end of a sentence: emoji, before its mark or after it. Each run is tried once, from where it begins."""
 
 
 @constraint("format:sub-bullets")
@@ -94,12 +103,8 @@ def quotes_explained(text: str) -> bool:
 @constraint("format:emoji")
 def sentences_end_in_emoji(text: str) -> bool:
     """An emoji at the end of every sentence, just before its mark or just after it."""
-    joints = f"[{pieces.EMOJI_JOINTS}]*"
-    emoji = f"(?:{pieces.EMOJI.pattern}{joints})+"
-    closing = r"[\"”'’)\]]*"
-    ended = re.compile(rf"(?:{emoji}\s*[.!?…]+{closing}|[.!?…]+{closing}\s*{emoji}|{emoji})(?=\s|$)")
     for line in pieces.lines(text):
-        rest = ended.split(line)
+        rest = EMOJI_ENDED.split(line)
         if pieces.words(rest[-1]) or len(rest) < 2:
             return False  # the line's last words end without one
         if any(len(pieces.sentences(piece)) != 1 for piece in rest[:-1] if pieces.words(piece)):
@@ -143,7 +148,10 @@ def sentences_then_bullets(text: str) -> bool:
 def one_of_the_options(text: str, *, options: str) -> bool:
     """The answer is one of the options and nothing else; `a` is as good as `a)`. Options: `x/y`, `x, y`, `x or y`."""
     choices = next((options.split(mark) for mark in ("/", ",", " or ") if mark in options), [options])
-    return _bare(text) in {_bare(choice) for choice in choices}
+    known = {_bare(choice) for choice in choices} - {""}  # `yes, no,` has two
+    if not known:
+        raise NotUnderstood(f"format:options with options={options!r}")
+    return _bare(text) in known
 
 
 def _bare(text: str) -> str:

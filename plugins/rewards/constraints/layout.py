@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 from . import pieces
@@ -62,9 +63,17 @@ def is_json(text: str) -> bool:
     """An object or a list, alone or inside one fenced block."""
     fenced = re.fullmatch(r"\s*```(?:json)?[ \t]*\n(.*)\n```\s*", text, flags=re.DOTALL | re.IGNORECASE)
     try:
-        return isinstance(json.loads(fenced[1] if fenced else text), dict | list)
+        found = json.loads(fenced[1] if fenced else text, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError):
         return False
+    return isinstance(found, dict | list)
+
+
+def _finite(text: str) -> float:
+    """NaN and Infinity, in words or as 1e400, are no JSON."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:20]} is no JSON")
+    return number
 
 
 @constraint("detectable_format:title")
@@ -96,8 +105,8 @@ def sections_begin_in_italics(text: str) -> bool:
 
     Sections lie between headings (`# …`, `<h2>…</h2>`, `Section 1`) when there are any, else between blank lines.
     """
-    heading = r"^[ \t]*(?:#{1,6}\s.*|<h[1-6][^>]*>.*</h[1-6]>|\**section[ \t]+\w+.*)[ \t]*$"
+    heading = r"^[ \t]*(?:#{1,6}\s.*|<h[1-6][^>\n]*>.*</h[1-6]>|\**section[ \t]+\w+.*)[ \t]*$"
     parts = re.split(heading, text, flags=re.MULTILINE | re.IGNORECASE)
     bodies = [part.strip() for part in parts[1:]] if len(parts) > 1 else pieces.paragraphs(text)
-    begins = re.compile(r"(?:<p>\s*)?<(i|em)>[^<]*\w[^<]*</\1>", flags=re.IGNORECASE)
+    begins = re.compile(r"(?:<p>\s*)?<(i|em)>(?=[^<\w]*+\w)[^<]*+</\1>", flags=re.IGNORECASE)
     return bool(bodies) and all(begins.match(body) for body in bodies)

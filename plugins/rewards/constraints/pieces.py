@@ -10,7 +10,7 @@ WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 ABBREVIATIONS = frozenset(
     "mr mrs ms dr prof st sr jr vs etc e.g i.e cf fig no vol approx u.s u.k a.m p.m inc ltd co al".split()
 )
-_END = re.compile(r"[.!?‽…]+[\"”'’)\]]*(?=\s|$)")
+_END = re.compile(r"(?<![.!?‽…])[.!?‽…]++[\"”'’)\]]*+(?=\s|$)")
 _BULLET = re.compile(r"^\s*([*\-•+])\s+(.*)$")
 
 
@@ -33,13 +33,12 @@ def sentences(text: str) -> list[str]:
 
 
 def _sentences_of(line: str) -> list[str]:
-    found, start = [], 0
+    found, start, ends = [], 0, len(line.rstrip())
     for mark in _END.finditer(line):
-        before = line[start : mark.start()].split()
+        before = line[start : mark.start()].rsplit(None, 1)
         last = before[-1].lower().lstrip("(\"'“‘") if before else ""
         initial = len(last) == 1 and last.isalpha() and last not in ("i", "a")
-        more = line[mark.end() :].strip()
-        if mark.group() == "." and more and (last in ABBREVIATIONS or initial):
+        if mark.group() == "." and mark.end() < ends and (last in ABBREVIATIONS or initial):
             continue
         found.append(line[start : mark.end()].strip())
         start = mark.end()
@@ -70,6 +69,6 @@ EMOJI_JOINTS = "\ufe0f\u200d\u20e3"
 
 def ending(sentence: str) -> str:
     """`question`, `exclamation` or `statement`, by the last mark; `?!` is a question."""
-    marks = re.search(r"[.!?‽…]+(?=[\"”'’)\]]*\s*$)", sentence)
+    marks = re.search(r"(?<![.!?‽…])[.!?‽…]++(?=[\"”'’)\]]*+\s*+$)", sentence)
     found = marks.group() if marks else ""
     return "question" if "?" in found or "‽" in found else "exclamation" if "!" in found else "statement"

@@ -7,6 +7,7 @@ the meaning of the instruction. What cannot be said is `NotUnderstood`, never "b
 from __future__ import annotations
 
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -57,16 +58,18 @@ def read_settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     parameters = list(inspect.signature(function).parameters.values())[1:]
     strange = given.keys() - {p.name for p in parameters}
     if strange:
-        raise NotUnderstood(f"{name} with the unknown setting {', '.join(sorted(strange))}")
+        raise NotUnderstood(f"{name} with the unknown setting {', '.join(sorted(map(str, strange)))}")
     missing = [p.name for p in parameters if p.default is p.empty and p.name not in given]
     if missing:
         raise NotUnderstood(f"{name} without {', '.join(missing)}")
     hints = typing.get_type_hints(function)
-    return {key: _as(hints[key], value, f"{name} with {key}={value!r}") for key, value in given.items()}
+    return {key: _as(hints[key], value, f"{name} with {key}=") for key, value in given.items()}
 
 
 def _as(kind: Any, value: Any, where: str) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and not abs(value) <= sys.float_info.max:  # NaN as well
+        raise NotUnderstood(f"{where} a number that is not finite, or too large")
     if kind is int and number and float(value).is_integer():
         return int(value)
     if kind is float and number:
@@ -75,7 +78,7 @@ def _as(kind: Any, value: Any, where: str) -> Any:
         return value
     if kind == list[str] and isinstance(value, list) and value and all(isinstance(v, str) and v for v in value):
         return value
-    raise NotUnderstood(where)
+    raise NotUnderstood(f"{where}{value!r}")
 
 
 def compared(found: int, relation: str, wanted: int) -> bool:

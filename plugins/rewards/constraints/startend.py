@@ -11,7 +11,8 @@ from .registry import NotUnderstood, constraint
 @constraint("startend:end_checker")
 def ends_with(text: str, *, end_phrase: str) -> bool:
     """The very last words, upper and lower case alike; a closing quotation mark may follow."""
-    return text.strip().strip('"”').lower().endswith(end_phrase.strip().lower())
+    said, phrase = text.strip().lower(), end_phrase.strip().lower()
+    return said.endswith(phrase) or said.strip('"”').endswith(phrase)
 
 
 @constraint("startend:quotation")

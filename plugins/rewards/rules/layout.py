@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import re
 from collections.abc import Mapping
@@ -13,16 +14,16 @@ from rlhf_lora.registry import reward
 
 from .rule import Kept, Rule, rule
 
-FENCE = re.compile(r"^ {0,3}(```|~~~)[^\n]*\n.*?^ {0,3}\1[ \t]*$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r" {0,3}(```|~~~)")
 ELEMENTS = {
     "heading": re.compile(r"^ {0,3}#{1,6}[ \t]+\S", re.MULTILINE),
     "list": re.compile(r"^[ \t]*[-*+][ \t]+\S", re.MULTILINE),
     "numbered_list": re.compile(r"^[ \t]*\d{1,9}[.)][ \t]+\S", re.MULTILINE),
-    "code_block": FENCE,
-    "table": re.compile(r"^[ \t]*\|?[ \t]*:?-{3,}:?[ \t]*\|[-:| \t]*$", re.MULTILINE),
+    "table": re.compile(r"^[ \t]*+(?:\|[ \t]*+)?:?-{3,}+:?[ \t]*+\|[-:| \t]*+$", re.MULTILINE),
     "bold": re.compile(r"\*\*[^\s*](?:[^*\n]*[^\s*])?\*\*"),
     "link": re.compile(r"\[[^\]\n]{1,200}\]\([^)\s]{1,2000}\)"),
 }
+KNOWN = ("heading", "list", "numbered_list", "code_block", "table", "bold", "link")
 
 
 @rule("tags")
@@ -100,13 +101,37 @@ class Markdown(Rule):
     def __post_init__(self) -> None:
         given = [*self.all, *self.none]
         if not given or len(set(given)) < len(given):
-            raise ValueError(f"it needs elements in all or none, each once: {', '.join(ELEMENTS)}")
-        if unknown := [name for name in given if name not in ELEMENTS]:
-            raise ValueError(f"no element {unknown[0]!r}; elements: {', '.join(ELEMENTS)}")
+            raise ValueError(f"it needs elements in all or none, each once: {', '.join(KNOWN)}")
+        if unknown := [name for name in given if name not in KNOWN]:
+            raise ValueError(f"no element {unknown[0]!r}; elements: {', '.join(KNOWN)}")
 
     def kept(self, sample: Sample, row: Mapping[str, Any]) -> Kept:
-        prose = FENCE.sub("", sample.text)
-        has = {name for name, mark in ELEMENTS.items() if mark.search(sample.text if name == "code_block" else prose)}
+        prose = _without_code(sample.text)
+        has = {name for name, mark in ELEMENTS.items() if mark.search(prose)}
+        if prose != sample.text:
+            has.add("code_block")
         faults = [f"no {name}" for name in self.all if name not in has]
         faults += [f"has a {name}" for name in self.none if name in has]
         return Kept(1 - len(faults) / len([*self.all, *self.none]), ", ".join(faults))
+
+
+def _without_code(text: str) -> str:
+    """The text without its code blocks. One that is never closed is none."""
+    lines = text.split("\n")
+    closing: dict[str, list[int]] = {"```": [], "~~~": []}
+    for i, line in enumerate(lines):
+        mark = FENCE.match(line)
+        if mark and not line[mark.end() :].strip(" \t"):
+            closing[mark[1]].append(i)
+    kept, i = [], 0
+    while i < len(lines):
+        mark = FENCE.match(lines[i])
+        ends = closing[mark[1]] if mark else []
+        at = bisect.bisect_right(ends, i)
+        if at < len(ends):
+            kept.append("")
+            i = ends[at]
+        else:
+            kept.append(lines[i])
+        i += 1
+    return "\n".join(kept)

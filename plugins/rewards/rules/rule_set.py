@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,8 +53,11 @@ class RuleSet:
     def __post_init__(self) -> None:
         one_of("combine", self.combine, ("mean", "product"))
         made = tuple(_named(name, given) for name, given in (self.rules or DEFAULT_RULES).items())
-        if not math.fsum(named.weight for named in made):
+        total = sum(named.weight for named in made)
+        if not total:
             raise ValueError("every rule has weight 0")
+        if math.isinf(total):
+            raise ValueError("the weights add up to more than a number can be")
         object.__setattr__(self, "_made", made)
 
     @property
@@ -108,7 +112,7 @@ def _named(name: str, given: Any) -> Named:
     settings = dict(settings)
     kind = settings.pop("rule", name)
     weight = settings.pop("weight", 1.0)
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= sys.float_info.max:
         raise ConfigError(f"a weight is a number from 0 on, got {weight!r}", where=f"{where}.weight", fix="weight: 1")
     if kind == name and name not in RULES:
         raise ConfigError(

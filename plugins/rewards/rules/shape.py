@@ -11,7 +11,7 @@ from rlhf_lora.registry import reward
 
 from .rule import Kept, Rule, rule
 
-SENTENCE_END = re.compile(r"[.!?。！？]+(?=[\s\"'”’)\]]|$)|[。！？]+|\n\s*\n")
+SENTENCE_END = re.compile(r"(?<![.!?。！？])[.!?。！？]++(?=[\s\"'”’)\]]|$)|[。！？]++|\n\s*\n")
 """Where a sentence ends. An abbreviation before a space ends one too: this counts, it does not parse."""
 
 

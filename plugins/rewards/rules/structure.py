@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import unquote
 
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.records import Sample
 from rlhf_lora.registry import reward
 
+from . import schema_check, wording
 from .rule import CannotJudge, Kept, Rule, rule
 
-FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL | re.IGNORECASE)
+FENCED = re.compile(r"```(?:json)?[ \t]*+\n(.*?)```", re.DOTALL | re.IGNORECASE)
 
 
 @rule("json_schema")
@@ -59,14 +60,21 @@ class JsonSchema(Rule):
     def kept(self, sample: Sample, row: Mapping[str, Any]) -> Kept:
         block = FENCED.search(sample.text) if self.fenced else None
         try:
-            value = json.loads(block[1] if block else sample.text, parse_constant=_no_constant)
+            value = json.loads(block[1] if block else sample.text, parse_constant=_no_constant, parse_float=_finite)
         except (ValueError, RecursionError) as error:
             return Kept(0.0, f"no JSON: {error}")
         validator = _validator(vars(self)["_schema"])
         try:
-            fault = None if validator is None else next(iter(validator.iter_errors(value)), None)
+            with schema_check.time_limit(wording.PATTERN_SECONDS):
+                fault = None if validator is None else next(iter(validator.iter_errors(value)), None)
         except RecursionError:
             raise CannotJudge("the answer is nested too deep to be held against the schema", "error") from None
+        except ArithmeticError as error:  # a whole number that no float holds, asked for multiples of one
+            raise CannotJudge(f"the answer has a number too large for the schema: {error}", "error") from None
+        except TimeoutError:
+            raise CannotJudge(
+                f"the schema's patterns were not done after {wording.PATTERN_SECONDS:g} s", "error"
+            ) from None
         if fault is None:
             return Kept(1.0)
         return Kept(self.parsed, f"breaks the schema at {fault.json_path}: {fault.message[:200]}")
@@ -74,6 +82,13 @@ class JsonSchema(Rule):
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:20]} is more than a number of JSON can be")
+    return number
 
 
 @functools.lru_cache(maxsize=64)
@@ -89,42 +104,11 @@ def _validator(text: str) -> Any:
     if not isinstance(schema, dict):
         raise ValueError("a schema is a mapping")
     try:
-        import jsonschema
-        import referencing
+        import jsonschema  # noqa: F401
+        import referencing  # noqa: F401
     except ImportError:
         raise ConfigError(
             "the rule json_schema needs the package jsonschema for a schema",
             fix="pip install 'rlhf-lora[rules]', or leave schema out",
         ) from None
-    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-    try:
-        kind.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise ValueError(f"this is no JSON Schema, at {error.json_path}: {error.message}") from None
-    _check_references(schema)
-    return kind(schema, registry=referencing.Registry())  # an empty registry fetches nothing
-
-
-def _check_references(schema: Mapping[str, Any]) -> None:
-    """Every `$ref` points into the schema, to something that is there: else the first answer would end the run."""
-    for ref in _references(schema):
-        if not ref.startswith("#"):
-            raise ValueError(f"the schema points outside of itself, and nothing is fetched: {ref}")
-        at: Any = schema
-        for step in ref.removeprefix("#").split("/")[1:]:
-            name = unquote(step).replace("~1", "/").replace("~0", "~")
-            at = at.get(name) if isinstance(at, dict) else at[int(name)] if isinstance(at, list) else None
-            if at is None:
-                raise ValueError(f"the schema points to what it does not have: {ref}")
-
-
-def _references(schema: Any) -> Iterator[str]:
-    if isinstance(schema, dict):
-        for key, value in schema.items():
-            if key == "$ref" and isinstance(value, str):
-                yield value
-            else:
-                yield from _references(value)
-    elif isinstance(schema, list):
-        for item in schema:
-            yield from _references(item)
+    return schema_check.validator(schema)

@@ -143,13 +143,18 @@ class Keywords(Rule):
 
     def _words(self, given: Any) -> list[str]:
         pieces = given.split(",") if isinstance(given, str) else given
-        if (
-            not isinstance(pieces, list | tuple)
-            or not pieces
-            or not [str(piece) for piece in pieces if str(piece).strip()]
-        ):
+        words = [str(piece).strip() for piece in pieces] if _are_words(pieces) else []
+        if not any(words):
             raise CannotJudge(f"{self.column}={given!r} has no words", "unreadable")
-        return [str(piece).strip() for piece in pieces if str(piece).strip()]
+        return [word for word in words if word]
+
+
+def _are_words(pieces: Any) -> bool:
+    """A list of text and numbers: a value that is missing (None, NaN) is no word."""
+    return isinstance(pieces, list | tuple) and all(
+        isinstance(piece, str) or (isinstance(piece, int | float) and not isinstance(piece, bool) and piece == piece)
+        for piece in pieces
+    )
 
 
 def _listed(words: Iterable[str]) -> str:

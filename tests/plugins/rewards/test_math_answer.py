@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -45,7 +48,10 @@ def judged(opened, reference: object, text: str) -> Score:
         ("5x", None), ("x", None), ("", None), ("5 + 3", None), ("5 apples and 3 pears", None), ("1.2.3", None),
         ("3/4", "3/4"), ("\\frac{3}{4}", "3/4"), ("-\\dfrac34", "-3/4"), ("5 1/2", "11/2"), ("1/0", None),
         ("50%", "50%"), ("50\\%", "50%"), ("12.5 percent", "12.5%"), ("1e3", "1000"), ("1.5E-3", "0.0015"),
-        ("9" * 5000, None),
+        ("9" * 5000, None), ("5 million", "5000000"), ("3 dozen", "36"), ("2 thousand", "2000"), ("5 hundred", "500"),
+        ("1.5 Billion dollars", "1500000000.0"), ("2 trillion", "2000000000000"), ("5-million", "5000000"),
+        ("2 hundred thousand people", "200000"), ("1/2 million", "1000000/2"), ("5 millionaires", "5"), ("5M", None),
+        ("5 and a half million", None), ("7" * 60 + " million", "7" * 60 + "000000"),
     ],
 )  # fmt: skip
 def test_a_plain_number_is_read_without_what_stands_around_it(written, number):
@@ -80,6 +86,13 @@ def test_a_plain_number_is_read_without_what_stands_around_it(written, number):
         ("3 - 5 = -2", "-2"), ("2-3", "3"), ("the result is 2x", None), ("12:30", "12:30"), ("1,234 clips", "1,234"),
         ("grew by 12.5 %", "12.5 %"), ("2^3", "2^3"), ("- 5 apples", "5"),
         ("", None), ("no idea", None), ("\\boxed{}", None), ("\ud800", None),
+        ("The answer is 12. Wait, the answer is 13.", "13"), ("The answer is 12. The answer is", "12"),
+        ("So the answer is \\frac{1}{2}.", "\\frac{1}{2}"), ("The answer is \\sqrt{2}", "\\sqrt{2}"),
+        ("The answer is 2\\pi.", "2\\pi"), ("The answer is 2x + 3", "2x + 3"), ("The answer is A.", "A"),
+        ("The answer is 2xy + 3", "2xy + 3"), ("The answer is (2, 3).", "(2, 3)"), ("The answer is 5 million.", "5 million"),
+        ("The answer is 72 (24 + 48).", "72"), ("(the answer is 72)", "72"), ("The answer is **72.**", "72"),
+        ("The answer is 72 \u2713", "72"), ("The answer is a 72", "72"), ("The answer is 12cm long", "12"),
+        ("The answer is $5$ million", "5 million"), ("so it is 2\\pi or \\sqrt{2}", None), ("It grew to 5 million.", "5 million"),
     ],
 )  # fmt: skip
 def test_the_final_answer_is_found(text, answer):
@@ -89,13 +102,23 @@ def test_the_final_answer_is_found(text, answer):
 @pytest.mark.parametrize(
     "text",
     ["\\boxed{" * 5000, "$$a" * 7000, "\\[" * 9000, "<answer>" * 3000, "answer is " * 2000, "1," * 10000, "9" * 20000, "$a " * 7000,
-     "#### 1\n" * 3000, "{" * 20000],
+     "#### 1\n" * 3000, "{" * 20000, "#### a" + " " * 19000 + "b", "\n" * 20000, "answer" + " " * 19000 + "x",
+     "1" + " " * 19000 + "x", "#### 1\n" + " " * 19000, "1 dozen" * 2800, "1.1" * 6600 + "x"],
     ids=lambda text: text[:9].strip(),
 )  # fmt: skip
 def test_no_text_takes_long_to_read(text):
     started = time.process_time()
     math_text.final_answer(text)
     assert time.process_time() - started < 2  # measured: 0.3 s at most; without limits, 34 s
+
+
+@pytest.mark.parametrize(
+    "text", ["#### a" + " " * 20000 + "b", "\n" * 20000, "answer" + " " * 20000], ids=["spaces", "lines", "answer"]
+)
+def test_white_space_is_read_once(text):
+    started = time.process_time()
+    math_text.final_answer(text)
+    assert time.process_time() - started < 0.3  # it was 5 s
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------
@@ -111,6 +134,13 @@ def test_no_text_takes_long_to_read(text):
         ("\\sqrt{2}", "It is $\\sqrt2$.", 1), ("\\frac{\\sqrt{2}}{2}", "\\boxed{\\frac{1}{\\sqrt{2}}}", 1),
         ("2\\sqrt{3}", "\\boxed{\\sqrt{12}}", 1),
         ("x+1", "\\boxed{1+x}", 1), ("x+1", "\\boxed{x-1}", 0), ("8", "2^3", 1), ("-\\frac{3}{4}", "-0.75", 1), ("x = 7", "7", 1),
+        ("5", "#### 5 million", 0), ("5000000", "The answer is 5 million.", 1), ("36", "3 dozen", 1), ("3", "3 dozen", 0),
+        ("2", "\\boxed{2 \\text{ thousand}}", 0), ("13", "The answer is 12. Wait, the answer is 13.", 1),
+        ("12", "The answer is 12. Wait, the answer is 13.", 0), ("1/2", "So the answer is \\frac{1}{2}.", 1),
+        ("1", "So the answer is \\frac{1}{2}.", 0), ("\\sqrt{2}", "The answer is \\sqrt{2}", 1),
+        ("2", "The answer is \\sqrt{2}", 0),
+        ("2", "The answer is 2\\pi", 0), ("2\\pi", "The answer is 2\\pi", 1), ("2x+3", "The answer is 2x + 3", 1),
+        ("3", "The answer is 2x + 3", 0), ("A", "The answer is A.", 1), ("B", "The answer is A.", 0),
         ("\\{1, 2\\}", "\\boxed{\\{2, 1\\}}", 1), ("90^\\circ", "\\boxed{90^{\\circ}}", 1), ("1", "\\boxed{\\frac{1}{0}}", 0),
     ],
 )  # fmt: skip
@@ -128,13 +158,15 @@ def test_no_answer_is_a_wrong_answer_and_says_so(opened):
 
 
 @pytest.mark.parametrize(
-    "reference", ["Paris", "\\text{Paris}", "", None, True, [72], "#### ", "1/0", "\\frac{1}{0}", "7" * 201]
-)
-@pytest.mark.parametrize("text", ["72", ""])
+    "reference",
+    ["Paris", "\\text{Paris}", "", None, True, [72], "#### ", "1/0", "\\frac{1}{0}", "7" * 201,
+     "2 hours 30 minutes", "Paris in 2024", "It is 72", "The answer is 2 hours 30 minutes", "72 or 73"],
+)  # fmt: skip
+@pytest.mark.parametrize("text", ["72", "", "#### 30", "2024"])
 def test_a_row_whose_own_answer_cannot_be_read_gives_no_score(opened, reference, text):
     score = judged(opened, reference, text)
     assert (score.value, score.kind) == (None, "unreadable")
-    assert "has no answer in it" in score.reason
+    assert "has no one answer in it" in score.reason
 
 
 def test_it_wants_its_column(opened):
@@ -168,6 +200,48 @@ def test_a_comparison_that_never_ends_gives_no_score_and_the_next_one_does(monke
     assert judged(reward, "x+1", "\\boxed{1+x}").value == 1
     reward.close()
     reward.close()
+
+
+ORPHANING = """
+import threading, time
+from rlhf_lora.plugins.rewards.math_answer import ComparingProcess
+process = ComparingProcess({seconds})
+threading.Thread(target=lambda: process.compare("1", "{asked}"), daemon=True).start()
+while process._process is None:
+    time.sleep(0.05)
+time.sleep({wait})
+print(process._process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux lists them")
+@pytest.mark.parametrize(
+    ("seconds", "asked"), [(60, "9^{9^{9^9}}"), (3, "3^{99999999}")], ids=["in Python", "in one step"]
+)
+def test_the_process_that_compares_ends_when_the_run_is_killed(seconds, asked):
+    program = ORPHANING.format(seconds=seconds, asked=asked, wait=2)
+    run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    child = Path("/proc", run.stdout.readline().strip())
+    assert alive(child)
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    until = time.monotonic() + 30
+    while alive(child) and time.monotonic() < until:
+        time.sleep(0.1)
+    left = alive(child)
+    if left:
+        os.kill(int(child.name), signal.SIGKILL)
+    assert not left
+
+
+def alive(process: Path) -> bool:
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"  # dead, and not asked for yet
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,8 @@ def test_where_one_rule_cannot_judge_there_is_no_score():
         ("{x: {rule: length, weight: heavy}}", "a weight is a number"),
         ("{x: {rule: length, weight: true}}", "a weight is a number"),
         ("{x: {rule: length, weight: 0}}", "every rule has weight 0"),
+        ("{length: {weight: 1.0e+308}, ended: {weight: 1.0e+308}}", "the weights add up to more"),
+        (f"{{x: {{rule: length, weight: {10**400}}}}}", "a weight is a number from 0 on"),
         ("{x: {}}", "'x' does not say which rule it is"),
         ("{x: 3}", "the rule 'x' is 3, not settings"),
     ],

@@ -136,6 +136,13 @@ def test_words_may_come_from_a_column():
     assert [score.value for score in scores] == [1, 0.5, None, None, None]
 
 
+@pytest.mark.parametrize("given", [[None], [["tea"]], ["tea", None], [float("nan")], [True], [{}]])
+def test_a_missing_value_is_no_word(given):
+    score = one("keywords", "None nan tea True", column="items", columns={"items": given})
+    assert (score.value, score.kind) == (None, "unreadable")
+    assert one("keywords", "2 of 3.5", column="items", columns={"items": [2, 3.5]}).value == 1
+
+
 # --- tags and Markdown ------------------------------------------------------------------------------------------------
 
 GOOD = "<think>two cups</think>\n<answer>tea</answer>"
@@ -175,6 +182,42 @@ def test_markdown_is_seen_and_code_is_code():
     assert one("markdown", "tea", all=["heading", "list"], none=["bold"]).value == pytest.approx(1 / 3)
 
 
+def test_code_blocks_end_at_their_own_mark_and_those_that_never_end_are_none():
+    def has(text: str) -> list[float]:
+        return [value("markdown", text, all=["code_block"]), value("markdown", text, all=["heading"])]
+
+    assert has("```py\n# a\n~~~\n# b\n   ``` \t\ntea") == [1, 0]
+    assert has("```py\n# a\n~~~\n# b") == [0, 1]
+    assert has("```\n```") == [1, 0]
+    assert has("```\n~~~\n```\n# a\n~~~") == [1, 1]
+    assert has("    ```\n# a\n```") == [0, 1]
+
+
+# --- what takes long ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings", "text"),
+    [
+        ("length", {"unit": "sentences"}, "." * 20000 + "x"),
+        ("length", {"unit": "sentences"}, ".。" * 10000 + "x"),
+        ("markdown", {"all": ["table"]}, " " * 20000 + "x"),
+        ("markdown", {"all": ["table"]}, "|" + "\t" * 20000 + "x"),
+        ("markdown", {"all": ["code_block"]}, "```x " * 4000),
+        ("markdown", {"all": ["code_block"]}, "```x\n" * 4000),
+        ("markdown", {"all": ["code_block"]}, "```x\n~~~y\n" * 2000),
+        ("markdown", {"all": ["link"]}, "[a](" * 5000),
+        ("json_schema", {}, "```\n" + " " * 20000),
+        ("json_schema", {}, "```" + " " * 20000),
+    ],
+)
+def test_a_policy_cannot_make_a_rule_slow(rule, settings, text):
+    reward = build("reward", {"name": "rules", "rules": {"it": {"rule": rule, **settings}}})
+    started = time.process_time()
+    reward.score([Sample("p", text)])
+    assert time.process_time() - started < 0.3  # they took 2 to 20 s
+
+
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
 SCHEMA = {
@@ -199,6 +242,66 @@ def test_json_without_schema_is_any_json_and_fences_can_be_refused():
     assert value("json_schema", "[1, 2]") == 1
     assert value("json_schema", "```json\n[1]\n```") == 1
     assert value("json_schema", "```json\n[1]\n```", fenced=False) == 0
+
+
+def test_numbers_that_no_float_holds_end_no_run():
+    assert value("json_schema", "1e400") == value("json_schema", "[-1e400]") == 0
+    assert "1e400" in one("json_schema", "1e400", schema={"multipleOf": 0.5}).reason
+    score = one("json_schema", "1" * 400, schema={"multipleOf": 0.01})
+    assert (score.value, score.kind) in [(None, "error"), (0.0, "value")]
+    assert one("json_schema", "1" * 400, schema={"multipleOf": 3}).value == 0
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"pattern": "^(a|aa)+$"}, f'"{"a" * 60}c"'),
+        ({"$schema": "http://json-schema.org/draft-07/schema#", "not": {"pattern": "^(a|aa)+$"}}, f'"{"a" * 60}c"'),
+        ({"patternProperties": {"^(a|aa)+$": {}}}, json.dumps({"a" * 60 + "c": 1})),
+        ({"patternProperties": {"^(a|aa)+$": {}}, "additionalProperties": False}, json.dumps({"a" * 60 + "c": 1})),
+        ({"propertyNames": {"pattern": "^(a|aa)+$"}}, json.dumps({"a" * 60 + "c": 1})),
+    ],
+)
+def test_a_pattern_of_a_schema_that_never_ends_gives_no_score(monkeypatch, schema, text):
+    from rlhf_lora.plugins.rewards.rules import wording
+
+    monkeypatch.setattr(wording, "PATTERN_SECONDS", 0.1)
+    started = time.perf_counter()
+    score = one("json_schema", text, schema=schema)
+    assert time.perf_counter() - started < 5
+    assert (score.value, score.kind) == (None, "error")
+    assert "the schema's patterns were not done after 0.1 s" in score.reason
+
+
+def test_patterns_of_a_schema_share_their_time(monkeypatch):
+    from rlhf_lora.plugins.rewards.rules import schema_check
+
+    clock = iter(range(100))
+    monkeypatch.setattr(schema_check.time, "monotonic", lambda: next(clock) * 0.3)
+    score = one("json_schema", json.dumps(["a"] * 50), schema={"items": {"pattern": "a"}})
+    assert (score.value, score.kind) == (None, "error")
+
+
+def test_patterns_of_a_schema_are_kept_or_broken():
+    schema = {"patternProperties": {"^n_": {"type": "integer"}}, "properties": {"s": {"pattern": "^t"}}}
+    closed = {**schema, "additionalProperties": False}
+    assert [value("json_schema", t, schema=closed) for t in ('{"n_a": 1, "s": "tea"}', '{"n_a": "1"}', '{"b": 1}')] == [
+        1,
+        0,
+        0,
+    ]
+    assert [value("json_schema", t, schema=schema) for t in ('{"s": "soup"}', '{"b": 1}', '{"s": 3}')] == [0, 1, 1]
+    typed = {**schema, "additionalProperties": {"type": "null"}}
+    assert [value("json_schema", t, schema=typed) for t in ('{"b": null, "n_a": 1}', '{"b": 1}')] == [1, 0]
+
+
+def test_references_are_followed_and_data_that_looks_like_one_is_data():
+    assert value("json_schema", '{"$ref": "#/nowhere"}', schema={"const": {"$ref": "#/nowhere"}}) == 1
+    assert value("json_schema", "3", schema={"enum": [{"$ref": "http://x"}, 3]}) == 1
+    own = {"$id": "http://example.org/s", "$ref": "#here", "$defs": {"a": {"$anchor": "here", "type": "integer"}}}
+    assert [value("json_schema", text, schema=own) for text in ("3", '"3"')] == [1, 0]
+    listed = {"anyOf": [{"type": "string"}, {"$ref": "#/anyOf/0"}]}
+    assert [value("json_schema", text, schema=listed) for text in ("3", '"3"')] == [0, 1]
 
 
 def test_a_schema_can_stand_in_a_file(tmp_path):
@@ -247,6 +350,18 @@ def test_a_schema_without_its_package_says_what_to_install(monkeypatch):
         ("json_schema", {"schema": {"type": 5}}, "no JSON Schema, at"),
         ("json_schema", {"schema": {"$ref": "https://example.org/s.json"}}, "nothing is fetched"),
         ("json_schema", {"schema": {"$ref": "#/$defs/x"}}, "points to what it does not have"),
+        ("json_schema", {"schema": {"allOf": [{}], "$ref": "#/allOf/7"}}, "points to what it does not have"),
+        ("json_schema", {"schema": {"allOf": [{}], "$ref": "#/allOf/x"}}, "points to what it does not have"),
+        ("json_schema", {"schema": {"$ref": "#nowhere"}}, "points to what it does not have: #nowhere"),
+        ("json_schema", {"schema": {"$dynamicRef": "http://example.org/s"}}, "nothing is fetched"),
+        ("json_schema", {"schema": {"title": "x", "not": {"$ref": "#/title"}}}, "points to what"),
+        ("json_schema", {"schema": {"x": {"$ref": "#/y"}, "$ref": "#/x"}}, "points to what it does not have: #/y"),
+        ("json_schema", {"schema": {"items": {"pattern": "("}}}, "is not a 'regex'"),
+        (
+            "json_schema",
+            {"schema": {"unevaluatedProperties": False, "allOf": [{"patternProperties": {"a": {}}}]}},
+            "no time limit there",
+        ),
         ("json_schema", {"schema_file": "nowhere.json"}, "cannot be read"),
         ("json_schema", {"parsed": 2}, "from 0 to 1"),
     ],
