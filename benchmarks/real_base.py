@@ -27,7 +27,7 @@ FILES: dict[str, tuple[str, str | None]] = {
 SHARES = {"sft": 0, "reward_model": 70, "prompts": 0, "tuning": 5, "final": 25}
 """With a test file nothing else is final, and the reward model has 95 %."""
 
-SETTINGS = {"params": 1_800_000, "vocabulary": 4096, "layers": 4, "context": 512, "batch": 8, "steps": 400, "seed": 0}
+SETTINGS = {"params": 1_800_000, "vocabulary": 4096, "layers": 4, "context": 512, "batch": 8, "steps": 300, "seed": 0}
 """128 channels and 1,024 positions (twice the context)."""
 
 FACTS = "real_base.json"

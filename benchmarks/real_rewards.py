@@ -34,39 +34,42 @@ COMMON = (
     "dataset=jsonl",
     "splits={" + ", ".join(f"{name}: {share}" for name, share in real_base.SHARES.items()) + "}",
 )
-PAIRS = ("reward_model.loss=pairwise", "reward_model.epochs=2")
+PAIRS = ("reward_model.loss=pairwise", "reward_model.epochs=1")
 
 
 class Arm(NamedTuple):
-    """One setting. `tokens`: thousands that are read in training, about, for the estimate of what it takes."""
+    """One setting. `tokens`, `judged`: thousands that are read in training and in judging, about, for the estimate."""
 
     files: str
     overrides: tuple[str, ...]
     tokens: int
+    judged: int
 
 
 ARMS: dict[str, Arm] = {
-    "hh-harmless": Arm("hh-harmless", PAIRS, 930),
-    "hh-harmless, labels by a coin": Arm("hh-harmless", (*PAIRS, "reward_model.labels=shuffled"), 930),
-    "helpful-ai-pairs": Arm("helpful-ai-pairs", (*PAIRS, "reward_model.rows=1500"), 1390),
-    "human-pairs/autoj": Arm("human-pairs/autoj", PAIRS, 550),
+    "hh-harmless": Arm("hh-harmless", PAIRS, 465, 110),
+    "hh-harmless, labels by a coin": Arm("hh-harmless", (*PAIRS, "reward_model.labels=shuffled"), 465, 110),
+    "helpful-ai-pairs": Arm("helpful-ai-pairs", (*PAIRS, "reward_model.rows=1000"), 460, 420),
+    "human-pairs/autoj": Arm("human-pairs/autoj", PAIRS, 275, 215),
     # Eight answers to a prompt: in their 28 pairs each is read seven times. So seven epochs of the rankings read as much as one
-    # of their pairs, and batches of 8 rankings and 28 pairs make about as many steps. 2,617 pairs: those of the first 100.
+    # of their pairs, and batches of 8 rankings and 28 pairs make about as many steps. 1,070 pairs: those of the first 40.
     "ranked/alpaca_eval_k, K together": Arm(
         "ranked/alpaca_eval_k",
-        ("reward_model.loss=kwise", "reward_model.rows=100", "reward_model.epochs=7", "reward_model.batch_size=8"),
-        1290,
+        ("reward_model.loss=kwise", "reward_model.rows=40", "reward_model.epochs=7", "reward_model.batch_size=8"),
+        520,
+        290,
     ),
     "ranked/alpaca_eval_k, in pairs": Arm(
         "ranked/alpaca_eval_k",
-        ("reward_model.loss=pairwise", "reward_model.rows=2617", "reward_model.epochs=1", "reward_model.batch_size=28"),
-        1290,
+        ("reward_model.loss=pairwise", "reward_model.rows=1070", "reward_model.epochs=1", "reward_model.batch_size=28"),
+        520,
+        290,
     ),
-    # Four answers, about three of the six comparisons each: six epochs of the rankings for two of the pairs.
+    # Four answers, about three of the six comparisons each: three epochs of the rankings for one of the pairs.
     "ranked/qa_feedback, K together": Arm(
-        "ranked/qa_feedback", ("reward_model.loss=kwise", "reward_model.epochs=6", "reward_model.batch_size=8"), 620
+        "ranked/qa_feedback", ("reward_model.loss=kwise", "reward_model.epochs=3", "reward_model.batch_size=8"), 310, 40
     ),
-    "ranked/qa_feedback, in pairs": Arm("ranked/qa_feedback", PAIRS, 590),
+    "ranked/qa_feedback, in pairs": Arm("ranked/qa_feedback", PAIRS, 295, 40),
 }
 CONTROL = "hh-harmless, labels by a coin"
 
@@ -244,17 +247,23 @@ def page(text: str, runs: list[dict[str, Any]], base: dict[str, Any]) -> str:
 
 # --- the command ------------------------------------------------------------------------------------------------------
 
-BASE_S, START_S, TOKENS_S = 270.0, 45.0, 0.12
-"""CPU seconds of the base; of a run without its training, judging included; of a thousand tokens learned from."""
+BASE_S, START_S, TRAIN_S, JUDGE_S = 300.0, 25.0, 0.24, 0.10
+"""CPU seconds, on a machine with other work to do: of the base; of a run that learns and judges nothing; of a thousand tokens
+that are learned from, and judged."""
+
+
+def seconds(arm: Arm) -> float:
+    """CPU seconds of one arm for one seed, about."""
+    return START_S + TRAIN_S * arm.tokens + JUDGE_S * arm.judged
 
 
 def minutes(seeds: int = len(SEEDS)) -> float:
     """CPU minutes of base and all arms, about."""
-    return (BASE_S + seeds * sum(START_S + TOKENS_S * arm.tokens for arm in ARMS.values())) / 60
+    return (BASE_S + seeds * sum(map(seconds, ARMS.values()))) / 60
 
 
 def estimate() -> str:
-    each = ", ".join(f"{name} {START_S + TOKENS_S * arm.tokens:.0f}" for name, arm in ARMS.items())
+    each = ", ".join(f"{name} {seconds(arm):.0f}" for name, arm in ARMS.items())
     return f"CPU minutes, about: {minutes():.0f} for base, all arms and three seeds. CPU seconds of an arm: {each}."
 
 

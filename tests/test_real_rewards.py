@@ -18,7 +18,7 @@ from rlhf_lora.config import compose
 from rlhf_lora.plan import make_plan
 
 WORDS = "tea soup bread rice fish milk cake salt lamp road river stone cloud paper wheel garden window letter".split()
-SMALL = {"params": 300_000, "vocabulary": 320, "layers": 2, "context": 64, "batch": 2, "steps": 2, "seed": 0}
+SMALL = {"params": 300_000, "vocabulary": 320, "layers": 2, "context": 128, "batch": 2, "steps": 2, "seed": 0}
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +147,11 @@ def test_together_and_in_pairs_read_as_much_in_as_many_steps():
         )
 
     together, pairs = (f"ranked/alpaca_eval_k, {how}" for how in ("K together", "in pairs"))
-    # All of 100 prompts have eight answers: 800 read an epoch; of a pair two are.
-    read = 800 * number(together, "epochs", 4), 2 * number(pairs, "rows", 0) * number(pairs, "epochs", 4)
+    # All of these prompts have eight answers; of a pair two are read.
+    read = (
+        8 * number(together, "rows", 0) * number(together, "epochs", 4),
+        2 * number(pairs, "rows", 0) * number(pairs, "epochs", 4),
+    )
     assert read[0] == pytest.approx(read[1], rel=0.1)
     steps = [
         number(arm, "rows", 0) / number(arm, "batch_size", 32) * number(arm, "epochs", 4) for arm in (together, pairs)
@@ -191,7 +194,7 @@ def test_help_says_what_it_takes_and_the_data_must_be_named(capsys):
     with pytest.raises(SystemExit):
         real_rewards.main(["--help"])
     assert re.search(r"CPU minutes, about: \d+ for base, all arms and three seeds", capsys.readouterr().out)
-    assert real_rewards.minutes() <= 61
+    assert real_rewards.minutes() < 65, "what one sits down to wait for"
     with pytest.raises(SystemExit):
         real_rewards.main(["--seeds", "1"])
     assert "--data FOLDER is needed" in capsys.readouterr().err
