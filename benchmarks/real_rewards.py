@@ -99,9 +99,6 @@ def measure(
     row = measured.train([*overrides, *places, *extra], run_dir, cache)
     if row["summary"]["reward_model"]["pairs"] != rows["held_out_pairs"]:
         raise RuntimeError(f"{rows['held_out_pairs']} held-out pairs here, not as many in the summary of {arm}")
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text("utf-8").splitlines()]
-    trained = next(line for line in reversed(lines) if line["stage"] == "reward_model" and "rows" in line)
-    rows |= {"trained_on": int(trained["rows"]), "too_long": int(trained["rows_too_long"])}
     figures = {name: row["summary"][name] for name in ("status", "reward_model", "reused")}
     return {"seed": seed, "arm": arm, "cpu_seconds": row["cpu_seconds"], "overrides": [*overrides, *extra],
             "summary": figures, "rows": rows}  # fmt: skip
@@ -109,14 +106,19 @@ def measure(
 
 def rows_of(overrides: Sequence[str], held: set[str]) -> dict[str, Any]:
     """What the plan makes of the rows of the files, test file included: used, or not used with the reason."""
+    from rlhf_lora import token_rows
     from rlhf_lora.config import compose
     from rlhf_lora.loading import load_chat
     from rlhf_lora.plan import make_plan
+    from rlhf_lora.stages.reward_losses import loss_of
 
     plan = make_plan(compose(*overrides))
     pairs, chat, longest = plan.splits.final_pairs, load_chat(plan.spec), plan.config.reward_model.max_length
     if not plan.splits.held_out() <= held:
         raise RuntimeError("the base may have read prompts that this run is judged on")
+    records = plan.rows(plan.stage("reward_model"))
+    learning = loss_of(plan.config.reward_model.loss, records)
+    trained = token_rows.rows_of(learning.rows(chat, records), plan.settings("reward_model"), learning.learns_from)
     parts = [part for source in plan.sources.every for part in (source.data, source.data.test) if part is not None]
     sides = {(pair.prompt.text, side): pair.prompt for pair in pairs for side in (pair.chosen, pair.rejected)}
     cut = {
@@ -129,6 +131,8 @@ def rows_of(overrides: Sequence[str], held: set[str]) -> dict[str, Any]:
         "unused": dict(Counter(row.reason for row in plan.splits.unused)),
         "left_out": dict(sum((Counter(part.left_out) for part in parts), Counter())),
         "learned_from": plan.stage("reward_model").reads,
+        "trained_on": len(trained),
+        "too_long": trained.too_long,
         "held_out_pairs": len(pairs),
         "held_out_prompts": len({pair.prompt.split_key for pair in pairs}),
         "held_out_longer": sum(

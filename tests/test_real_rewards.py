@@ -125,6 +125,16 @@ def test_every_arm_is_planned_on_its_files_and_judged_on_what_the_base_was_kept_
     assert of_arm.final_pairs
 
 
+def max_tokens(given: list[str]) -> int:
+    """Of the longest held-out answer with its prompt."""
+    from rlhf_lora.loading import load_chat
+
+    plan = make_plan(compose(*given))
+    chat = load_chat(plan.spec)
+    sides = [(pair.prompt, side) for pair in plan.splits.final_pairs for side in (pair.chosen, pair.rejected)]
+    return max(len(chat.prompt_ids(prompt)) + len(chat.response_ids(side, prompt=prompt)) for prompt, side in sides)
+
+
 def test_every_row_is_counted_as_used_or_with_its_reason(data, base):
     held = real_base.held_out(real_base.splits_of(data))
     arm = "human-pairs/autoj"
@@ -133,9 +143,11 @@ def test_every_row_is_counted_as_used_or_with_its_reason(data, base):
     assert (rows["in_files"], rows["unused"]) == (80, {"a tie": 26})
     assert rows["held_out_longer"] == 0
     assert rows["held_out_pairs"] == rows["held_out_prompts"] > 0
-    assert (
-        real_rewards.rows_of([*given, "reward_model.max_length=2"], held)["held_out_longer"] == rows["held_out_pairs"]
-    )
+    assert (rows["trained_on"], rows["too_long"]) == (len(make_plan(compose(*given)).splits.pairs), 0)
+    longest = max_tokens(given)
+    cut = real_rewards.rows_of([*given, f"reward_model.max_length={longest - 1}"], held)
+    assert 0 < cut["held_out_longer"] < rows["held_out_pairs"]
+    assert cut["trained_on"] + cut["too_long"] == rows["trained_on"]
     with pytest.raises(RuntimeError, match="may have read"):
         real_rewards.rows_of(given, set(list(held)[:1]))
 
