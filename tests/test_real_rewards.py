@@ -215,17 +215,18 @@ def test_help_says_what_it_takes_and_the_data_must_be_named(capsys):
 @pytest.mark.slow
 def test_one_arm_goes_from_the_script_to_the_table_and_no_text_into_the_figures(data, base, tmp_path, capsys):
     to, arm = tmp_path / "figures.json", "ranked/qa_feedback, K together"
-    given = ["--data", str(data), "--base", str(base), "--base-settings", json.dumps(SMALL), "--to", str(to),
-             "--seeds", "0", "--arms", arm, "reward_model.epochs=1"]  # fmt: skip
-    real_rewards.main(given)
+
+    def measure(base: Path, settings: dict[str, Any]) -> None:
+        given = ["--data", str(data), "--base", str(base), "--base-settings", json.dumps(settings), "--to", str(to)]
+        real_rewards.main([*given, "--seeds", "0", "--arms", arm, "--", "reward_model.epochs=1"])
+
+    measure(base, SMALL)
     (one,) = measured.read(to)
-    assert one["rows"]["trained_on"] + one["rows"]["held_out_prompts"] < 80
-    assert one["summary"]["reward_model"]["pairs"] == one["rows"]["held_out_pairs"]
+    assert one["summary"]["reward_model"]["pairs"] == one["rows"]["held_out_pairs"] > 0
     written = to.read_text("utf-8")
     assert not any(word in written for word in (*WORDS, str(tmp_path), str(data), str(base)))
-    real_rewards.main(given)  # it is there already
+    measure(base, SMALL)  # it is there already
     assert len(measured.read(to)) == 1
     assert f"| {arm} | 0." in capsys.readouterr().out
-    other = [*given[:2], "--base", str(tmp_path / "other"), *given[4:]]
     with pytest.raises(RuntimeError, match="on another base"):
-        real_rewards.main([*other[:4], "--base-settings", json.dumps(SMALL | {"seed": 1}), *other[6:]])
+        measure(tmp_path / "other", SMALL | {"seed": 1})
