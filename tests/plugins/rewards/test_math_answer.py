@@ -216,9 +216,7 @@ time.sleep(60)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux lists them")
-@pytest.mark.parametrize(
-    ("seconds", "asked"), [(60, "9^{9^{9^9}}"), (3, "3^{99999999}")], ids=["in Python", "in one step"]
-)
+@pytest.mark.parametrize(("seconds", "asked"), [(10, "9^{9^{9^9}}"), (3, "3^{99999999}")], ids=["tower", "one step"])
 def test_the_process_that_compares_ends_when_the_run_is_killed(seconds, asked):
     program = ORPHANING.format(seconds=seconds, asked=asked, wait=2)
     run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
@@ -228,7 +226,7 @@ def test_the_process_that_compares_ends_when_the_run_is_killed(seconds, asked):
     run.kill()
     run.wait()
     run.stdout.close()
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60  # at most `seconds` and five more, on a machine that may be busy
     while alive(child) and time.monotonic() < until:
         time.sleep(0.1)
     left = alive(child)
