@@ -27,6 +27,8 @@ LEFT_BEHIND_SECONDS = 5.0
 """How much longer than a comparison may take the process lives where nobody is left who would stop it."""
 START_SECONDS = 60.0
 """How long the process that compares may take to start: it imports SymPy."""
+RESTART_SECONDS = 3.0
+"""How long that takes as a rule."""
 
 
 @reward("math_answer")
@@ -84,6 +86,10 @@ class OpenMathAnswer:
 
     def close(self) -> None:
         self._process.close()
+
+    def call_seconds(self, count: int) -> float:
+        """When every comparison is endless: each ends the process, which starts again for the next one."""
+        return START_SECONDS + count * (self.settings.seconds + RESTART_SECONDS)
 
     def _score(self, text: str, given: Any) -> Score:
         reference = reference_answer(given)

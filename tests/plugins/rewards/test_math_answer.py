@@ -20,6 +20,7 @@ from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ConfigError, DataError
 from rlhf_lora.records import Sample, Score
 from rlhf_lora.registry import build, to_config
+from rlhf_lora.reward_calls import call_seconds
 from rlhf_lora.stages.scoring import Scorer
 
 
@@ -213,6 +214,12 @@ time.sleep({wait})
 print(process._process.pid, flush=True)
 time.sleep(60)
 """
+
+
+def test_many_endless_comparisons_are_no_reward_that_hangs():
+    opened = build("reward", {"name": "math_answer", "seconds": 2.0}).open()
+    assert call_seconds(opened, 100) >= 200
+    opened.close()
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux lists them")
