@@ -15,7 +15,7 @@ from rlhf_lora.adamw import AdamW
 from rlhf_lora.controls import LABELS
 from rlhf_lora.errors import ConfigError, DataError, ModelError, did_you_mean
 from rlhf_lora.memory import Shape
-from rlhf_lora.reward_labels import LOSSES, READS, WANTS
+from rlhf_lora.reward_labels import LOSSES, READS, WANTS, refuse_one_kind
 from rlhf_lora.reward_tree import every_reward, waiting_for
 from rlhf_lora.scores import columns_of
 from rlhf_lora.sources import Sources
@@ -298,6 +298,8 @@ def check_rows(names: Sequence[str], read: Sources, optimizer: Any, has_reward_m
                 fix=f"{other}give data that has them ({name}.dataset=jsonl {name}.dataset.path=FILE for this stage alone), "
                 "other `splits`, or leave the stage out (stages=[…])",
             )  # fmt: skip
+    if "reward_model" in names and reads == "labels":
+        refuse_one_kind(read.splits.labels)
     if "policy" in names and not read.splits.demonstrations:
         _check_wants_no_demonstrations(optimizer)
     if getattr(optimizer, "value_init", "zero") == "reward" and "policy" in names and not has_reward_model:

@@ -12,8 +12,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from rlhf_lora.errors import ConfigError
-from rlhf_lora.records import prompt_of
+from rlhf_lora.errors import ConfigError, DataError
+from rlhf_lora.records import Label, prompt_of
 from rlhf_lora.splits import Splits, bucket
 from rlhf_lora.train_settings import micro_batch_within
 
@@ -50,6 +50,20 @@ def may_read_labels(asked: str) -> bool:
     """Whether a reward model with this `reward_model.loss` learns from labels, if only where there is nothing else: then
     they have a share of the prompts of their own."""
     return asked in ("auto", "labels")
+
+
+def refuse_one_kind(labels: Sequence[Label]) -> None:
+    """A model of labels learns from good answers and from bad ones.
+
+    Raises:
+        DataError: all labels are the same.
+    """
+    good = sum(label.good for label in labels)
+    if labels and good in (0, len(labels)):
+        raise DataError(
+            f"the {len(labels)} labels to learn from are all {'good' if good else 'bad'}",
+            where="reward_model.loss=labels", fix="give answers that are called good and answers that are called bad, or pairs",
+        )  # fmt: skip
 
 
 def asked_for(rows: Sequence[Any], settings: DictConfig) -> Sequence[Any]:

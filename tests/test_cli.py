@@ -246,8 +246,13 @@ BAD: dict[str, tuple[Make, str]] = {
     "nested messages": (
         data(lines([{"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]}] * 9)), "content"
     ),
+    "labels of one kind": (
+        data(lines([{"prompt": f"p{i}", "completion": "a", "label": True} for i in range(99)]), "stages=[reward_model]"),
+        "labels to learn from are all good",
+    ),
     "labels in place of pairs": (
-        data(lines([{"prompt": f"p{i}", "completion": "a", "label": True} for i in range(99)]), "stages=[reward_model]"), "pairs"
+        data(lines([{"prompt": f"p{i}", "completion": "a", "label": i % 2 == 0} for i in range(99)]), "stages=[reward_model]",
+             "reward_model.loss=pairwise"), "pairs"
     ),
     "numbers for labels": (data(lines([{"prompt": "p", "completion": "a", "label": 1}] * 9)), "label"),
     "conversations that end with the user": (

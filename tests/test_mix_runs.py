@@ -119,7 +119,7 @@ BAD = {
     "setting out of range": ([*LENGTH, "reward.parts.short.target=0"], "at least 1"),
     "no such part": ([*LENGTH, "reward.parts.b.target=3"], "reward.parts.b"),
     "unknown setting of the mix": ([*LENGTH, "reward.combin=sum"], "reward.combine"),
-    "unknown combination": ([*LENGTH, "reward.combine=max"], "sum, product, gate"),
+    "unknown combination": ([*LENGTH, "reward.combine=max"], "sum, mean, min, product, gate"),
     "gate setting": ([*LENGTH, "reward.gate.treshold=0.1"], "reward.gate.threshold"),
     "shadow": ([*LENGTH, "reward.shadow=[x]"], "no part 'x'"),
     "braces": (["reward=mix", "reward.parts={a: {name: length, targt: 3}}"], "did you mean 'target'"),

@@ -24,6 +24,7 @@ from rlhf_lora.chat import Chat
 from rlhf_lora.errors import DataError
 from rlhf_lora.objectives import preference
 from rlhf_lora.records import Label, Pair, Prompt, Ranking, Rating
+from rlhf_lora.reward_labels import refuse_one_kind
 
 Batch = dict[str, Tensor]
 Measured = tuple[token_rows.Row, int]
@@ -157,13 +158,8 @@ class Labels:
     learns_from: ClassVar[str] = "labels"
 
     def __init__(self, labels: Sequence[Label]):
-        good = sum(label.good for label in labels)
-        if labels and good in (0, len(labels)):
-            raise DataError(
-                f"the {len(labels)} labels to learn from are all {'good' if good else 'bad'}",
-                where="reward_model.loss=labels", fix="give answers that are called good and answers that are called bad",
-            )  # fmt: skip
-        self.good_share = good / len(labels) if labels else 0.5
+        refuse_one_kind(labels)
+        self.good_share = sum(label.good for label in labels) / len(labels) if labels else 0.5
         self.bias = math.log(self.good_share) - math.log1p(-self.good_share)
 
     def rows(self, chat: Chat, labels: Sequence[Label]) -> Iterator[Measured]:
