@@ -121,7 +121,7 @@ class AdapterStages:
 
     def _fit(self, stage: StagePlan) -> Record:
         """Train SFT or the reward model. Returns its record: seconds, metrics, figures."""
-        from rlhf_lora.held_out_pairs import judge_reward_model
+        from rlhf_lora.held_out import judge_reward_model
         from rlhf_lora.stages import reward_model, sft
 
         plan, started = self.parts.plan, time.perf_counter()

@@ -273,7 +273,7 @@ class Run:
             evaluation_prompts,
             evaluation_seed,
         )
-        from rlhf_lora.held_out_pairs import judge_implicit_reward
+        from rlhf_lora.held_out import judge_implicit_reward
 
         progress.stage("evaluation", f"{len(evaluation_prompts(self.plan))} held-out prompts")
         started = time.perf_counter()

@@ -22,10 +22,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from rlhf_lora.derived_rows import good_answers, prompts_of, prompts_of_rows, repeated, with_pairs
 from rlhf_lora.errors import ConfigError, ContractError
 from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, Ranking, Rating, Unused, prompt_of
 
@@ -201,21 +202,21 @@ def split(
     def rows(of: Sequence[Row], name: Name) -> list[Row]:
         return [row for row in of if applied.of(row.prompt.split_key) == name]
 
-    every = _prompts_of(data)
+    every = prompts_of(data)
     test = data.test
     part = {name: [p for p in every if applied.of(p.split_key) == name] for name in ("prompts", "tuning", "final")}
     return Splits(
         demonstrations=rows(data.demonstrations, "sft")
         if data.demonstrations
-        else _good_answers(data, lambda of: rows(of, "sft")),
+        else good_answers(data, lambda of: rows(of, "sft")),
         pairs=rows(data.pairs, "reward_model"),
         labels=rows(data.labels, "reward_model"),
         prompts=part["prompts"],
         tuning_prompts=part["tuning"],
         tuning_pairs=rows(data.pairs, "tuning"),
-        final_prompts=part["final"] if test is None else _prompts_of(test),
+        final_prompts=part["final"] if test is None else prompts_of(test),
         final_pairs=rows(data.pairs, "final") if test is None else list(test.pairs),
-        unused=[*data.unused, *_repeated(data), *([*test.unused, *_repeated(test)] if test else ()), *leaked],
+        unused=[*data.unused, *repeated(data), *([*test.unused, *repeated(test)] if test else ()), *leaked],
         shares=applied,
         rankings=rows(data.rankings, "reward_model"),
         ratings=rows(data.ratings, "reward_model"),
@@ -258,76 +259,12 @@ def joined(main: Splits, own: Mapping[str, Splits]) -> Splits:
     return together.without(together.held_out())
 
 
-def with_pairs(data: Data) -> Data:
-    """The data, and its test set, with the pairs that its rankings make, and the rankings that its ratings of one prompt
-    make; unchanged where a dataset gave pairs, which then are these."""
-    test = None if data.test is None else with_pairs(data.test)
-    rankings = data.rankings or (() if data.pairs else _rankings_of(data.ratings))
-    pairs = data.pairs or [pair for ranking in rankings for pair in ranking.pairs()]
-    return dataclasses.replace(data, test=test, rankings=rankings, pairs=pairs)
-
-
-def _rankings_of(ratings: Sequence[Rating]) -> list[Ranking]:
-    """The rated answers to each prompt in order, where two of them differ in value."""
-    groups: dict[str, list[Rating]] = {}
-    for rating in ratings:
-        groups.setdefault(rating.prompt.text, []).append(rating)
-    return [
-        Ranking(group[0].prompt, tuple(r.completion for r in group), tuple(-r.value for r in group))
-        for group in groups.values()
-        if len({rating.value for rating in group}) > 1
-    ]
-
-
-def _good_answers(data: Data, chosen_rows: Callable[[Any], list[Any]]) -> list[Demonstration]:
-    """What to imitate when nobody wrote demonstrations: the best answers of rankings, else the better ones of pairs, else
-    the answers called good. The better answer of a ranking's pair may be its second worst."""
-    if data.rankings:
-        rankings = chosen_rows(data.rankings)
-        return _once(Demonstration(r.prompt, r.completions[r.ranks.index(min(r.ranks))]) for r in rankings)
-    if data.pairs:
-        return _once(Demonstration(pair.prompt, pair.chosen) for pair in chosen_rows(data.pairs))
-    return _once(Demonstration(label.prompt, label.completion) for label in chosen_rows(data.labels) if label.good)
-
-
-def _once(demonstrations: Iterable[Demonstration]) -> list[Demonstration]:
-    """An answer that beat several others is imitated once."""
-    unique: dict[tuple[str, str], Demonstration] = {}
-    for demonstration in demonstrations:
-        unique.setdefault((demonstration.prompt.text, demonstration.completion), demonstration)
-    return list(unique.values())
-
-
-def _prompts_of(data: Data) -> list[Prompt]:
-    """The prompts of the data, each once: those it lists, else those of its rows. The first one's columns stay."""
-    unique: dict[str, Prompt] = {}
-    for prompt in data.prompts or _prompts_of_rows(data):
-        unique.setdefault(prompt.text, prompt)
-    return list(unique.values())
-
-
-def _prompts_of_rows(data: Data) -> list[Prompt]:
-    # Plain text to learn the language from has an empty prompt: nothing to ask a policy.
-    lists = (data.pairs, data.demonstrations, data.labels, data.rankings, data.ratings)
-    return [row.prompt for rows in lists for row in rows if row.prompt.text]
-
-
-def _repeated(data: Data) -> list[Unused]:
-    """Listed prompts that `_prompts_of` leaves out, because the same text stands there before."""
-    seen: set[str] = set()
-    return [
-        Unused(f"prompt {prompt.id}", "the same prompt again, with other columns")
-        for prompt in data.prompts
-        if prompt.text in seen or seen.add(prompt.text)  # type: ignore[func-returns-value]
-    ]
-
-
 def _without_test_prompts(data: Data) -> tuple[Data, list[Unused]]:
     """The data without rows whose prompt is in its test set, and those rows as unused."""
     if data.test is None:
         return data, []
     test = data.test
-    held_out = {prompt.split_key for prompt in (*test.prompts, *_prompts_of_rows(test))}
+    held_out = {prompt.split_key for prompt in (*test.prompts, *prompts_of_rows(test))}
     leaked: list[Unused] = []
 
     def kept(rows: Sequence[Any]) -> list[Any]:

@@ -13,7 +13,7 @@ from tiny import prompts, spec, stir
 from rlhf_lora.backbone import Backbone
 from rlhf_lora.errors import ConfigError, UserError
 from rlhf_lora.evaluation import evaluate_policy, judge_of, sequence_kl
-from rlhf_lora.held_out_pairs import gold_accuracy, judge_implicit_reward
+from rlhf_lora.held_out import gold_accuracy, judge_implicit_reward
 from rlhf_lora.records import Pair, Prompt, Sample, Score, Verdict
 from rlhf_lora.registry import build
 from rlhf_lora.registry import judge as register_judge

@@ -26,7 +26,7 @@ FLOORS = {
     "records errors progress atomic plain tables interrupts markup metrics_file software jinja_template": 0,
     "contracts registry plugin_table doors scores reward_calls reward_worker reward_tree": 1,
     "sandbox sandbox_inside sandbox_jail sandbox_wire sandbox_answer sandbox_tests sandbox_script": 0,
-    "model_spec loading backbone adapters chat bare_tokenizer splits memory adamw objectives padding testing mini": 2,
+    "model_spec loading backbone adapters chat bare_tokenizer derived_rows splits memory adamw objectives padding testing mini": 2,
     "train_settings token_rows trainers trainer_checkpoints dpo_trainer": 2,
     "comparison length_control best_of_n against": 2,
     "user_presets": 0,
@@ -34,7 +34,7 @@ FLOORS = {
     "data_view data_lengths data_show": 3,
     "environment run_folder checkpoints stage_cache checks plugins": 3,
     "stages": 4,
-    "assembly pipeline adapter_stages taking_up evaluation held_out_pairs midway report labels verify": 5,
+    "assembly pipeline adapter_stages taking_up evaluation held_out midway report labels verify": 5,
     "sweep sweep_axes sweep_jobs sweep_objective sweep_optuna sweep_table": 5,
     "cli plugin_verbs notebook __main__ completion completion_index help_texts summary_text": 6,
 }

@@ -12,12 +12,13 @@ from tiny import jsonl, overrides
 
 from rlhf_lora import cli, controls, data_view, reward_labels
 from rlhf_lora.config import compose, recompose
+from rlhf_lora.derived_rows import with_pairs
 from rlhf_lora.errors import ConfigError, DataError
 from rlhf_lora.mini import orders
 from rlhf_lora.plan import Plan, make_plan
 from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, Ranking, Rating
 from rlhf_lora.run_folder import RunFolder
-from rlhf_lora.splits import Shares, split, with_pairs
+from rlhf_lora.splits import Shares, split
 
 REPLIES = ("gladly tea soup and bread", "tea soup and bread", "tea", "ugh whatever soup")
 PROMPTS = [orders.prompt_text(triple, 0) for triple in orders.triples(8)]

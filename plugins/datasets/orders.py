@@ -93,8 +93,7 @@ class Orders:
         rng = self._stream("demonstrations")
         rows = []
         for _ in range(self.demonstrations):
-            triple = rng.choice(every)
-            prompt = _prompt(triple, rng.randrange(len(orders.TEMPLATES)))
+            triple, prompt = _order(rng, every)
             rows.append(Demonstration(prompt, orders.draft(rng, triple, self.items, orders.DEMO).text))
         return rows
 
@@ -102,8 +101,7 @@ class Orders:
         rng = self._stream("pairs")
         rows = []
         for _ in range(self.pairs):
-            triple = rng.choice(every)
-            prompt = _prompt(triple, rng.randrange(len(orders.TEMPLATES)))
+            triple, prompt = _order(rng, every)
             a, b = orders.compared(rng, triple, self.items)
             better = orders.gold(prompt.text, a).value, orders.gold(prompt.text, b).value
             if not orders.prefers(rng, *better, tau=self.tau):
@@ -115,8 +113,7 @@ class Orders:
         rng = self._stream("rankings")
         rows = []
         for _ in range(self.pairs):
-            triple = rng.choice(every)
-            prompt = _prompt(triple, rng.randrange(len(orders.TEMPLATES)))
+            triple, prompt = _order(rng, every)
             replies = orders_rankings.several(rng, triple, self.items, self.answers)
             golds = [orders.gold(prompt.text, reply).value for reply in replies]
             ranks = orders_rankings.ranked(rng, golds, self.tau)
@@ -128,6 +125,12 @@ class Orders:
         wordings = len(orders.TEMPLATES)
         chosen = rng.sample(range(len(every) * wordings), self.most_prompts if self.prompts is None else self.prompts)
         return [_prompt(every[index // wordings], index % wordings) for index in chosen]
+
+
+def _order(rng: random.Random, every: list[orders.Triple]) -> tuple[orders.Triple, Prompt]:
+    """An order, and one wording of it."""
+    triple = rng.choice(every)
+    return triple, _prompt(triple, rng.randrange(len(orders.TEMPLATES)))
 
 
 def _prompt(triple: orders.Triple, template: int) -> Prompt:
