@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import math
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -24,6 +25,21 @@ def finite_number(value: Any) -> int | float | None:
     except (TypeError, ValueError, RuntimeError):
         return None
     return number if math.isfinite(number) else None
+
+
+def json_value(text: str) -> Any:
+    """What JSON text says; Python's reader also takes what no JSON is.
+
+    Raises:
+        ValueError: it is no JSON, or has NaN, Infinity or a number that no float holds (`1e400`).
+    """
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:20]} is no number of JSON")
+    return number
 
 
 def plain(value: Any, digits: int | None = None, keep_none: bool = False, where: str = "") -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
+
+from rlhf_lora.plain import json_value
 
 from . import pieces
 from .registry import NotUnderstood, compared, constraint
@@ -63,17 +63,10 @@ def is_json(text: str) -> bool:
     """An object or a list, alone or inside one fenced block."""
     fenced = re.fullmatch(r"\s*```(?:json)?[ \t]*\n(.*)\n```\s*", text, flags=re.DOTALL | re.IGNORECASE)
     try:
-        found = json.loads(fenced[1] if fenced else text, parse_constant=_finite, parse_float=_finite)
+        found = json_value(fenced[1] if fenced else text)
     except (ValueError, RecursionError):
         return False
     return isinstance(found, dict | list)
-
-
-def _finite(text: str) -> float:
-    """NaN and Infinity, in words or as 1e400, are no JSON."""
-    if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text[:20]} is no JSON")
-    return number
 
 
 @constraint("detectable_format:title")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rlhf_lora.errors import ConfigError
+from rlhf_lora.plain import json_value
 from rlhf_lora.records import Sample
 from rlhf_lora.registry import reward
 
@@ -60,7 +60,7 @@ class JsonSchema(Rule):
     def kept(self, sample: Sample, row: Mapping[str, Any]) -> Kept:
         block = FENCED.search(sample.text) if self.fenced else None
         try:
-            value = json.loads(block[1] if block else sample.text, parse_constant=_no_constant, parse_float=_finite)
+            value = json_value(block[1] if block else sample.text)
         except (ValueError, RecursionError) as error:
             return Kept(0.0, f"no JSON: {error}")
         validator = _validator(vars(self)["_schema"])
@@ -78,17 +78,6 @@ class JsonSchema(Rule):
         if fault is None:
             return Kept(1.0)
         return Kept(self.parsed, f"breaks the schema at {fault.json_path}: {fault.message[:200]}")
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"{text[:20]} is more than a number of JSON can be")
-    return number
 
 
 @functools.lru_cache(maxsize=64)
