@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
+import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,8 +58,7 @@ def replay(name: str, scorer: Scorer, run: str, to: str | None, count: int, as_j
     folder = find_run(run)
     stored, note = rows.of_run(folder, scorer.columns)
     path = page_path(folder.path, name, to)
-    with writing(path):  # before a reward that may be slow or dear is asked
-        path.parent.mkdir(parents=True, exist_ok=True)
+    _try_to_write(path)  # before a reward that may be slow or dear is asked
     found = compared(stored, scored(scorer, stored))
     old = str(folder.summary.get("reward") or (folder.config.get("reward") or {}).get("name") or "the run's reward")
     with writing(path):
@@ -167,6 +169,15 @@ def writing(path: Path) -> Iterator[None]:
             f"{path} cannot be written: {error.strerror or error}", where=f"--to {path}",
             fix="name a folder, or an .html file, that you may write: --to FOLDER",
         ) from error  # fmt: skip
+
+
+def _try_to_write(path: Path) -> None:
+    """Make the folder, and see that it takes a file. What is there already stays as it is."""
+    with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
 
 
 def page_path(folder: Path, name: str, to: str | None) -> Path:

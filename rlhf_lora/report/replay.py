@@ -85,7 +85,7 @@ def _scatter(old: str, new: str, found: Any) -> str:
     y = plots.Scale(*plots.extent([b for _, b in both]), plots.HEIGHT - plots.BOTTOM, plots.TOP)
     parts = plots.axes(x, y, old, new)
     parts += [f'<circle class="dot policy" cx="{x(a)}" cy="{y(b)}" r="2" opacity="0.45"/>' for a, b in both]
-    note = f"one dot for each {f'of {len(both):,} answers' if step == 1 else f'{step}th answer'}"
+    note = f"one dot for {f'each of {len(both):,} answers' if step == 1 else f'every {step} answers'}"
     return (
         f'<div class="plots">{curves.figure("Old against new", note, plots.svg(parts, f"{new} against {old}"))}</div>'
     )
@@ -109,7 +109,9 @@ def _apart(old: str, new: str, found: Any, count: int) -> str:
         lines.append([when, _text(one.sample.prompt), _text(one.sample.text), _figure(one.score), _figure(score.value),
                       parts, _text(score.reason)])  # fmt: skip
     how = "<p>By how far apart the two rewards rank them among all.</p>"
-    return how + table(("update", "prompt", "answer", old, new, "parts", "why"), lines)
+    heads = ("update", "prompt", "answer", old, new, "parts", "why")
+    told = [k for k in range(len(heads)) if k < 5 or any(line[k] for line in lines)]  # many rewards say no more than a number
+    return how + table(tuple(heads[k] for k in told), [[line[k] for k in told] for line in lines])
 
 
 def _figure(value: float | None) -> str:

@@ -90,12 +90,14 @@ def test_a_file_where_a_folder_should_be_is_one_message(capsys):
         "from pathlib import Path\nfrom rlhf_lora import reward\n@reward('counts')\n"
         "def counts(samples):\n    Path('asked').write_text('x')\n    return [0.0] * len(samples)\n"
     )
-    _, err = said(capsys, "try", "counts.py", "--run", "run", "--to", "taken", status=2)
-    assert "taken/replay-counts.html cannot be written" in err
-    assert not Path("asked").exists()  # it is seen before the reward is asked
     Path("page.html").mkdir()
-    _, err = said(capsys, "try", "counts.py", "--run", "run", "--to", "page.html", status=2)
-    assert "page.html cannot be written" in err
+    files = {"taken": "taken/replay-counts.html", "page.html": "page.html"}
+    if Path("/proc/self").exists():  # a folder that takes no files, not even root's
+        files["/proc/page.html"] = "/proc/page.html"
+    for to, file in files.items():
+        _, err = said(capsys, "try", "counts.py", "--run", "run", "--to", to, status=2)
+        assert f"{file} cannot be written" in err
+        assert not Path("asked").exists()  # it is seen before the reward is asked
 
 
 def test_what_new_prints_can_be_given_to_a_shell(capsys):
