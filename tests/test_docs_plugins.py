@@ -69,7 +69,9 @@ def test_the_smallest_reward_of_the_page_has_six_lines_and_keeps_every_promise(c
 
 def test_the_page_names_every_promise_of_a_reward_in_its_order():
     table = PAGE.partition("| id | promise |")[2].partition("\n\n")[0]
-    named = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1] if "|" in row else "")]
+    named = [
+        name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1] if "|" in row else "")
+    ]
     kit = [promise.id for promise in rewards.KIT.promises]
     assert sorted(named) == sorted(kit)
 
