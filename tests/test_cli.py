@@ -294,7 +294,7 @@ code in a new key|not an override|text for a number
 seed below zero|rank zero|negative learning rate|splits|device
 no stages
 stage|stage that a reward needs|evaluation of nothing|no model
-model without weights|model as pickle|weights that are none|no tokenizer|start adapter of another base|no reward model
+model without weights|model as pickle|no tokenizer|start adapter of another base|no reward model
 reward model of another base|jsonl without path|empty file|broken line|no known columns
 top-p with exact log-probs|override against a profile
 chosen is rejected|column that a reward wants|no plugin file|plugin that raises|plugin with a syntax error

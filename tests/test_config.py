@@ -128,6 +128,7 @@ def test_an_override_list_of_the_tests_composes(tiny_base, tmp_path):
     assert compose(*overrides(tiny_base, tmp_path)).optimizer.updates == 3
 
 
+@pytest.mark.slow
 def test_mappings_take_keys_of_the_users_own():
     config = compose(
         "model=qwen3_0_6b", "model.template_kwargs={style: short}", "model.template_kwargs.enable_thinking=true"

@@ -109,6 +109,7 @@ def test_what_is_judged_on_stays_as_given_and_what_is_learned_from_is_turned(pla
     assert flipped.rows(flipped.stage("sft")) == given.rows(given.stage("sft"))
 
 
+@pytest.mark.slow
 def test_dpo_learns_from_the_same_labels(plan):
     def rows(made):
         return made.rows(made.stage("policy"))
@@ -174,6 +175,7 @@ def test_a_control_is_judged_by_another_reward_like_any_run(plan):
 # --- whole runs -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_learning_moves_nothing_and_its_kl_is_exactly_0(tiny_base, tmp_path, cache):
     run = train(tiny_base, tmp_path / "run", "control=no_learning", "reward=orders_gold")
     sft, policy = (read_adapter(run.adapter(name))[1] for name in ("sft", "policy"))

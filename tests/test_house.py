@@ -253,7 +253,11 @@ for name in {LIGHT}:
     assert in_a_new_process(code, tmp_path) == ""
 
 
-VERBS = [["--help"], ["plugins"], ["plan"]] if "rlhf_lora.cli" in FILES else []
+VERBS = (
+    [["--help"], ["plugins"], ["plan", "dataset.demonstrations=99", "dataset.pairs=99", "dataset.prompts=99"]]
+    if "rlhf_lora.cli" in FILES
+    else []
+)
 
 
 @pytest.mark.parametrize("arguments", VERBS, ids=" ".join)

@@ -118,6 +118,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
 BEST = ("evaluation.every=1", "evaluation.keep=best", "evaluation.metric=policy.score_mean")
 
 
+@pytest.mark.slow
 def test_the_best_update_is_what_is_handed_over_and_judged(plain, tiny_base, tmp_path, monkeypatch):
     scripted(monkeypatch, 1.0, 3.0, 3.0)
     best = train(tiny_base, tmp_path / "best", *BEST)

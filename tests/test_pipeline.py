@@ -164,6 +164,7 @@ def test_training_anew_gives_the_same_adapters(learned, tiny_base, tmp_path):
 # --- other beginnings and ends ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_can_start_from_someones_sft_and_reward_model(learned, tiny_base, tmp_path):
     run = train(
         tiny_base, tmp_path / "run", f"model.adapter={learned.path}", "reward=learned", f"reward.path={learned.path}"

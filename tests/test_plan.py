@@ -109,6 +109,7 @@ def test_a_stage_of_other_code_is_not_taken_from_the_cache(plan, unchanged, monk
     assert not set(keys(plan()).values()) & set(unchanged.values())
 
 
+@pytest.mark.slow
 def test_keys_are_the_same_in_every_process_and_follow_the_weights(plan, tiny_base, tmp_path):
     import shutil
 

@@ -88,6 +88,7 @@ def unguarded(tree: ast.AST, guarded: bool = False) -> Iterator[tuple[int, str]]
         yield from unguarded(node, safe)
 
 
+@pytest.mark.slow  # every file of the tree, node by node
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
 def test_text_files_are_opened_with_an_encoding_and_posix_names_are_guarded(file):
     tree = ast.parse(file.read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ import measured
 import pytest
 import real_base
 import real_rewards
+from tiny import few
 
 from rlhf_lora.config import compose
 from rlhf_lora.plan import make_plan
@@ -82,7 +83,7 @@ def places(arm: str, data: Path, base: Path) -> list[str]:
     return [f"model.path={base}", *(f"dataset.{name}={file}" for name, file in where.items())]
 
 
-def few(overrides: list[str]) -> list[str]:
+def twelve_rows(overrides: list[str]) -> list[str]:
     return [re.sub(r"reward_model.rows=\d+", "reward_model.rows=12", override) for override in overrides]
 
 
@@ -112,9 +113,9 @@ def test_a_base_is_taken_up_and_one_of_other_texts_is_refused(data, base, tmp_pa
         real_base.ensure(data, tmp_path / "stranger", SMALL)
 
 
-@pytest.mark.parametrize("arm", real_rewards.ARMS)
+@pytest.mark.parametrize("arm", few(real_rewards.ARMS, 2))
 def test_every_arm_is_planned_on_its_files_and_judged_on_what_the_base_was_kept_from(arm, data, base, tmp_path):
-    overrides = few(real_rewards.overrides_of(arm, 1))
+    overrides = twelve_rows(real_rewards.overrides_of(arm, 1))
     plan = make_plan(compose(*overrides, *places(arm, data, base), f"run_dir={tmp_path / 'run'}"))
     assert [stage.name for stage in plan.stages] == ["reward_model"]
     assert plan.stage("reward_model").reads == ("rankings" if "K together" in arm else "pairs")
@@ -135,6 +136,7 @@ def max_tokens(given: list[str]) -> int:
     return max(len(chat.prompt_ids(prompt)) + len(chat.response_ids(side, prompt=prompt)) for prompt, side in sides)
 
 
+@pytest.mark.slow
 def test_every_row_is_counted_as_used_or_with_its_reason(data, base):
     held = real_base.held_out(real_base.splits_of(data))
     arm = "human-pairs/autoj"

@@ -73,7 +73,7 @@ def by_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sys.modules.pop("their_plugins")
 
 
-@pytest.mark.parametrize("door", [by_file, by_class, by_entry_point])
+@pytest.mark.parametrize("door", few([by_file, by_class, by_entry_point], 2))
 def test_whatever_door_a_plugin_comes_in_by_it_is_composed_and_built_alike(door, tmp_path, monkeypatch):
     door(tmp_path, monkeypatch)
     config = compose("reward=door", "reward.weight=3")

@@ -10,6 +10,7 @@ from typing import Any
 import measured
 import pytest
 import reward_models
+from tiny import few
 
 from rlhf_lora import registry
 from rlhf_lora.config import compose
@@ -19,7 +20,7 @@ from rlhf_lora.records import Sample
 TOY = ("dataset.demonstrations=100", "dataset.prompts=100", "sft.epochs=1", "reward_model.epochs=1")
 
 
-@pytest.mark.parametrize("arm", reward_models.ARMS)
+@pytest.mark.parametrize("arm", few(reward_models.ARMS, 2))
 def test_every_arm_is_planned_as_it_says(arm, tiny_base, tmp_path):
     """In small: a tenth of the rows."""
     experiment, overrides, answers = reward_models.ARMS[arm]
@@ -81,6 +82,7 @@ def finished(folder: Path, *given: str) -> dict[str, Any]:
     return {"reward_model": {"pairs": len(split(data, Shares(**config.splits)).final_pairs)}}
 
 
+@pytest.mark.slow
 def test_the_ceiling_is_what_the_true_scores_get(tmp_path):
     summary = finished(tmp_path, "dataset.tau=0.01")
     sure = reward_models.truth(tmp_path, summary)
@@ -140,6 +142,7 @@ def test_one_arm_goes_from_the_script_to_the_table(tiny_base, tmp_path, capsys):
     assert "| rankings, grouped | **0." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_gold_of_the_rankings_is_known():
     """`truth` asks the reward that the data names."""
     data = registry.build("dataset", {"name": "orders", "pairs": 3, "answers": 4}).load()

@@ -189,6 +189,7 @@ def test_a_single_run_is_no_sweep(tiny_base, tmp_path, children, capsys):
 # --- which are done ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_sweep_again_does_nothing_and_a_changed_one_adds(tiny_base, tmp_path, children):
     folder = tmp_path / "a sweep's folder"
     assert sweep(tiny_base, folder, "optimizer.beta=0.1,0.2", f"run_dir={quoted(str(folder))}") == 0

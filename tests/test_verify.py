@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import overrides
+from tiny import few, overrides
 
 from rlhf_lora import cli, verify
 from rlhf_lora.backbone import Backbone
@@ -74,6 +74,7 @@ def test_nothing_fails_on_what_the_kit_brings(tiny_base, tmp_path, more):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_optimizer_that_rolls_nothing_out_has_checks_that_do_not_apply(tiny_base, tmp_path):
     results = verify.verify(
         make_plan(compose(*overrides(tiny_base, tmp_path / "run", "optimizer=dpo", "reward=length")))
@@ -205,7 +206,7 @@ def test_a_value_head_begins_as_the_reward_model_where_it_is_to(tiny_base, train
     assert "between V and the reward model" in result.figure
 
 
-@pytest.mark.parametrize("profile", ["oai2019", "tldr2024"])
+@pytest.mark.parametrize("profile", few(["oai2019", "tldr2024"], 1))
 def test_nothing_fails_under_a_published_profile(tiny_base, trained_reward, tmp_path, profile):
     more = (
         f"profile={profile}",
@@ -219,6 +220,7 @@ def test_nothing_fails_under_a_published_profile(tiny_base, trained_reward, tmp_
     assert {r.state for r in results if r.item == "C20"} == {"passed"}
 
 
+@pytest.mark.slow
 def test_a_critic_of_a_reward_model_that_is_not_there_yet_does_not_apply(tiny_base, tmp_path):
     more = ("optimizer.value=adapter", "optimizer.value_init=reward", "reward=learned", "dataset.seed=17")
     result = found(loop_checks.value_head, make_plan(compose(*overrides(tiny_base, tmp_path / "run", *more))), tmp_path)
@@ -468,6 +470,7 @@ def test_a_plugin_that_fails_ends_the_command_with_3_and_is_named(tiny_base, tmp
     assert told["passed"] + told["failed"] + told["not_applicable"] == len(told["results"])
 
 
+@pytest.mark.slow
 def test_a_check_of_ones_own_from_the_page_is_a_line_of_the_table(tiny_base, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(registry, "_table", dict(registry._table))
     page = (Path(__file__).parent.parent / "docs" / "verify.md").read_text("utf-8")

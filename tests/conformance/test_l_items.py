@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_loop import backbone, length, loop, weights
-from tiny import prompts, spec, stir, token_ids
+from tiny import few, prompts, spec, stir, token_ids
 
 from rlhf_lora import adapters, checkpoints
 from rlhf_lora.assembly import Assembly
@@ -114,7 +114,7 @@ def drawing(sample: Sample) -> float:
     return length(sample) + random.random() + float(numpy.random.rand()) + float(torch.rand(()))
 
 
-@pytest.mark.parametrize("scale", ["reference", "demonstrations"])
+@pytest.mark.parametrize("scale", few(["reference", "demonstrations"], 1))
 def test_L5_going_on_from_a_checkpoint(tiny_base, tmp_path, scale):
     """A checkpoint on disk has all that decides what comes next: 3 updates = 1, saved and loaded, and 2, bit for bit.
 

@@ -122,6 +122,7 @@ def test_the_base_follows_the_dataset(quick):
     assert "<unk>" not in counted.prompt(plan.splits.prompts[0])
 
 
+@pytest.mark.slow
 def test_stages_may_read_datasets_of_one_task_and_not_of_two(quick):
     rows = [word.replace("dataset.", "reward_model.dataset.") for word in FEW[:3]]
     both = make_plan(compose("dataset=helpdesk", *FEW, "reward_model.dataset=helpdesk_rules", *rows))

@@ -309,6 +309,7 @@ def test_labels_may_be_soft_or_graded():
     assert [{p.chosen, p.rejected} for p in soft] == [{p.chosen, p.rejected} for p in hard]
 
 
+@pytest.mark.slow
 def test_three_votes_are_a_label_between_one_vote_and_the_probability():
     hard, soft, votes = (small(pairs=3000, labels=name, tau=1.0).load().pairs for name in ("hard", "soft", "votes"))
     assert {round(pair.label, 9) for pair in votes} == {round(2 / 3, 9), 1.0}

@@ -315,6 +315,7 @@ def test_the_rows_of_the_default_settings_are_what_they_always_were():
         assert len(data.prompts) == 6_000
 
 
+@pytest.mark.slow
 def test_the_page_says_how_often_replies_break_rules():
     """docs/tasks.md: without noise, by 1 to 36 %."""
     settings = {"labelled": 40_000, "noise": 0.0, "unsure": 0.0, "pairs": 0, "demonstrations": 0, "prompts": 0}

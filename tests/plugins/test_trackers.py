@@ -116,6 +116,7 @@ def record_of(run_dir: Path) -> Path:
     return record
 
 
+@pytest.mark.slow
 def test_the_offline_file_holds_every_metric_under_its_name(offline: Path) -> None:
     rows = wandb_file.history(record_of(offline))
     assert [(row["step"], row["objective/kl"]) for row in rows if "objective/kl" in row] == [(1, 0.5), (10, 5.0)]
@@ -127,6 +128,7 @@ def test_the_offline_file_holds_every_metric_under_its_name(offline: Path) -> No
     assert run.project == "rlhf_lora"
 
 
+@pytest.mark.slow
 def test_the_table_of_samples_grows_and_scores_have_a_histogram(offline: Path) -> None:
     rows = [row for row in wandb_file.history(record_of(offline)) if "samples" in row]
     assert [row["step"] for row in rows] == [1, 10]

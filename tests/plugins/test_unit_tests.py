@@ -140,6 +140,7 @@ def test_row_with_an_entry_that_is_no_name_has_no_score(entry):
     assert "entry" in found.reason
 
 
+@pytest.mark.slow
 @needs_linux
 def test_many_endless_programs_are_scores_and_not_a_reward_that_hangs(monkeypatch):
     monkeypatch.setattr(sandbox, "START_S", 10.0)

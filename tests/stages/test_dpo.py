@@ -62,6 +62,7 @@ def test_log_probs_are_those_of_whole_answers_under_the_start_adapter(base: Path
     assert logged[0]["logps/chosen"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_second_step_is_measured_against_the_start_and_not_against_the_first(base: Path, tmp_path: Path):
     """One pair, two epochs: after one step its margin is beta times what that step gained over the start."""
     spec, [pair], logged = ModelSpec(str(base), load_in_4bit=False), make_pairs(1), []
@@ -122,6 +123,7 @@ def test_other_losses_are_trls(base: Path, tmp_path: Path, loss: str):
     assert logged[0]["rewards/margins"] == 0.0
 
 
+@pytest.mark.slow
 def test_qwen2_with_biases_and_tied_embeddings_works(tmp_path: Path):
     spec = ModelSpec(str(make_base(tmp_path / "base", "qwen2", pad="</s>")))
     metrics = dpo().fit(spec, make_pairs(32), FitContext(tmp_path / "out", 0, None))

@@ -466,6 +466,7 @@ def test_fewer_prompts_than_a_rollout_needs_come_again(tiny_base):
     made.step()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_bit_for_bit(tiny_base):
     one, other = loop(tiny_base), loop(tiny_base)
     torch.manual_seed(5)  # the global stream has no say
@@ -600,6 +601,7 @@ def test_equal_rewards_within_every_group_move_no_group_optimizer(tiny_base, nam
     assert made.step()["grad_norm/policy"] < 1e-6
 
 
+@pytest.mark.slow
 def test_without_a_limit_gradients_keep_their_length(tiny_base):
     before, after = ({}, {})
     for limit, found in ((None, before), (1e-3, after)):

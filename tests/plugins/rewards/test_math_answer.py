@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from rlhf_lora.plugins.rewards import math_answer, math_text
+from tiny import few
 
 from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ConfigError, DataError
@@ -223,7 +224,9 @@ def test_many_endless_comparisons_are_no_reward_that_hangs():
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux lists them")
-@pytest.mark.parametrize(("seconds", "asked"), [(10, "9^{9^{9^9}}"), (3, "3^{99999999}")], ids=["tower", "one step"])
+@pytest.mark.parametrize(
+    ("seconds", "asked"), few([(10, "9^{9^{9^9}}"), (3, "3^{99999999}")], 1), ids=["tower", "one step"]
+)
 def test_the_process_that_compares_ends_when_the_run_is_killed(seconds, asked):
     program = ORPHANING.format(seconds=seconds, asked=asked, wait=2)
     run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)

@@ -153,6 +153,7 @@ def test_a_model_of_pairs_is_refused_since_its_score_is_no_probability(folder):
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "rule_model.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_that_train_a_model_are_planned(monkeypatch, tmp_path):
     monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path))
     commands = re.search(r"```sh\n(.*?)```", PAGE, re.DOTALL)
