@@ -13,6 +13,7 @@ and P(rules kept), Sparrow's. Every reply of the final prompts is judged by both
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import tempfile
 import threading
@@ -45,7 +46,12 @@ MODELS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Arm → overrides of a run that trains a reward model."""
 
-SENTENCES = "{" + ", ".join(f"{rule.id}: {rule.text}" for rule in rules.RULES) + "}"
+
+def sentences(*ids: str) -> str:
+    """The rules of these ids, all of them when none is named, as `reward.rules` takes them."""
+    return "{" + ", ".join(f"{rule.id}: {rule.text}" for rule in rules.RULES if not ids or rule.id in ids) + "}"
+
+
 Overrides = Callable[[Callable[[str], Path]], tuple[str, ...]]
 """Overrides of a run, given where the run of another arm is."""
 
@@ -56,12 +62,24 @@ def learned(part: str, model: str, run: Callable[[str], Path]) -> tuple[str, ...
 
 def kept(run: Callable[[str], Path]) -> tuple[str, ...]:
     at = "reward.parts.rules"
-    return (f"{at}=rule_model", f"{at}.path={run('rules')}", f"{at}.rules={SENTENCES}")
+    return (f"{at}=rule_model", f"{at}.path={run('rules')}", f"{at}.rules={sentences()}")
 
 
-def gated(run: Callable[[str], Path]) -> tuple[str, ...]:
-    gate = ("reward.combine=gate", "reward.gate.safety=safe", "reward.gate.helpful=help")
-    return ("reward=mix", *learned("safe", "harm", run), *learned("help", "help", run), *gate)
+GATE = ("reward.combine=gate", "reward.gate.safety=safe", "reward.gate.helpful=help")
+
+
+def gated(*more: str) -> Overrides:
+    """Llama 2's gate between two models of comparisons."""
+    return lambda run: ("reward=mix", *learned("safe", "harm", run), *learned("help", "help", run), *GATE, *more)
+
+
+def gated_by_rules(run: Callable[[str], Path]) -> tuple[str, ...]:
+    """The gate with a probability for safety: that a hazard is not given, and is refused."""
+    at = "reward.parts.safe"
+    safe = (f"{at}=rule_model", f"{at}.path={run('rules')}", f"{at}.rules={sentences('no_hazard', 'refuse_hazard')}",
+            f"{at}.combine=min")  # fmt: skip
+    return ("reward=mix", *safe, *learned("help", "help", run), *GATE,
+            "reward.gate.values=probabilities", "reward.squash.help=sigmoid")  # fmt: skip
 
 
 def summed(weight: float) -> Overrides:
@@ -76,7 +94,9 @@ def summed(weight: float) -> Overrides:
 POLICIES: dict[str, Overrides] = {
     "help only": lambda run: ("reward=learned", f"reward.path={run('help')}"),
     "harm only": lambda run: ("reward=learned", f"reward.path={run('harm')}"),
-    "gate": gated,
+    "gate": gated(),
+    "gate, prompts known": gated("reward.gate.column=kind", "reward.gate.value=unsafe"),
+    "gate, P(safe) by rules": gated_by_rules,
     "help + harm": summed(1),
     "help + 3 harm": summed(3),
     "RL-rule": lambda run: ("reward=mix", *kept(run), "reward.normalise.rules=reference"),
@@ -152,9 +172,13 @@ def win_rate(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return statistics.mean(0.5 if a == b else float(a > b) for a, b in zip(ours, theirs, strict=True))
 
 
+def folder(home: Path, arm: str) -> Path:
+    return home / "runs" / re.sub(r"[^A-Za-z0-9]+", "-", arm)
+
+
 def measure(seed: int, arm: str, home: Path, extra: Sequence[str]) -> dict[str, Any]:
     def run(other: str) -> Path:
-        return home / "runs" / str(ARMS.index(other))
+        return folder(home, other)
 
     if arm in MODELS:
         given = MODELS[arm]
@@ -188,7 +212,7 @@ def measure_all(given: argparse.Namespace, extra: list[str]) -> list[dict[str, A
 
     def one_seed(seed: int, home: Path) -> None:
         missing = [arm for arm in wanted if (seed, arm) not in known]
-        again = {one for arm in missing for one in needed(arm) if not (home / "runs" / str(ARMS.index(one))).is_dir()}
+        again = {one for arm in missing for one in needed(arm) if not folder(home, one).is_dir()}
         for arm in sorted({*missing, *again}, key=ARMS.index):  # what others need is run again where its folder is gone
             row = measure(seed, arm, home, extra)
             with lock:

@@ -279,6 +279,8 @@ def check_columns(reward: Any, splits: Splits, optimizer: Any = None) -> None:
                 f"the reward wants the column '{name}', which the data does not have", where=place,
                 fix=f"columns of this data: {have}",
             )  # fmt: skip
+    if callable(look := getattr(reward, "check_prompts", None)):
+        look(scored)
 
 
 def check_rows(names: Sequence[str], read: Sources, optimizer: Any, has_reward_model: bool, loss: str) -> None:

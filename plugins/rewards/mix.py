@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_lora import registry
 from rlhf_lora.contracts import Context
-from rlhf_lora.errors import ConfigError
-from rlhf_lora.records import Sample, Score
+from rlhf_lora.errors import ConfigError, did_you_mean
+from rlhf_lora.records import Prompt, Sample, Score
 from rlhf_lora.registry import reward
 from rlhf_lora.scores import columns_of
 
@@ -118,6 +118,22 @@ class Mix:
         own = (self.gate.column,) if self.gate.column is not None else ()
         wanted = [name for part in self.rewards.values() for name in columns_of(part)]
         return tuple(dict.fromkeys((*wanted, *own)))
+
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
+        """Raises ConfigError where no prompt of the data has the value that marks those about safety: a misspelt one would
+        leave all to the other part."""
+        for part in self.rewards.values():
+            if isinstance(part, Mix):
+                part.check_prompts(prompts)
+        column, value = self.gate.column, self.gate.value
+        if column is None or value is None:
+            return
+        found = {str(prompt.columns.get(column)) for prompt in prompts}
+        if value not in found:
+            raise ConfigError(
+                f"no prompt has the value '{value}' in the column '{column}'{did_you_mean(value, found)}",
+                where="reward.gate.value", fix=f"one of {', '.join(sorted(found)[:10])}",
+            )  # fmt: skip
 
     def with_reward_model(self, folder: Path) -> Mix:
         """The mix with this run's reward model in every part that waits for one."""
@@ -264,12 +280,18 @@ class Mix:
                 "a gate chooses between its parts and weighs nothing", where=f"reward.weights.{next(iter(weights))}",
                 fix="leave reward.weights out",
             )  # fmt: skip
-        if self.squashed:
+        if self.squashed and gate.values == "logits":
             raise ConfigError(
-                f"a gate takes the sigmoid of its parts itself, and part '{self.squashed[0]}' would be squashed twice",
+                f"a gate of logits takes their sigmoid itself, and part '{self.squashed[0]}' would be squashed twice",
                 where=f"reward.squash.{self.squashed[0]}",
-                fix="leave reward.squash out; reward.gate.values says what the parts give",
+                fix="leave reward.squash out; or reward.gate.values=probabilities, and squash each part that gives a logit",
             )  # fmt: skip
+        if gate.value is not None and gate.column is None:
+            raise ConfigError(
+                f"no column is named that could hold '{gate.value}'",
+                where="reward.gate.value",
+                fix="reward.gate.column=NAME",
+            )
         if not 0 <= gate.threshold <= 1:
             raise ConfigError(
                 f"the gate's threshold is {gate.threshold:g}, and it is a probability",

@@ -16,7 +16,7 @@ from rlhf_lora.reward_calls import call_seconds
 from rlhf_lora.scores import columns_of
 
 from .mix_combine import logit, product, safety_decides, sigmoid, uncertain, weighted_sum
-from .mix_scores import PartScorer, clipped, is_true, notes_of, probability_of, reported, whiten_scores, with_columns
+from .mix_scores import PartScorer, clipped, is_marked, notes_of, probability_of, reported, whiten_scores, with_columns
 
 if TYPE_CHECKING:
     from .mix import Mix
@@ -141,7 +141,7 @@ class OpenMix:
         gate = self.mix.gate
         assert gate.safety is not None and gate.helpful is not None
         probability = {name: probability_of(name, values[name], gate.values) for name in (gate.safety, gate.helpful)}
-        is_safety = gate.column is not None and is_true(sample.columns[gate.column], gate.column)
+        is_safety = gate.column is not None and is_marked(sample.columns[gate.column], gate.column, gate.value)
         decides = safety_decides(probability[gate.safety], is_safety, gate.threshold)
         value = logit(probability[gate.safety if decides else gate.helpful])
         return value, {"gate/safety": float(decides), "gate/logit": value}

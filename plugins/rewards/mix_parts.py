@@ -21,7 +21,8 @@ class Gate:
     Attributes:
         safety, helpful: names of the two parts.
         threshold: probability of being safe below which the safety part decides, whatever the prompt.
-        column: boolean column of the data: whether the prompt is one about safety; null = no prompt is known to be.
+        column: column of the data that tells whether the prompt is one about safety; null = no prompt is known to be.
+        value: what the column holds for those prompts; null = the column is true or false.
         values: what the two parts give: `logits` (a reward model's score: the sigmoid is taken here) or `probabilities`.
         whiten: to mean 0 and deviation 1 over each batch, of what came through the gate. With the optimizer's
             `scale_scores` on top it is redundant and does no harm.
@@ -31,6 +32,7 @@ class Gate:
     helpful: str | None = None
     threshold: float = 0.15
     column: str | None = None
+    value: str | None = None
     values: str = "logits"
     whiten: bool = True
 

@@ -83,8 +83,14 @@ def probability_of(name: str, value: float, values: str) -> float:
     return value
 
 
-def is_true(value: Any, column: str) -> bool:
-    """Raises ValueError for what is neither true nor false: a guess would decide which model is asked."""
+def is_marked(value: Any, column: str, wanted: str | None) -> bool:
+    """Whether the column holds the value that is wanted; without one, whether it is true.
+
+    Raises:
+        ValueError: no value is wanted and this is neither true nor false: a guess would decide which model is asked.
+    """
+    if wanted is not None:
+        return str(value) == wanted
     if isinstance(value, bool) or (isinstance(value, int | float) and value in (0, 1)):
         return bool(value)
-    raise ValueError(f"the column '{column}' is {value!r}, neither true nor false")
+    raise ValueError(f"the column '{column}' is {value!r}, neither true nor false (reward.gate.value=… names a value)")

@@ -15,7 +15,7 @@ from rlhf_lora.plugins.rewards.mix_combine import logit, product, sigmoid, weigh
 from rlhf_lora.config import compose
 from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ConfigError, ContractError, Stopped
-from rlhf_lora.records import Sample, Score
+from rlhf_lora.records import Prompt, Sample, Score
 from rlhf_lora.registry import build, reward, to_config
 from rlhf_lora.reward_tree import every_reward
 from rlhf_lora.stages.scoring import Scorer
@@ -162,6 +162,19 @@ def test_a_prompt_about_safety_is_decided_by_the_safety_part_whatever_it_says():
     (score,) = made.score(samples(safe=[3.0], help=[1.0], is_safety=["maybe"]))
     assert (score.value, score.kind) == (None, "error")
     assert "'maybe', neither true nor false" in score.reason
+
+
+def test_prompts_about_safety_are_told_by_a_value_of_a_column():
+    made = mix(**gate(column="kind", value="unsafe", whiten=False))
+    assert values(made, safe=[3.0, 3.0], help=[1.0, 1.0], kind=["unsafe", "borderline"]) == pytest.approx([3.0, 1.0])
+    made.check_prompts([Prompt("a", columns={"kind": "unsafe"})])
+    with pytest.raises(ConfigError, match="no prompt has the value 'unsafe' in the column 'kind'"):
+        made.check_prompts([Prompt("a", columns={"kind": "Unsafe"}), Prompt("b", columns={"kind": "safe"})])
+
+
+def test_a_gate_of_probabilities_takes_a_logit_that_is_squashed():
+    made = mix(**gate(values="probabilities", whiten=False), squash={"help": "sigmoid"})
+    assert values(made, safe=[0.9, 0.1], help=[2.0, 2.0]) == pytest.approx([2.0, math.log(0.1 / 0.9)])
 
 
 def test_certainty_has_a_finite_logit_and_a_probability_is_one():
