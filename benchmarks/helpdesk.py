@@ -299,9 +299,9 @@ def reranking_table(rows: list[dict[str, Any]]) -> str:
 TABLES = {"models": models_table, "policies": policies_table, "re-ranking": reranking_table}
 
 
-def page(rows: list[dict[str, Any]]) -> str:
-    parts = [f"## {name.capitalize()}\n\n{table(rows)}\n" for name, table in TABLES.items()]
-    return "# Several rewards on the helpdesk\n\nBy `python benchmarks/helpdesk.py --page`.\n\n" + "\n".join(parts)
+def page(text: str, rows: list[dict[str, Any]]) -> str:
+    """The page with its tables filled in."""
+    return measured.filled(text, {name: table(rows) for name, table in TABLES.items()})
 
 
 def main() -> None:
@@ -313,7 +313,7 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write docs/results_helpdesk.md from the last measurement")
     given, extra = parser.parse_known_args()
     if given.page:
-        PAGE.write_text(page(measured.read(given.to)), "utf-8")
+        PAGE.write_text(page(PAGE.read_text("utf-8"), measured.read(given.to)), "utf-8")
         return
     rows = measured.read(given.to) if given.table else measure_all(given, extra)
     print("\n\n".join(table(rows) for table in TABLES.values()))

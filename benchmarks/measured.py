@@ -6,11 +6,12 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,24 @@ def parser(doc: str | None, result: Path) -> argparse.ArgumentParser:
     made.add_argument("--table", action="store_true", help="print the table of the last measurement")
     made.add_argument("--to", type=Path, default=result)
     return made
+
+
+def filled(page: str, parts: Mapping[str, str]) -> str:
+    """A page with what was measured in it: each part stands between `<!-- NAME -->` and `<!-- end -->`.
+
+    Raises:
+        ValueError: the page has no place for a part.
+    """
+    for name, lines in parts.items():
+        page, places = re.subn(
+            f"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)",
+            lambda m, t=lines: f"{m[1]}{t}\n{m[2]}",
+            page,
+            flags=re.S,
+        )
+        if places != 1:
+            raise ValueError(f"the page has {places} places for '{name}'")
+    return page
 
 
 # --- cells of a table -------------------------------------------------------------------------------------------------

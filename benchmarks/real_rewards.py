@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import tempfile
 import threading
 from collections import Counter
@@ -241,12 +240,8 @@ def base_line(base: dict[str, Any]) -> str:
 
 
 def page(text: str, runs: list[dict[str, Any]], base: dict[str, Any]) -> str:
-    """The page with its tables filled in: each stands between `<!-- NAME -->` and `<!-- end -->`."""
-    for name, lines in (("base", base_line(base)), ("accuracy", table(runs)), ("rows", rows_table(runs))):
-        text = re.sub(
-            f"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, t=lines: f"{m[1]}{t}\n{m[2]}", text, flags=re.S
-        )
-    return text
+    """The page with its tables filled in."""
+    return measured.filled(text, {"base": base_line(base), "accuracy": table(runs), "rows": rows_table(runs)})
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

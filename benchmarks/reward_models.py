@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
 import tempfile
 import threading
@@ -199,13 +198,10 @@ def cells(runs: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def page(text: str, rows: list[dict[str, Any]]) -> str:
-    """The page with its tables filled in: each stands between `<!-- NAME -->` and `<!-- end -->`."""
-    for name in dict.fromkeys(arm.experiment for arm in ARMS.values()):
-        lines = table(rows, name)
-        text = re.sub(
-            f"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, t=lines: f"{m[1]}{t}\n{m[2]}", text, flags=re.S
-        )
-    return text
+    """The page with its tables filled in."""
+    return measured.filled(
+        text, {name: table(rows, name) for name in dict.fromkeys(a.experiment for a in ARMS.values())}
+    )
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

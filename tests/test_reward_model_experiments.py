@@ -148,3 +148,9 @@ def test_gold_of_the_rankings_is_known():
     data = registry.build("dataset", {"name": "orders", "pairs": 3, "answers": 4}).load()
     reward = registry.build("reward", {"name": data.gold})
     assert all(s.value is not None for s in reward.score([Sample(data.rankings[0].prompt.text, "tea")]))
+
+
+def test_a_page_without_a_place_for_a_table_is_refused():
+    assert measured.filled("<!-- a -->\nold\n<!-- end -->", {"a": "| new |"}) == "<!-- a -->\n| new |\n<!-- end -->"
+    with pytest.raises(ValueError, match="0 places for 'b'"):
+        measured.filled("<!-- a -->\nold\n<!-- end -->", {"b": "| new |"})
