@@ -65,6 +65,17 @@ def kept(run: Callable[[str], Path]) -> tuple[str, ...]:
     return (f"{at}=rule_model", f"{at}.path={run('rules')}", f"{at}.rules={sentences()}")
 
 
+def both(weight: float) -> Overrides:
+    """Sparrow's sum: what is preferred, and how far the rules are kept."""
+    return lambda run: (
+        "reward=mix",
+        *learned("pref", "help", run),
+        *kept(run),
+        "reward.normalise.rules=reference",
+        *([f"reward.weights.rules={weight}"] if weight != 1 else []),
+    )
+
+
 GATE = ("reward.combine=gate", "reward.gate.safety=safe", "reward.gate.helpful=help")
 
 
@@ -100,12 +111,8 @@ POLICIES: dict[str, Overrides] = {
     "help + harm": summed(1),
     "help + 3 harm": summed(3),
     "RL-rule": lambda run: ("reward=mix", *kept(run), "reward.normalise.rules=reference"),
-    "RL-both": lambda run: (
-        "reward=mix",
-        *learned("pref", "help", run),
-        *kept(run),
-        "reward.normalise.rules=reference",
-    ),
+    "RL-both": both(1),
+    "RL-both, 3 rules": both(3),
 }
 """Sparrow's RL-pref is `help only`: raters prefer what helps them, and the rules are what holds it back."""
 
