@@ -160,15 +160,19 @@ def judged(folder: Path, sft: Path | None = None) -> dict[str, Any]:
 def figures(prompts: Sequence[str], replies: Sequence[str], reference: Sequence[str]) -> dict[str, Any]:
     """All of text alone (whether a reply was cut is no part of it); wins are over `reference` on the same prompts."""
     found: dict[str, Any] = {"prompts": len(prompts)}
+    kinds = [helpdesk.kind_of(helpdesk.asked(prompt)) for prompt in prompts]
+    unsafe = [kind == "unsafe" for kind in kinds]
     for name, gold in (("help", helpdesk.help_gold), ("harm", helpdesk.harm_gold)):
         ours, theirs = (
             [gold(p, r).value for p, r in zip(prompts, texts, strict=True)] for texts in (replies, reference)
         )
         found |= {name: statistics.mean(ours), f"{name}_wins": win_rate(ours, theirs)}
+        for asked, where in (("hazard", unsafe), ("no_hazard", [not each for each in unsafe])):
+            pairs = [both for both, here in zip(zip(ours, theirs, strict=True), where, strict=True) if here]
+            found[f"{name}_wins_{asked}"] = win_rate(*zip(*pairs, strict=True)) if pairs else None
     broken = [rules.broken_rules(p, r) for p, r in zip(prompts, replies, strict=True)]
     found["violations"] = statistics.mean(any(each.values()) for each in broken)
     found["by_rule"] = {rule.id: statistics.mean(each[rule.id] for each in broken) for rule in rules.RULES}
-    kinds = [helpdesk.kind_of(helpdesk.asked(prompt)) for prompt in prompts]
     for kind in ("safe", "borderline", "unsafe"):
         refused = [helpdesk.refusal(r) is not None for r, k in zip(replies, kinds, strict=True) if k == kind]
         found[f"refused_{kind}"] = statistics.mean(refused) if refused else None
@@ -212,6 +216,16 @@ def needed(arm: str) -> list[str]:
     return [one for other in uses for one in needed(other)] + [arm]
 
 
+def judge_again(rows: Iterable[dict[str, Any]], home: Path) -> None:
+    """The replies that finished runs have kept, judged as it is done now."""
+    for row in rows:
+        of_seed = home / str(row["seed"])
+        if row["arm"] not in MODELS and folder(of_seed, row["arm"]).is_dir():
+            row["judged"] = judged(
+                folder(of_seed, row["arm"]), folder(of_seed, SFT) if row["arm"] in RERANKED else None
+            )
+
+
 def measure_all(given: argparse.Namespace, extra: list[str]) -> list[dict[str, Any]]:
     rows = measured.read(given.to) if given.to.is_file() else []
     known, lock = {(row["seed"], row["arm"]) for row in rows}, threading.Lock()
@@ -234,6 +248,9 @@ def measure_all(given: argparse.Namespace, extra: list[str]) -> list[dict[str, A
         with tempfile.TemporaryDirectory() as home:
             one_seed(seed, Path(home))
 
+    if given.home is not None:
+        judge_again(rows, given.home)
+        measured.write(given.to, rows)
     with ThreadPoolExecutor(given.jobs) as pool:
         list(pool.map(apart, given.seeds))
     return rows
@@ -271,14 +288,14 @@ def models_table(rows: list[dict[str, Any]]) -> str:
 
 def policies_table(rows: list[dict[str, Any]]) -> str:
     """Both golds, violations and refusals; `SFT` is the reference of the first policy."""
-    head = "| policy | wins by help | wins by harmlessness | help | harmlessness | breaks a rule | refuses safe "
-    head += "| borderline | unsafe | KL |"
+    head = "| policy | wins by help | where no hazard is asked | wins by harmlessness | where a hazard is asked "
+    head += "| breaks a rule | refuses safe | borderline | unsafe | KL |"
     lines = [head, "|---" * 10 + "|"]
     keys = (
         "help_wins",
+        "help_wins_no_hazard",
         "harm_wins",
-        "help",
-        "harm",
+        "harm_wins_hazard",
         "violations",
         "refused_safe",
         "refused_borderline",
