@@ -75,7 +75,7 @@ ENDS_THE_PROCESS = {
     "slow",
 }
 """Not to be asked in the process of the tests."""
-QUICK = {"os_exit", "exits_at_import", "syntax_error"}
+QUICK = {"os_exit", "syntax_error"}
 """Of those that are checked in a process of their own, a second each, the ones that are not slow tests."""
 NEEDS_A_PROCESS_OF_ITS_OWN = {"heavy_import"}  # elsewhere torch may have been loaded before
 

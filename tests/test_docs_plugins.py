@@ -76,6 +76,7 @@ def test_the_page_names_every_promise_of_a_reward_in_its_order():
     assert sorted(named) == sorted(kit)
 
 
+@pytest.mark.slow
 def test_the_message_of_a_broken_promise_is_that_of_the_page(capsys):
     assert cli.run(["plugins", "check", str(ROOT / "tests" / "broken_plugins" / "nan.py")]) == 2
     message = re.findall(r"```\n(reward=nan .*?)```", PAGE, re.DOTALL)[0]

@@ -55,12 +55,14 @@ def test_no_secret_no_user_name_and_no_home_are_in_it(flags, home):
         assert private not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_plugin_package_that_failed_is_named_with_its_reason(home):
     fail = f"from rlhf_lora import doors\ndoors._failures['lovely-rewards'] = 'ImportError: {home}/x.py'"
     done = run(home, code=fail)
     assert "lovely-rewards: ImportError: ~/x.py" in done.stdout
 
 
+@pytest.mark.slow
 def test_with_a_torch_that_cannot_be_loaded_it_says_so(home):
     done = run(home, "--gpu", code="sys.modules['torch'] = None")
     assert done.returncode == 0

@@ -64,6 +64,7 @@ def test_a_row_comes_every_n_updates_and_after_the_last(judged):
         assert row["eval/compared"] == 4
 
 
+@pytest.mark.slow
 def test_training_is_bit_for_bit_that_of_a_run_without_evaluations(plain, judged):
     assert adapter(plain) == adapter(judged)
     assert rows(plain, "policy") == rows(judged, "policy")

@@ -90,6 +90,7 @@ def adapter(tiny_base, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_part_that_was_trained_before_counts_by_its_weights(plan, adapter):
     given = (*LENGTH, "reward.parts.judge=learned", f"reward.parts.judge.path={adapter}")
     made = plan(*given)

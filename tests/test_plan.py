@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import jsonl, overrides
+from tiny import few, jsonl, overrides
 
 from rlhf_lora import derive, stage_cache
 from rlhf_lora.config import compose
@@ -93,7 +93,7 @@ def test_a_stages_key_changes_with_whatever_decides_its_result_and_with_nothing_
 
 @pytest.mark.parametrize(
     ("more", "setting"),
-    [("", "sft.max_length"), ("", "reward_model.max_length"), ("optimizer=dpo", "optimizer.max_length")],
+    few([("", "sft.max_length"), ("", "reward_model.max_length"), ("optimizer=dpo", "optimizer.max_length")], 1),
 )
 def test_memory_of_a_stage_follows_its_longest_row(plan, more, setting):
     def gib(length: int) -> float:
@@ -151,6 +151,7 @@ def test_data_without_what_a_stage_needs_is_refused(plan, tmp_path):
     assert [s.name for s in plan("dataset=jsonl", f"dataset.path={file}", "reward=length").stages] == ["policy"]
 
 
+@pytest.mark.slow
 def test_scores_measured_against_demonstrations_need_some(plan, tmp_path):
     lines = [{"prompt": f"Order tea number {i}, please."} for i in range(400)]
     without = ["dataset=jsonl", f"dataset.path={jsonl(tmp_path / 'prompts.jsonl', lines)}", "reward=length"]
@@ -161,6 +162,7 @@ def test_scores_measured_against_demonstrations_need_some(plan, tmp_path):
     assert plan("reward=length", "optimizer.scale_scores=demonstrations")
 
 
+@pytest.mark.slow
 def test_a_rewards_columns_are_wanted_of_demonstrations_that_it_is_to_score(plan, tmp_path):
     lines = [{"prompt": f"Order tea number {i}, please.", "answer": "tea"} for i in range(400)]
     shown = [{"prompt": f"Order soup number {i}, please.", "completion": "soup"} for i in range(40)]

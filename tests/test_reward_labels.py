@@ -239,6 +239,7 @@ def test_another_loss_is_another_stage_in_the_cache(plan):
     assert one.stage("reward_model").key != two.stage("reward_model").key
 
 
+@pytest.mark.slow
 def test_the_first_rows_alone_are_learned_from_and_all_that_is_held_out_judges(plan):
     every, few = (
         plan(ranks(60), "reward_model.loss=pairwise"),
@@ -254,6 +255,7 @@ def test_the_first_rows_alone_are_learned_from_and_all_that_is_held_out_judges(p
     assert recompose(few.config, []).reward_model.rows is None  # other data may have fewer
 
 
+@pytest.mark.slow
 def test_two_halves_share_no_prompt_and_are_all_there_is(plan):
     every = plan(ranks(60), "reward_model.loss=pairwise")
     halves = [

@@ -72,6 +72,7 @@ def test_no_prompt_that_is_judged_on_is_trained_on_by_any_stage(plan, files):
     assert len(gone) >= 2 * 20, "each is counted: pairs and demonstrations both hold 220-259"
 
 
+@pytest.mark.slow
 def test_both_spellings_mean_the_same(files):
     short = compose(*own("sft", files["demos"]))
     long = compose("dataset@sft.dataset=jsonl", f"sft.dataset.path={files['demos']}")
@@ -79,6 +80,7 @@ def test_both_spellings_mean_the_same(files):
     assert compose("sft.dataset=null") == compose()
 
 
+@pytest.mark.slow
 def test_the_dataset_names_a_stage_by_content_not_by_place(plan, files, tmp_path):
     def keys(*more: str) -> dict[str, str]:
         made = plan("dataset=jsonl", f"dataset.path={files['pairs']}", *more)
@@ -105,6 +107,7 @@ def test_dpo_learns_from_the_pairs_of_its_own_file(plan, files):
     assert made.data.gold is None, "the truth of dataset=orders says nothing of these prompts"
 
 
+@pytest.mark.slow
 def test_the_reward_that_dpo_implies_is_judged_on_held_out_pairs_of_what_dpo_learns_from(plan, files):
     made = plan("optimizer=dpo", *own("sft", files["demos"]), *own("policy", files["pairs"]))
     judged = numbers(evaluation_pairs(made))

@@ -342,6 +342,7 @@ def test_settings_are_compared_over_their_seeds():
     assert sweep_table.over_seeds([table[0], table[2]]) == []  # nothing tried twice
 
 
+@pytest.mark.slow
 def test_the_page_stands_alone_and_escapes(tiny_base, tmp_path, children):
     children.fails["seed=1"] = (1, "Error: <script>alert(1)</script>")
     sweep(tiny_base, tmp_path / "s", "seed=0,1,2")

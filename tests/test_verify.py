@@ -102,6 +102,7 @@ class Engine:
         return self.then(engine.generate(*given, **named))
 
 
+@pytest.mark.slow
 def test_log_probs_at_another_temperature_are_caught_and_the_temperature_is_named(plan, tmp_path):
     broken = dataclasses.replace(plan, rollout=Engine(sampled_at=0.7))
     result = found(loop_checks.rollout_against_forward, broken, tmp_path / "a")
@@ -193,6 +194,7 @@ def test_a_value_head_that_is_not_zero_is_caught(plan, tmp_path):
     assert "max |V|" in result.figure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("nudge", "state"), [(0.0, "passed"), (0.1, "failed")])
 def test_a_value_head_begins_as_the_reward_model_where_it_is_to(tiny_base, trained_reward, tmp_path, nudge, state):
     more = ("reward=learned", f"reward.path={trained_reward}", "optimizer.value=adapter", "optimizer.value_init=reward")
@@ -206,6 +208,7 @@ def test_a_value_head_begins_as_the_reward_model_where_it_is_to(tiny_base, train
     assert "between V and the reward model" in result.figure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", few(["oai2019", "tldr2024"], 1))
 def test_nothing_fails_under_a_published_profile(tiny_base, trained_reward, tmp_path, profile):
     more = (

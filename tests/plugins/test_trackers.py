@@ -144,6 +144,7 @@ def test_the_table_of_samples_grows_and_scores_have_a_histogram(offline: Path) -
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_no_secret_and_no_command_line_is_in_any_file_and_none_is_left_elsewhere(offline: Path) -> None:
     files = {path: path.read_bytes() for path in offline.rglob("*") if path.is_file()}
     for secret in (b"hush-hush", b"key-in-the-environment"):

@@ -328,6 +328,7 @@ def test_a_process_reward_is_given_to_the_tokens_it_was_earned_at(tiny_base):
             assert batch.advantages_BT[i, at + 1] == pytest.approx(total - earned * 2.0, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_scores_that_are_made_while_the_rollout_goes_on_are_the_same(tiny_base):
     class Apart(Rule):
         whole_batch = False

@@ -100,6 +100,7 @@ def test_a_reward_that_hangs_ends_the_run_at_its_deadline():
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.slow
 def test_a_reward_that_says_how_long_it_may_take_has_that_long_and_no_longer(worker):
     class Slow(Source):
         def call_seconds(self, count: int) -> float:
@@ -220,6 +221,7 @@ def test_what_draws_gives_the_same_for_the_same_samples(worker):
     assert values(scorer(SAMPLES)) == first != other
 
 
+@pytest.mark.slow
 def test_what_is_no_list_of_scores_is_told_from_the_process_too(worker):
     made = worker('@reward("scored")\ndef mine(samples):\n    return "1.0"\n')
     with pytest.raises(ContractError, match="'mine' returned str"):
