@@ -60,6 +60,7 @@ def test_from_an_empty_folder_to_a_replay_in_the_five_commands_of_the_page(tiny_
     assert Path("runs/mine/replay-brevity.html").is_file()
 
 
+@pytest.mark.slow
 def test_the_smallest_reward_of_the_page_has_six_lines_and_keeps_every_promise(capsys):
     assert len([line for line in SHORTEST.splitlines() if line]) <= 6
     Path("short.py").write_text(SHORTEST)

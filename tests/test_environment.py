@@ -32,6 +32,7 @@ def home(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_it_says_what_a_report_needs_and_loads_nothing_heavy(home):
     done = run(home, "--json", OMP_NUM_THREADS="3")
     assert (done.returncode, done.stderr.strip()) == (0, "[]")

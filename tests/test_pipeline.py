@@ -249,6 +249,7 @@ def test_new_adapters_follow_from_the_seed_and_not_from_what_was_drawn_before(ti
     assert runs[0] == runs[1] != runs[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [

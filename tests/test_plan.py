@@ -216,6 +216,7 @@ def test_pairs_that_are_not_made_yet_are_refused(plan):
         plan("optimizer=dpo", "optimizer.pairs=rollouts")
 
 
+@pytest.mark.slow
 def test_a_plan_loads_nothing_heavy(tiny_base, tmp_path):
     code = (
         "import sys; from rlhf_lora.config import compose; from rlhf_lora.plan import make_plan; "

@@ -253,6 +253,7 @@ def test_two_sweeps_do_not_share_a_folder(tiny_base, tmp_path, children, capsys)
 # --- a job that fails is a result -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "said", "status", "error"),
     [

@@ -460,6 +460,7 @@ def test_the_command_prints_a_table_and_ends_with_0(tiny_base, tmp_path, capsys)
     assert lines[-1].endswith("passed, 0 failed, 2 not applicable")
 
 
+@pytest.mark.slow
 def test_a_plugin_that_fails_ends_the_command_with_3_and_is_named(tiny_base, tmp_path, capsys):
     (tmp_path / "mine.py").write_text(UNSTEADY)
     given = overrides(tiny_base, tmp_path / "run", f"plugins=[{tmp_path / 'mine.py'}]", "reward=unsteady")

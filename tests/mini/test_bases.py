@@ -110,6 +110,7 @@ def test_no_document_shows_a_request_that_is_kept_for_judging_nor_a_rule():
 # --- model=mini -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_base_follows_the_dataset(quick):
     of = {name: make_plan(compose(f"dataset={name}", *FEW)) for name in ("helpdesk", "helpdesk_rules")}
     assert isinstance(of["helpdesk"].mini, helpdesk_base.HelpdeskBase)

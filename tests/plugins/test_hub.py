@@ -107,6 +107,7 @@ def test_saved_settings_build_the_same_dataset_and_fingerprints_follow_rows(fold
     assert len({hub(folder, **settings).fingerprint() for settings in ({}, {"limit": 3}, {"split": "test"})}) == 3
 
 
+@pytest.mark.slow
 def test_the_loader_is_not_imported_before_it_is_needed():
     code = "import sys, rlhf_lora.plugins.datasets.hub; assert not {'datasets', 'pyarrow', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -153,17 +153,8 @@ def kills(run: str) -> dict[str, Callable[..., None]]:
     return {name: partial(send, signal.SIGKILL, *point) for name, point in points[run].items()}
 
 
-FAST = ("whole", "in the middle of an update")
-
-
-@pytest.mark.parametrize(
-    ("run", "point"),
-    [
-        pytest.param(run, point, marks=() if (run, point) == FAST else pytest.mark.slow)
-        for run in ("whole", "judged")
-        for point in kills(run)
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("run", "point"), [(run, point) for run in ("whole", "judged") for point in kills(run)])
 def test_killed_and_started_again_is_bit_equal(run, point, request, tiny_base, tmp_path):
     arguments = command(tiny_base, tmp_path / "run", *(BEST if run == "judged" else ()))
     assert in_child(arguments, lambda: kills(run)[point](), tmp_path / "log") == -signal.SIGKILL
