@@ -168,7 +168,7 @@ def figures(prompts: Sequence[str], replies: Sequence[str], reference: Sequence[
         )
         found |= {name: statistics.mean(ours), f"{name}_wins": win_rate(ours, theirs)}
         for asked, where in (("hazard", unsafe), ("no_hazard", [not each for each in unsafe])):
-            pairs = [both for both, here in zip(zip(ours, theirs, strict=True), where, strict=True) if here]
+            pairs = [pair for pair, here in zip(zip(ours, theirs, strict=True), where, strict=True) if here]
             found[f"{name}_wins_{asked}"] = win_rate(*zip(*pairs, strict=True)) if pairs else None
     broken = [rules.broken_rules(p, r) for p, r in zip(prompts, replies, strict=True)]
     found["violations"] = statistics.mean(any(each.values()) for each in broken)
@@ -184,6 +184,7 @@ def win_rate(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def folder(home: Path, arm: str) -> Path:
+    """Where the run of an arm is."""
     return home / "runs" / re.sub(r"[^A-Za-z0-9]+", "-", arm)
 
 

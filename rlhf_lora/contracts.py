@@ -62,8 +62,8 @@ class RewardSource(Protocol):
         whole_batch: a score depends on the other samples, so all of a rollout are given at once. Default False.
         call_seconds(count): the most seconds that a call with `count` samples takes by limits of its own; where that is more
             than `scoring.deadline`, it is the deadline. Default: `scoring.deadline` alone.
-        check_prompts(prompts): called by the plan with the prompts that will be answered; raises UserError where a setting and
-            the data do not go together.
+        check_prompts(prompts): of the plugin, before it is opened: the plan shows it the prompts that will be answered, and it
+            raises UserError where a setting and the data do not go together.
         calibrate(samples): called once before the first update with samples of the reference, where `needs_calibration` is
             not False; with `state()` and `restore(state)` (plain values) what it found goes on with a resumed run.
 

@@ -38,7 +38,7 @@ def json_value(text: str) -> Any:
 
 def _finite(text: str) -> float:
     if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text[:20]} is no number that a float can hold")
+        raise ValueError(f"{text[:20]} is no finite float")
     return number
 
 

@@ -50,9 +50,10 @@ def typed(command: str, *more: str) -> tuple[str, float]:
 def test_from_an_empty_folder_to_a_replay_in_the_five_commands_of_the_page(tiny_base):
     new, check, look, train, replay = SHELL
     assert "brevity.py" in typed(new)[0]
-    said, seconds = typed(check)
-    assert "0 broken" in said
-    assert seconds < CHECK_SECONDS
+    checks = [typed(check) for _ in range(3)]
+    assert all("0 broken" in said for said, _ in checks)
+    # the least of three: CPU seconds of the same work grow when others share the core
+    assert min(seconds for _, seconds in checks) < CHECK_SECONDS
     assert "score" in typed(look)[0]
     typed(train, *overrides(tiny_base, Path("runs/mine"), "optimizer.updates=2"))
     assert RunFolder.open(Path("runs/mine")).summary["status"] == "finished"
@@ -60,12 +61,11 @@ def test_from_an_empty_folder_to_a_replay_in_the_five_commands_of_the_page(tiny_
     assert Path("runs/mine/replay-brevity.html").is_file()
 
 
-@pytest.mark.slow
 def test_the_smallest_reward_of_the_page_has_six_lines_and_keeps_every_promise(capsys):
     assert len([line for line in SHORTEST.splitlines() if line]) <= 6
     Path("short.py").write_text(SHORTEST)
     assert cli.run(["plugins", "check", "short.py"]) == 0
-    assert " 0 broken" in capsys.readouterr().out
+    assert "reward=short: 20 kept, 0 broken, 1 not looked at" in capsys.readouterr().out
 
 
 def test_the_page_names_every_promise_of_a_reward_in_its_order():
@@ -73,8 +73,7 @@ def test_the_page_names_every_promise_of_a_reward_in_its_order():
     named = [
         name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1] if "|" in row else "")
     ]
-    kit = [promise.id for promise in rewards.KIT.promises]
-    assert sorted(named) == sorted(kit)
+    assert named == [promise.id for promise in rewards.KIT.promises]
 
 
 @pytest.mark.slow

@@ -50,6 +50,8 @@ BARE = re.compile(
     rf"(?![\d^{{}}]|[.,:]\d|(?!{GLUED}[²³]?\b|s\b|(?:st|nd|rd|th)\b)[A-Za-z]|\\(?!text|mathrm|mbox)[A-Za-z])",
 )
 MATHEMATICAL = re.compile(r"[\w\s\\{}()\[\]|+\-−*/^=<>≤≥≠.,:!'$€£%°·×÷√π∞]+")
+TWO_UNITS = re.compile(rf"{NUMBER}\s*+[A-Za-z]+,?\s++(?:and\s++)?{NUMBER}\s*+[A-Za-z]+")
+"""`2 hours 30 minutes`: one quantity, and neither of its numbers."""
 FUNCTIONS = frozenset("sin cos tan log ln exp sqrt pi".split())
 
 
@@ -125,6 +127,8 @@ def _first(said: str) -> str | None:
     if not MATH.search(piece):
         piece = re.split(r"(?<![<>!])=", piece)[-1]
     bare = _bare(piece)
+    if TWO_UNITS.fullmatch(bare):
+        return bare
     head = bare.partition(" (")[0]  # 72 (24 * 3)
     if plain_number(head) is not None:
         bare = piece = head
@@ -224,9 +228,9 @@ def reference_answer(value: object) -> str | None:
         return tail if plain_number(tail) is not None or _is_expression(tail) else None
     said = _said(text)
     found = _first(said)
-    if found is None or (len(BARE.findall(said.partition(found)[2])) and not _is_formula(_bare(said))):
+    if found is None or TWO_UNITS.fullmatch(found):
         return None
-    return found
+    return None if BARE.search(said.partition(found)[2]) and not _is_formula(_bare(said)) else found
 
 
 def _is_expression(text: str) -> bool:

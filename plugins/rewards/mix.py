@@ -17,7 +17,7 @@ from rlhf_lora.records import Prompt, Sample, Score
 from rlhf_lora.registry import reward
 from rlhf_lora.scores import columns_of
 
-from .mix_parts import Gate, built_parts, read_clips, read_weights, refuse_unknown
+from .mix_parts import Gate, built_parts, in_place, read_clips, read_weights, refuse_unknown
 
 if TYPE_CHECKING:
     from .mix_open import OpenMix
@@ -120,11 +120,16 @@ class Mix:
         return tuple(dict.fromkeys((*wanted, *own)))
 
     def check_prompts(self, prompts: Sequence[Prompt]) -> None:
-        """Raises ConfigError where no prompt of the data has the value that marks those about safety: a misspelt one would
-        leave all to the other part."""
-        for part in self.rewards.values():
-            if isinstance(part, Mix):
-                part.check_prompts(prompts)
+        """Have every part look at the data, and see that some prompt has the value that marks those about safety: a misspelt
+        one would leave all to the other part.
+
+        Raises:
+            ConfigError: none has it.
+        """
+        for name, part in self.rewards.items():
+            if callable(look := getattr(part, "check_prompts", None)):
+                with in_place(f"reward.parts.{name}"):
+                    look(prompts)
         column, value = self.gate.column, self.gate.value
         if column is None or value is None:
             return

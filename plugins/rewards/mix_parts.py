@@ -69,7 +69,7 @@ def built_parts(parts: Mapping[str, Any]) -> dict[str, Any]:
                 where=f"reward.parts.{name}", fix="letters, digits and underscores, a letter first",
             )  # fmt: skip
         if node is not None:
-            with _at(f"reward.parts.{name}"):
+            with in_place(f"reward.parts.{name}"):
                 found[str(name)] = registry.build("reward", _typed({"name": node} if isinstance(node, str) else node))
     return found
 
@@ -104,7 +104,7 @@ def _typed(node: Any) -> Any:
 
 
 @contextmanager
-def _at(place: str) -> Iterator[None]:
+def in_place(place: str) -> Iterator[None]:
     """A reward knows its settings as `reward.target`; as a part of a mix they are `reward.parts.a.target`."""
     try:
         yield

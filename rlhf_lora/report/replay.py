@@ -110,9 +110,8 @@ def _apart(old: str, new: str, found: Any, count: int) -> str:
                       parts, _text(score.reason)])  # fmt: skip
     how = "<p>By how far apart the two rewards rank them among all.</p>"
     heads = ("update", "prompt", "answer", old, new, "parts", "why")
-    told = [
-        k for k in range(len(heads)) if k < 5 or any(line[k] for line in lines)
-    ]  # many rewards say no more than a number
+    # many rewards say no more than a number
+    told = [k for k, head in enumerate(heads) if head not in ("parts", "why") or any(line[k] for line in lines)]
     return how + table(tuple(heads[k] for k in told), [[line[k] for k in told] for line in lines])
 
 

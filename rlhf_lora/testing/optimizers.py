@@ -12,7 +12,7 @@ import json
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlhf_lora.contracts import Context, LearnsFrom
 from rlhf_lora.plain import finite_number
@@ -29,9 +29,6 @@ from rlhf_lora.testing.optimizer_steps import (
 )
 from rlhf_lora.testing.promises import Kit, add_quiet, add_shared
 from rlhf_lora.testing.subjects import Subject, Watch, built, heavy_modules, nothing
-
-if TYPE_CHECKING:
-    pass
 
 KIT = Kit("optimizer")
 SETTINGS = (

@@ -392,22 +392,6 @@ def test_ranks_and_correlation_by_hand():
 
 # --- the journey ------------------------------------------------------------------------------------------------------
 
-SHORTEST = """\
-from rlhf_lora import reward
-
-
-@reward("short")
-def short(samples):
-    return [-len(sample.text) for sample in samples]
-"""
-
-
-def test_the_shortest_reward_has_at_most_six_lines_and_passes(capsys):
-    assert len(SHORTEST.splitlines()) <= 6
-    Path("short.py").write_text(SHORTEST)
-    out, _ = said(capsys, "check", "short.py")
-    assert "reward=short: 20 kept, 0 broken, 1 not looked at" in out
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["ppo", "rloo", "grpo"])

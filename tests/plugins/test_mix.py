@@ -170,6 +170,10 @@ def test_prompts_about_safety_are_told_by_a_value_of_a_column():
     made.check_prompts([Prompt("a", columns={"kind": "unsafe"})])
     with pytest.raises(ConfigError, match="no prompt has the value 'unsafe' in the column 'kind'"):
         made.check_prompts([Prompt("a", columns={"kind": "Unsafe"}), Prompt("b", columns={"kind": "safe"})])
+    outer = mix(names=(), parts={"inner": to_config(made)})
+    with pytest.raises(ConfigError) as told:
+        outer.check_prompts([Prompt("a", columns={"kind": "safe"})])
+    assert told.value.where == "reward.parts.inner.gate.value"
 
 
 def test_a_gate_of_probabilities_takes_a_logit_that_is_squashed():
