@@ -117,7 +117,7 @@ class Assembly:
     def context(self, backbone: Backbone) -> Context:
         return Context(
             seed=self.plan.config.seed, cache_dir=self.plan.cache_dir, run_dir=self.folder.path, backbone=backbone,
-            chat=backbone.chat, device=self.plan.spec.device,
+            chat=backbone.chat, judge=self.plan.judge, device=self.plan.spec.device,
         )  # fmt: skip
 
     def scorer(self, ctx: Context) -> Scorer:

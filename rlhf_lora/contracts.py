@@ -34,6 +34,7 @@ class Context:
         run_dir: the run folder, when there is one.
         backbone: the shared frozen base with its roles (`rlhf_lora.backbone.Backbone`), when there is one.
         chat: tokenizer and template of the policy (`rlhf_lora.chat.Chat`), when there is one.
+        judge: the run's judge as its settings describe it, not opened: who asks it opens it, and closes it.
         device: where tensors live: "cpu", "cuda".
     """
 
@@ -42,6 +43,7 @@ class Context:
     run_dir: Path | None = None
     backbone: Any = None
     chat: Any = None
+    judge: Any = None
     device: str = "cpu"
 
     @property
@@ -79,7 +81,15 @@ class RewardSource(Protocol):
 
 @runtime_checkable
 class Judge(Protocol):
-    """Compares two answers. Unreadable is `choice=None`, never a coin flip."""
+    """Compares two answers. Unreadable is `choice=None`, never a coin flip.
+
+    It reads A first: what the order does to its verdicts is taken out by whoever asks (`rlhf_lora.judging.orders`).
+
+    Optional, on what `open` returns (or the plugin itself):
+        compare_all(comparisons): many at once, one Verdict for each `Comparison`, in order; may be `async`.
+        rate_all(answers): of (Prompt, str), one Score for each on the judge's own scale, in order; may be `async`.
+        on_device: it computes on the backbone's device. Default: False.
+    """
 
     def compare(self, prompt: Prompt, a: str, b: str) -> Verdict: ...
 

@@ -76,6 +76,7 @@ class Plan:
     mini: bases.AnyBase | None
     dataset: Any
     reward: Any
+    judge: Any
     optimizer: Any
     rollout: Any
     tracker: Any
@@ -149,7 +150,11 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     data, splits = read.data, read.splits
     derive.derive_updates(config, len(splits.prompts))
     honoured.check_stop_rule(config)
-    built = {kind: registry.build(kind, config[kind]) for kind in PLUGIN_GROUPS if kind not in ("dataset", "reward")}
+    built = {
+        kind: None if config[kind] is None else registry.build(kind, config[kind])
+        for kind in PLUGIN_GROUPS
+        if kind not in ("dataset", "reward")
+    }
     built["reward"] = reward
     spec = derive.model_spec(config)
     start_adapter = plan_checks.start_adapter_of(config)
@@ -198,7 +203,7 @@ def _inputs(
     adapters: Mapping[str, Path | None],
 ) -> dict[str, str]:  # fmt: skip
     """What decides the result beside the settings, by content: a run is gone on with only while all of it is the same."""
-    chosen = [(kind, config[kind].name) for kind in PLUGIN_GROUPS]
+    chosen = [(kind, config[kind].name) for kind in PLUGIN_GROUPS if config[kind] is not None]
     chosen += [("dataset", config[source.stage].dataset.name) for source in read.every if source.stage]
     chosen += [("reward", registry.to_config(part)["name"]) for _, part in every_reward(reward)]
     plugins = {f"{kind}={name}": registry.lookup(kind, name).source for kind, name in chosen}
@@ -259,7 +264,7 @@ def _stages(
         of = [
             start_key,
             reward_key,
-            *(OmegaConf.to_container(config[k]) for k in PLUGIN_GROUPS),
+            *(OmegaConf.to_container(config[k]) for k in PLUGIN_GROUPS if config[k] is not None),
             [what for name, what in inputs.items() if name.startswith("the plugin")],
             *([inputs["the data"], inputs["the data of policy"]] if "the data of policy" in inputs else []),
             *([config.reward_model.labels] if reads in ("pairs", "labels") else []),

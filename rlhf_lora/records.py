@@ -6,6 +6,7 @@
     Label           a prompt, an answer, good or bad                           → KTO
     Sample          one completion: tokens, log-probs, finished or cut         ← rollout
     Score           a finite value, or *no value* with a kind and a reason     ← reward
+    Comparison      a prompt and two answers, in the order they are read   → judge
     Verdict         which of two answers is better: A, B, tie, or none         ← judge
     Data            what a dataset loads: demonstrations, pairs, labels, prompts, and what was not used
 
@@ -239,6 +240,19 @@ class Score:
     def none(cls, reason: str, kind: Missing = "abstain") -> Score:
         """No value. It is counted and left out of the update, never taken for 0."""
         return cls(None, reason=reason, kind=kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two answers to one prompt, in the order in which a judge is to read them."""
+
+    prompt: Prompt
+    a: str
+    b: str
+
+    @property
+    def swapped(self) -> Comparison:
+        return Comparison(self.prompt, self.b, self.a)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from typing import Any
 from rlhf_lora import registry, user_presets
 from rlhf_lora.adamw import AdamW
 
-PLUGIN_GROUPS = ("dataset", "reward", "optimizer", "rollout", "tracker")
+PLUGIN_GROUPS = ("dataset", "reward", "judge", "optimizer", "rollout", "tracker")
+"""Kinds of plugins, one of each in a run; of judges one or none."""
 OWN_DATASETS = ("sft", "reward_model", "policy")
 """Stages that can read a dataset of their own: `dataset@sft.dataset=NAME`, or shorter `sft.dataset=NAME`."""
 NO_PRESET = ("profile=null", "control=null", "experiment=null")
@@ -116,6 +117,7 @@ class TrainConfig:
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     dataset: Any = None
     reward: Any = None
+    judge: Any = None
     optimizer: Any = None
     rollout: Any = None
     tracker: Any = None

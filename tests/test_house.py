@@ -29,6 +29,7 @@ FLOORS = {
     "model_spec loading backbone adapters chat bare_tokenizer derived_rows splits memory adamw objectives padding testing mini": 2,
     "train_settings token_rows trainers trainer_checkpoints dpo_trainer": 2,
     "comparison length_control best_of_n against": 2,
+    "judging": 2,
     "user_presets": 0,
     "schema hydra_errors config honoured controls derive sources plan plan_checks plan_view plan_tokens reward_labels": 3,
     "data_view data_lengths data_show": 3,

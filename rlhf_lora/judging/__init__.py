@@ -1,0 +1,1 @@
+"""Asking for opinions: what a judge is asked and how its answers are read, wherever the answers come from."""

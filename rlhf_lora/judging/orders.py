@@ -1,0 +1,90 @@
+"""Asking a judge in both orders: a judge that prefers what it reads first shows it, and does not get its way.
+
+The probability that A is better is the mean over both orders (Lee et al. 2023, arXiv 2309.00267, §3.1). Verdicts without
+a probability count 1, ½ or 0. Where one order could not be read, neither counts: half an opinion has the bias whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rlhf_lora.errors import ContractError
+from rlhf_lora.records import Comparison, Verdict
+from rlhf_lora.scores import awaited
+
+Orders = Literal["both", "once"]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What a judge said of two answers, and in each order.
+
+    Attributes:
+        verdict: of both orders together, or of the one that was asked; `probability_a` is there whenever it could be read.
+        first, second: as they were read; `second` is of the swapped answers, with its A the comparison's B.
+        flipped: the two orders chose different answers; None when one order was asked, or one could not be read.
+    """
+
+    verdict: Verdict
+    first: Verdict
+    second: Verdict | None = None
+    flipped: bool | None = None
+
+
+def compare(
+    judge: Any, comparisons: Sequence[Comparison], orders: Orders = "both", tie_within: float = 0.0
+) -> list[Compared]:
+    """Ask an opened judge.
+
+    Args:
+        tie_within: a tie where P(A) is no further than this from ½.
+
+    Raises:
+        ContractError: not one Verdict for each comparison.
+    """
+    asked = [*comparisons, *(one.swapped for one in comparisons)] if orders == "both" else list(comparisons)
+    verdicts = _asked(judge, asked)
+    if orders == "once":
+        return [Compared(_told(probability(one), tie_within, one.reason), one) for one in verdicts]
+    firsts, seconds = verdicts[: len(comparisons)], verdicts[len(comparisons) :]
+    return [_together(first, second, tie_within) for first, second in zip(firsts, seconds, strict=True)]
+
+
+def probability(verdict: Verdict) -> float | None:
+    """P(A is better): the verdict's own, else 1, ½ or 0 of its choice; None where it could not be read."""
+    if verdict.choice is None:
+        return None
+    if verdict.probability_a is not None:
+        return verdict.probability_a
+    return {"A": 1.0, "tie": 0.5, "B": 0.0}[verdict.choice]
+
+
+def _together(first: Verdict, second: Verdict, tie_within: float) -> Compared:
+    p, q = probability(first), probability(second)
+    if p is None or q is None:
+        unread = first if p is None else second
+        return Compared(Verdict(None, reason=unread.reason), first, second)
+    flipped = (p - 0.5) * (0.5 - q) < 0
+    reason = "; ".join(dict.fromkeys(one.reason for one in (first, second) if one.reason))
+    return Compared(_told((p + 1 - q) / 2, tie_within, reason), first, second, flipped)
+
+
+def _told(p: float | None, tie_within: float, reason: str) -> Verdict:
+    if p is None:
+        return Verdict(None, reason=reason)
+    choice: Literal["A", "B", "tie"] = "tie" if abs(p - 0.5) <= tie_within else "A" if p > 0.5 else "B"
+    return Verdict(choice, p, reason)
+
+
+def _asked(judge: Any, comparisons: Sequence[Comparison]) -> list[Verdict]:
+    if not comparisons:
+        return []
+    if callable(compare_all := getattr(judge, "compare_all", None)):
+        verdicts = awaited(compare_all(comparisons))
+    else:
+        verdicts = [awaited(judge.compare(one.prompt, one.a, one.b)) for one in comparisons]
+    if len(verdicts) != len(comparisons) or not all(isinstance(verdict, Verdict) for verdict in verdicts):
+        raise ContractError(f"{type(judge).__name__} gave {len(verdicts)} verdicts for {len(comparisons)} comparisons")
+    return list(verdicts)
