@@ -213,9 +213,9 @@ def split(
         labels=rows(data.labels, "reward_model"),
         prompts=part["prompts"],
         tuning_prompts=part["tuning"],
-        tuning_pairs=rows(data.pairs, "tuning"),
+        tuning_pairs=_decided(rows(data.pairs, "tuning")),
         final_prompts=part["final"] if test is None else prompts_of(test),
-        final_pairs=rows(data.pairs, "final") if test is None else list(test.pairs),
+        final_pairs=_decided(rows(data.pairs, "final") if test is None else test.pairs),
         unused=[*data.unused, *repeated(data), *([*test.unused, *repeated(test)] if test else ()), *leaked],
         shares=applied,
         rankings=rows(data.rankings, "reward_model"),
@@ -225,6 +225,11 @@ def split(
         tuning_labels=rows(data.labels, "tuning"),
         final_labels=rows(data.labels, "final") if test is None else list(test.labels),
     )
+
+
+def _decided(pairs: Sequence[Pair]) -> list[Pair]:
+    """Those that can be judged on: of a tie either answer is as right."""
+    return [pair for pair in pairs if pair.label > 0.5]
 
 
 STAGE_LISTS = {
