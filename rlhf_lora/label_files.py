@@ -127,29 +127,27 @@ def _mend(file: FileIO, path: Path) -> None:
     """Bring the file to the end of a whole line: a whole row gets its line end, half a one is set aside.
 
     Raises:
-        DataError: its first line is whole and names no format, or another one.
+        DataError: its first row is whole and names no format, or another one.
     """
-    end = file.seek(0, os.SEEK_END)
-    start = _last_line(file, end)
-    file.seek(0)
-    if start:  # else the only line may be half a head
-        first = file.readline()
-        _format_named(_row(first.removeprefix(BOM), f"{path.name}, line 1"), f"{path.name}, line 1", False)
+    start = _last_line(file, file.seek(0, os.SEEK_END))
     file.seek(start)
     tail = file.read()
-    if not tail:
-        return
-    row = _object(tail.removeprefix(BOM))
-    if row is not None:
-        if not start:
-            _format_named(row, f"{path.name}, line 1", False)
-        file.write(b"\n")
-    else:
+    half = bool(tail) and _object(tail.removeprefix(BOM)) is None
+    file.seek(0)
+    for number, line in enumerate(iter(file.readline, b""), 1):
+        if line.removeprefix(BOM).strip():
+            if not (half and file.tell() > start):
+                where = f"{path.name}, line {number}"
+                _format_named(_row(line.removeprefix(BOM), where), where, False)
+            break
+    if half:
         with open(path.with_name(f"{path.name}.torn"), "ab") as aside:
             aside.write(tail + b"\n")
             aside.flush()
             os.fsync(aside.fileno())
         file.truncate(start)
+    elif tail:
+        file.write(b"\n")
 
 
 def _last_line(file: FileIO, end: int) -> int:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from rlhf_lora.label_rows import STRENGTHS, LabelRow
-from rlhf_lora.label_votes import MARGINS, places
+from rlhf_lora.label_selection import MARGINS
+from rlhf_lora.label_votes import places
 from rlhf_lora.records import Data, Label, Pair, Ranking, Rating
 
 Labelled = Pair | Ranking | Rating | Label
@@ -41,7 +42,7 @@ def record_of(row: LabelRow, margins: str = "small") -> Labelled:
     """The record that one row says, whatever other raters say (`label_votes.counted` hears them all).
 
     Args:
-        margins: what strengths in words are worth: a key of `label_votes.MARGINS`.
+        margins: what strengths in words are worth: a key of `label_selection.MARGINS`.
 
     Raises:
         ValueError: the rater skipped it, or ranked all answers the same.

@@ -141,7 +141,7 @@ def from_json(row: Mapping[str, Any]) -> LabelRow:
     if kind not in KINDS:
         what = "the row does not say its kind" if kind is None else f"there is no kind {json.dumps(kind)}"
         raise DataError(what + did_you_mean(str(kind), KINDS), fix=f"one of: {', '.join(KINDS)}")
-    values = {name: _typed(name, row[name]) for name in PLAIN if name in row}
+    values = {name: _typed(name, row[name]) for name in PLAIN if row.get(name) is not None}
     if "answers" not in values:
         raise ValueError("no answers")
     return LabelRow(kind=kind, prompt=_prompt(row), **values)
@@ -149,7 +149,8 @@ def from_json(row: Mapping[str, Any]) -> LabelRow:
 
 def _prompt(row: Mapping[str, Any]) -> Prompt:
     """As `as_json` wrote it. Without a group, prompts with one first user turn belong together, as in every dataset."""
-    text, said, columns = row.get("prompt"), row.get("messages"), row.get("columns", {})
+    text, said, columns = row.get("prompt"), row.get("messages"), row.get("columns") or {}
+    group = None if row.get("group") is None else _text("group", row["group"])
     if not isinstance(columns, dict):
         raise ValueError("columns that are no object")
     if said is None:
@@ -157,11 +158,11 @@ def _prompt(row: Mapping[str, Any]) -> Prompt:
             raise ValueError(
                 "no prompt" if text is None else "a prompt that is no text; a conversation goes into messages"
             )
-        return Prompt(text, columns=columns, group=_text("group", row.get("group", "")))
+        return Prompt(text, columns=columns, group=group or "")
     messages = _messages(said)
     first = next((turn["content"] for turn in messages if turn["role"] == "user"), "").strip()
     text = transcript(messages) if text is None else _text("prompt", text)
-    return Prompt(text, messages, columns, _text("group", row.get("group", first)))
+    return Prompt(text, messages, columns, first if group is None else group)
 
 
 def _messages(said: Any) -> tuple[Message, ...]:

@@ -1,4 +1,4 @@
-"""From labels to what is trained on: which rows count, and how those of several raters become one record.
+"""From labels to what is trained on: how the labels of several raters become one record.
 
 Rows about the same thing (same kind, criterion, prompt and answers, in whatever order these stand) are votes. A rater has one
 vote on a thing: the last row counts. Rows without a rater are taken to be of one.
@@ -14,44 +14,16 @@ Every row is used, or listed with where it stands and why not.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from statistics import fmean, median
-from typing import Any, Literal
+from typing import Any
 
-from rlhf_lora.errors import DataError, did_you_mean
-from rlhf_lora.label_rows import STRENGTHS, LabelRow, distinct
+from rlhf_lora.label_rows import STRENGTHS, LabelRow
+from rlhf_lora.label_selection import MARGINS, Counting, Placed, one_scale, selected
 from rlhf_lora.records import Data, Label, Pair, Prompt, Ranking, Rating, Unused
 
-ALL = "all"
 TIE = "a tie"
-MARGINS: Mapping[str, tuple[float, ...]] = {"small": (0.0, 1 / 3, 2 / 3, 1.0), "large": (0.0, 1.0, 2.0, 3.0)}
-"""What strengths in words are as margins, negligibly first (Touvron et al. 2023, table 27)."""
-
-Placed = tuple[str, LabelRow]
-
-
-@dataclass(frozen=True)
-class Counting:
-    """How labels are counted.
-
-    Attributes:
-        criterion: only labels by this one; "all" = every criterion, each apart; None = the one that there is.
-        raters: only theirs; empty = everybody's.
-        ties: of a comparison with several raters, `drop` leaves ties out of the vote, `half` counts them one half for each
-            side. What is a tie on the whole gives no pair, or with `half` one of label ½.
-        margins: what strengths in words are worth: a key of `MARGINS`, or "none" for no margins, of numbers either.
-        min_raters: fewer leave the thing out.
-        min_agreement: the share of its raters that must have said the same, the commonest thing said; not of ratings.
-    """
-
-    criterion: str | None = None
-    raters: tuple[str, ...] = ()
-    on_disagreement: Literal["majority", "soft", "drop"] = "majority"
-    ties: Literal["drop", "half"] = "drop"
-    margins: str = "small"
-    min_raters: int = 1
-    min_agreement: float = 0.0
 
 
 @dataclass
@@ -77,106 +49,20 @@ def counted(rows: Sequence[Placed], how: Counting) -> Data:
     Raises:
         DataError: several criteria and none chosen, a criterion or rater that has no label, ratings on several scales.
     """
-    box, rows = _Box(), with_one_group(rows)
-    for group in _things(_chosen(rows, how, box)):
+    kept, unused = selected(rows, how)
+    box = _Box(unused=unused)
+    for group in _things(kept):
         try:
             _count(group, how, box)
             box.used += len(group)
         except _NoVote as reason:
             box.unused += [Unused(where, str(reason)) for where, _ in group]
-    _one_scale(rows, box)
+    if box.ratings:
+        one_scale(kept)
     return Data(
         pairs=box.pairs, rankings=box.rankings, ratings=box.ratings, labels=box.labels,
         unused=box.unused, rows=box.used, left_out=dict(+box.left_out),
     )  # fmt: skip
-
-
-# --- which rows count -------------------------------------------------------------------------------------------------
-
-
-def last_of_each(rows: Iterable[Placed]) -> list[Placed]:
-    """Of what one rater said of one thing, the last; a rater that was given several principles has one say on each."""
-    return list({(row.rater, row.principle, row.item): (where, row) for where, row in rows}.values())
-
-
-def with_one_group(rows: Sequence[Placed]) -> list[Placed]:
-    """Every row of one prompt with the group that any of them names: it decides the split, and one prompt is in one split.
-
-    Raises:
-        DataError: a prompt has two groups.
-    """
-    groups: dict[str, tuple[str, str]] = {}
-    for where, row in rows:
-        prompt = row.prompt
-        before, known = groups.setdefault(prompt.text, (where, prompt.group))
-        if prompt.group and known and prompt.group != known:
-            raise DataError(
-                "one prompt is of two groups, and a group is in one split only",
-                where=f"{before}: '{known[:40]}'; {where}: '{prompt.group[:40]}'", fix="give its rows one group",
-            )  # fmt: skip
-        if prompt.group:
-            groups[prompt.text] = (where, prompt.group)
-    named = {text: group for text, (_, group) in groups.items()}
-    return [
-        (where, row if row.prompt.group == named[row.prompt.text] else
-         replace(row, prompt=replace(row.prompt, group=named[row.prompt.text])))
-        for where, row in rows
-    ]  # fmt: skip
-
-
-def _chosen(rows: Sequence[Placed], how: Counting, box: _Box) -> list[Placed]:
-    """The rows that count; the others are in `unused`."""
-    _known(rows, how)
-    last = {id(row) for _, row in last_of_each(rows)}
-    later = {(row.rater, row.principle, row.item): where for where, row in rows}
-    kept = []
-    for where, row in rows:
-        if id(row) not in last:
-            again = later[row.rater, row.principle, row.item]
-            box.unused.append(Unused(f"{where} (again: {again})", "labelled again by the same rater; the last counts"))
-        elif reason := _not_wanted(row, how):
-            box.unused.append(Unused(where, reason))
-        else:
-            kept.append((where, row))
-    return kept
-
-
-def _known(rows: Sequence[Placed], how: Counting) -> None:
-    """Raises DataError where what is asked for is not there, or it must be said what is."""
-    every = [row for _, row in rows]
-    criteria = Counter(row.criterion for row in every)
-    listed = ", ".join(f"{name} ({count:,})" for name, count in criteria.most_common())
-    if how.criterion is None and len(criteria) > 1:
-        raise DataError(
-            f"the labels are by several criteria: {listed}",
-            where="dataset.criterion=null", fix=f"choose one, such as dataset.criterion={min(criteria)}, or all",
-        )  # fmt: skip
-    if how.criterion not in (None, ALL, *criteria):
-        raise DataError(
-            f"no label is by '{how.criterion}'{did_you_mean(str(how.criterion), criteria)}",
-            where="dataset.criterion", fix=f"labels there are: {listed}",
-        )  # fmt: skip
-    names = distinct(every, "rater")
-    for rater in how.raters:
-        if rater not in names:
-            raise DataError(
-                f"no label is by '{rater}'{did_you_mean(rater, names)}",
-                where="dataset.raters", fix=f"raters: {', '.join(name or '(not named)' for name in names)}",
-            )  # fmt: skip
-
-
-def _not_wanted(row: LabelRow, how: Counting) -> str:
-    if how.criterion not in (None, ALL, row.criterion):
-        return f"a label by another criterion than {how.criterion}"
-    if how.raters and row.rater not in how.raters:
-        return "a label by another rater (dataset.raters)"
-    if row.skipped:
-        return "skipped by its rater"
-    if not row.prompt.text.strip():
-        return "the prompt is empty"
-    if not all(answer.strip() for answer in row.answers):
-        return "an answer is empty"
-    return "all answers are the same" if len(row.answers) > 1 and len(set(row.answers)) == 1 else ""
 
 
 def _things(rows: Sequence[Placed]) -> list[list[Placed]]:
@@ -185,16 +71,6 @@ def _things(rows: Sequence[Placed]) -> list[list[Placed]]:
     for where, row in rows:
         groups[row.item].append((where, row))
     return list(groups.values())
-
-
-def _one_scale(rows: Sequence[Placed], box: _Box) -> None:
-    scales = Counter(row.scale for _, row in rows if row.kind == "rating" and row.scale)
-    if box.ratings and len(scales) > 1:
-        listed = ", ".join(f"{low:g} to {high:g} ({count:,})" for (low, high), count in scales.most_common())
-        raise DataError(
-            f"the ratings are on several scales: {listed}",
-            where="dataset.path", fix="bring them to one, or choose the criterion or the raters of one",
-        )  # fmt: skip
 
 
 # --- votes on one thing -----------------------------------------------------------------------------------------------
@@ -237,7 +113,7 @@ def _count(group: list[Placed], how: Counting, box: _Box) -> None:
 
 def _heard(rows: Sequence[LabelRow], how: Counting) -> None:
     """Raises _NoVote where raters are too few, or not enough of one mind."""
-    if len(rows) < how.min_raters:
+    if len({row.rater for row in rows}) < how.min_raters:
         raise _NoVote("fewer raters than dataset.min_raters")
     said = Counter(map(said_of, rows))
     if how.on_disagreement == "drop" and len(said) > 1:

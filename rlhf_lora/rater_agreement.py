@@ -109,7 +109,11 @@ def gwet_ac(items: Items, scale: Scale = "nominal", categories: Sequence[Hashabl
 
 
 def interval(
-    items: Items, statistic: Callable[[Items], float | None], seed: int = 0, draws: int = DRAWS
+    items: Items,
+    statistic: Callable[[Items], float | None],
+    seed: int = 0,
+    draws: int = DRAWS,
+    together: Sequence[Hashable] | None = None,
 ) -> tuple[float, float] | None:
     """95 % percentile interval of a statistic, from things drawn anew with replacement; None where it is mostly undefined.
 
@@ -117,22 +121,39 @@ def interval(
 
     Args:
         statistic: one of those here, or a function around one: it is given a mapping.
+        together: for each item what it belongs to; what belongs together (the pairs of one ranking) is drawn together.
     """
     import numpy as np
 
-    every = _counted(items)
-    if not every:
+    said, drawn_CP, count_C = _drawable(items, together)
+    total = int(count_C.sum())
+    if not total:
         return None
-    said, count = list(every), np.array(list(every.values()))
-    found = []
-    for weights in np.random.default_rng(seed).multinomial(int(count.sum()), count / count.sum(), size=draws):
-        drawn = {one: int(weight) for one, weight in zip(said, weights, strict=True) if weight}
-        if (value := statistic(drawn)) is not None:
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(draws):
+        weight_P = rng.multinomial(total, count_C / total) @ drawn_CP
+        value = statistic({one: int(weight) for one, weight in zip(said, weight_P, strict=True) if weight})
+        if value is not None:
             found.append(value)
     if len(found) < draws / 2:
         return None
     low, high = np.percentile(found, [2.5, 97.5])
     return float(low), float(high)
+
+
+def _drawable(items: Items, together: Sequence[Hashable] | None) -> tuple[list[tuple[Any, ...]], Any, Any]:
+    """What was said (P different things), how often in each of C things that are drawn, and how many there are of each."""
+    import numpy as np
+
+    if together is None or isinstance(items, Mapping):
+        every = _counted(items)
+        return list(every), np.eye(len(every), dtype=np.int64), np.array(list(every.values()), dtype=np.int64)
+    place = {one: at for at, one in enumerate(dict.fromkeys(map(tuple, items)))}
+    whole = {one: at for at, one in enumerate(dict.fromkeys(together))}
+    drawn_CP = np.zeros((len(whole), len(place)), dtype=np.int64)
+    for said, of in zip(items, together, strict=True):
+        drawn_CP[whole[of], place[tuple(said)]] += 1
+    return list(place), drawn_CP, np.ones(len(whole), dtype=np.int64)
 
 
 def items_of(*raters: Sequence[Any]) -> list[tuple[Any, ...]]:

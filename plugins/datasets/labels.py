@@ -11,20 +11,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_lora import label_agreement, label_files, label_rows, label_votes, rater_agreement
+from rlhf_lora import label_agreement, label_files, label_rows, label_selection, label_votes
 from rlhf_lora.errors import ConfigError, DataError, did_you_mean
-from rlhf_lora.label_votes import ALL, Counting, Placed
+from rlhf_lora.label_selection import ALL, Counting, Placed
 from rlhf_lora.records import Data, Unused
 from rlhf_lora.registry import dataset
 
 from . import json_rows
 
-READERS = (label_files, label_rows, label_votes, label_agreement, rater_agreement, json_rows)
+READERS = (label_files, label_rows, label_selection, label_votes, json_rows)
 """The modules that decide what becomes of a row: part of the fingerprint."""
 MENUS = {
     "on_disagreement": ("majority", "soft", "drop"),
     "ties": ("drop", "half"),
     "margins": ("small", "large", "none"),
+    "mini_task": (None, "orders", "helpdesk"),
 }
 
 
@@ -42,6 +43,8 @@ class Labels:
         margins: of strengths in words: small (1, 2/3, 1/3, 0), large (3, 2, 1, 0), or none; numbers stand as they are.
         min_raters: how many must have labelled a thing.
         min_agreement: the share of them that must have said the same, 0 to 1.
+        mini_task: orders or helpdesk where the answers are in the words of that task, so that the embedded base knows them.
+        gold: name of the reward that is the truth for these prompts, where there is one.
     """
 
     path: Any = ""
@@ -53,14 +56,16 @@ class Labels:
     margins: str = "small"
     min_raters: int = 1
     min_agreement: float = 0.0
+    mini_task: str | None = None
+    gold: str | None = None
 
     def __post_init__(self) -> None:
         """Raises ConfigError where a setting is off its menu or out of range, before a file is opened."""
         for name, menu in MENUS.items():
             if (given := getattr(self, name)) not in menu:
                 raise ConfigError(
-                    f"there is no {name} '{given}'{did_you_mean(str(given), menu)}",
-                    where=f"dataset.{name}", fix=f"one of: {', '.join(menu)}",
+                    f"there is no {name} '{given}'{did_you_mean(str(given), [word for word in menu if word])}",
+                    where=f"dataset.{name}", fix=f"one of: {', '.join(word or 'null' for word in menu)}",
                 )  # fmt: skip
         for name in ("path", "test_path"):
             given = getattr(self, name)
@@ -112,7 +117,7 @@ class Labels:
             self._refuse(setting, data)
         wanted = [row for _, row in rows if self.criterion in (None, ALL, row.criterion) and self._heard(row.rater)]
         remarks = [agreement.in_words for agreement in label_agreement.measured(wanted)]
-        return dataclasses.replace(data, format=_described(wanted), remarks=remarks)
+        return dataclasses.replace(data, format=_described(wanted), remarks=remarks, gold=self.gold)
 
     def _heard(self, rater: str) -> bool:
         return not self.raters or rater in self.raters
