@@ -47,7 +47,7 @@ class Labels:
         gold: name of the reward that is the truth for these prompts, where there is one.
     """
 
-    path: Any = ""
+    path: Any
     test_path: Any = None
     criterion: str | None = None
     raters: list[str] | None = None
