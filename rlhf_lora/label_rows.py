@@ -79,6 +79,7 @@ class LabelRow:
     rationale: str = ""
     note: str = ""
     more: Mapping[str, Any] = field(default_factory=dict)
+    _item: str = field(default="", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         least, most = {"comparison": (2, 2), "rating": (1, 1), "verdict": (1, 1)}.get(self.kind, (2, math.inf))
@@ -97,8 +98,10 @@ class LabelRow:
     @property
     def item(self) -> str:
         """16 hex digits that name what was judged: the same for every rater, in whatever order the answers stand."""
-        said = [self.kind, self.criterion, self.prompt.text, sorted(self.answers)]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+        if not self._item:
+            said = [self.kind, self.criterion, self.prompt.text, sorted(self.answers)]
+            object.__setattr__(self, "_item", hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16])
+        return self._item
 
 
 def as_json(row: LabelRow) -> dict[str, Any]:
@@ -301,7 +304,9 @@ def _rest_wrong(row: LabelRow) -> str:
     texts = (row.prompt.text, *row.answers, row.rater, row.criterion)
     if any("\0" in text for text in texts):
         return "text with a NUL character"
-    if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
         return "text that is no Unicode (half of a surrogate pair)"
     return ""
 
@@ -316,7 +321,7 @@ def _default(f: Any) -> Any:
 
 
 PROMPT = ("prompt", "messages", "group", "columns")
-PLAIN: Mapping[str, Any] = {f.name: _default(f) for f in fields(LabelRow) if f.name not in ("kind", "prompt")}
+PLAIN: Mapping[str, Any] = {f.name: _default(f) for f in fields(LabelRow) if f.name not in ("kind", "prompt", "_item")}
 """Field → what it is when it is left out, in the order in which a row is written."""
 
 
