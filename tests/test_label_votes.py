@@ -76,7 +76,9 @@ def test_comparisons_are_counted(labels, how, expected):
 
 def test_order_in_which_the_answers_stood_is_no_matter():
     rows = [comparison("A", "ann"), comparison("B", "bob", answers=("no", "yes")), comparison("A", "cy")]
-    assert count(*rows, on_disagreement="drop").pairs == [Pair(PROMPT, "yes", "no")]
+    for on_disagreement in ("majority", "soft", "drop"):
+        assert count(*rows[:2], on_disagreement=on_disagreement).pairs == [Pair(PROMPT, "yes", "no")]
+        assert count(*rows, on_disagreement=on_disagreement).pairs == [Pair(PROMPT, "yes", "no")]
 
 
 def test_probabilities_are_soft_labels_and_a_majority_is_as_sure_as_its_voters():

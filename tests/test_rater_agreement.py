@@ -164,6 +164,19 @@ def test_each_kind_and_criterion_is_measured_apart():
     }  # fmt: skip
 
 
+def test_pairs_of_one_ranking_are_drawn_together():
+    """Ten rankings of six answers, half of them turned round by the other rater: ten things were seen, and not 150."""
+    order = (1, 2, 3, 4, 5, 6)
+    rows = []
+    for i in range(10):
+        rows.append(row("ranking", i, tuple("abcdef"), order, "ann"))
+        rows.append(row("ranking", i, tuple("abcdef"), order[::-1] if i % 2 else order, "bob"))
+    (found,) = measured(rows)
+    assert (found.things, found.percent) == (10, 0.5)
+    low, high = found.percent_ci95
+    assert high - low > 0.4  # 2 · 1.96 · √(0.25 / 10) = 0.62; of 150 pairs 0.16
+
+
 def test_ac2_of_strengths_counts_how_far_apart_two_raters_are():
     def of(other: str, label: str = "A") -> float:
         rows = []
