@@ -79,6 +79,8 @@ def _print_head(view: FileView, console: Any) -> None:
         grid.add_row("  not used", _text(f"{reason.rows:,}: {visible(reason.reason)} ({where}{more})", "yellow"))
     for why, count in view.left_out.items():
         grid.add_row("  left out", _text(f"{count:,} comparisons inside used rows: {visible(why)}", "yellow"))
+    for remark in view.remarks:
+        grid.add_row("  remark", _text(visible(remark)))
     goes = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in view.goes_to.items())
     grid.add_row("  goes to", _text(goes or "nothing"))
     grid.add_row("  lengths", _text(view.counted_as))

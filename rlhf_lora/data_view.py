@@ -52,6 +52,7 @@ class FileView:
         goes_to: what they are used for, by name.
         counted_as: how tokens were counted.
         refused: prompts that the chat template refuses, by its words, among those counted.
+        remarks: what else the dataset tells of itself, such as how far its raters agree.
     """
 
     setting: str
@@ -67,6 +68,7 @@ class FileView:
     lengths: tuple[Lengths, ...]
     refused: Mapping[str, int]
     examples: tuple[Example, ...]
+    remarks: tuple[str, ...] = ()
 
 
 def view(plan: Plan) -> list[FileView]:
@@ -90,7 +92,7 @@ def _file(plan: Plan, source: Source, data: Data, tokens: PlanTokens, is_test: b
         setting=setting, file=str(place or _name(plan, source)), format=data.format, rows=used + len(data.unused), used=used,
         unused=tuple(_reasons(data.unused)), left_out=dict(data.left_out), gives=gives,
         goes_to=_goes_to(plan, source, data, is_test), counted_as=tokens.said, lengths=lengths, refused=refused,
-        examples=tuple(_examples(data, tokens)),
+        examples=tuple(_examples(data, tokens)), remarks=tuple(data.remarks),
     )  # fmt: skip
 
 

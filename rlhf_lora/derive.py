@@ -166,7 +166,9 @@ def mini_settings(config: DictConfig, dataset: Any) -> bases.AnyBase | None:
             fix="give a model: model.path=FOLDER, or a preset such as model=qwen3_0_6b; "
             "`python -m rlhf_lora.mini text --data FILE --to FOLDER` makes a small one from your text",
         )
-    return HelpdeskBase(seed=config.seed) if task == "helpdesk" else BaseSettings(items=dataset.items, seed=config.seed)
+    if task == "helpdesk":
+        return HelpdeskBase(seed=config.seed)
+    return BaseSettings(items=getattr(dataset, "items", BaseSettings().items), seed=config.seed)
 
 
 def model_spec(config: DictConfig) -> ModelSpec:

@@ -38,7 +38,7 @@ def good_answers(data: Data, chosen_rows: Callable[[Any], list[Any]]) -> list[De
         rankings = chosen_rows(data.rankings)
         return _once(Demonstration(r.prompt, r.completions[r.ranks.index(min(r.ranks))]) for r in rankings)
     if data.pairs:
-        return _once(Demonstration(pair.prompt, pair.chosen) for pair in chosen_rows(data.pairs))
+        return _once(Demonstration(pair.prompt, pair.chosen) for pair in chosen_rows(data.pairs) if pair.label > 0.5)
     return _once(Demonstration(label.prompt, label.completion) for label in chosen_rows(data.labels) if label.good)
 
 

@@ -82,7 +82,8 @@ class Pair:
 
     Attributes:
         margin: by how much the better one is better, on the labeller's scale; None when not known.
-        label: P(chosen is better) in (0.5, 1]; 1 for a hard label.
+        label: P(chosen is better) in [0.5, 1]; 1 for a hard label. ½ is a tie: it can be learned from, and nothing is
+            judged on it.
     """
 
     prompt: Prompt
@@ -304,6 +305,8 @@ class Data:
     """Answers in order. Their pairs are among `pairs`, or `pairs` is empty and the kit makes them."""
     ratings: Sequence[Rating] = ()
     """Answers with a value. Where several answers to one prompt were rated, that is a ranking and pairs: as above."""
+    remarks: Sequence[str] = ()
+    """What else is known of the data, in words: the plan shows it."""
 
 
 def prompt_of(record: Any) -> Prompt:

@@ -164,7 +164,7 @@ class Splits:
         return digest.hexdigest()
 
     def held_out(self) -> set[str]:
-        """Split keys of all prompts that are judged on."""
+        """Split keys and texts of all prompts that are judged on: another file may not know their groups."""
         rows: tuple[Pair | Rating | Label, ...] = (
             *self.tuning_pairs,
             *self.final_pairs,
@@ -173,17 +173,22 @@ class Splits:
             *self.tuning_labels,
             *self.final_labels,
         )
-        return {prompt.split_key for prompt in (*self.tuning_prompts, *self.final_prompts, *(r.prompt for r in rows))}
+        prompts = (*self.tuning_prompts, *self.final_prompts, *(row.prompt for row in rows))
+        return set().union(*map(_names, prompts))
 
     def without(self, keys: set[str]) -> Splits:
-        """Trained on without the prompts of these split keys; what goes is in `unused`."""
+        """Trained on without the prompts of these split keys or texts; what goes is in `unused`."""
         kept: dict[str, list[Any]] = {}
         gone: list[Unused] = []
         for name in ("demonstrations", "pairs", "labels", "prompts", "rankings", "ratings"):
             rows = getattr(self, name)
-            kept[name] = [row for row in rows if prompt_of(row).split_key not in keys]
+            kept[name] = [row for row in rows if keys.isdisjoint(_names(prompt_of(row)))]
             why = f"among the {name}, and its prompt is held out for judging in another dataset"
-            gone += [Unused(f"prompt {prompt_of(row).id}", why) for row in rows if prompt_of(row).split_key in keys]
+            gone += [
+                Unused(f"prompt {prompt_of(row).id}", why)
+                for row in rows
+                if not keys.isdisjoint(_names(prompt_of(row)))
+            ]
         return dataclasses.replace(self, **kept, unused=[*self.unused, *gone])  # type: ignore[arg-type]
 
 
@@ -213,9 +218,9 @@ def split(
         labels=rows(data.labels, "reward_model"),
         prompts=part["prompts"],
         tuning_prompts=part["tuning"],
-        tuning_pairs=rows(data.pairs, "tuning"),
+        tuning_pairs=_decided(rows(data.pairs, "tuning")),
         final_prompts=part["final"] if test is None else prompts_of(test),
-        final_pairs=rows(data.pairs, "final") if test is None else list(test.pairs),
+        final_pairs=_decided(rows(data.pairs, "final") if test is None else test.pairs),
         unused=[*data.unused, *repeated(data), *([*test.unused, *repeated(test)] if test else ()), *leaked],
         shares=applied,
         rankings=rows(data.rankings, "reward_model"),
@@ -225,6 +230,16 @@ def split(
         tuning_labels=rows(data.labels, "tuning"),
         final_labels=rows(data.labels, "final") if test is None else list(test.labels),
     )
+
+
+def _names(prompt: Prompt) -> set[str]:
+    """What a prompt is known by: its group, and its text, since a file of labels may name no group."""
+    return {prompt.split_key, prompt.text.strip()}
+
+
+def _decided(pairs: Sequence[Pair]) -> list[Pair]:
+    """Those that can be judged on: of a tie either answer is as right."""
+    return [pair for pair in pairs if pair.label > 0.5]
 
 
 STAGE_LISTS = {
@@ -264,13 +279,13 @@ def _without_test_prompts(data: Data) -> tuple[Data, list[Unused]]:
     if data.test is None:
         return data, []
     test = data.test
-    held_out = {prompt.split_key for prompt in (*test.prompts, *prompts_of_rows(test))}
+    held_out: set[str] = set().union(*map(_names, (*test.prompts, *prompts_of_rows(test))))
     leaked: list[Unused] = []
 
     def kept(rows: Sequence[Any]) -> list[Any]:
-        inside = [row for row in rows if prompt_of(row).split_key in held_out]
+        inside = [row for row in rows if not held_out.isdisjoint(_names(prompt_of(row)))]
         leaked.extend(Unused(f"prompt {prompt_of(row).id}", "its prompt is in the test data too") for row in inside)
-        return [row for row in rows if prompt_of(row).split_key not in held_out]
+        return [row for row in rows if held_out.isdisjoint(_names(prompt_of(row)))]
 
     return dataclasses.replace(
         data,

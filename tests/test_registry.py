@@ -214,6 +214,7 @@ def test_unknown_and_missing_settings_are_refused_by_name():
 SHIPPED = [(e.kind, e.name) for e in registry.entries() if e.origin.startswith("rlhf_lora.plugins.")]
 NEEDED = {
     ("dataset", "jsonl"): ["dataset.path=FILE"],
+    ("dataset", "labels"): ["dataset.path=FILE"],
     ("dataset", "hub"): ["dataset.path=NAME"],
     ("reward", "mix"): ["reward.parts.a=length"],
     ("reward", "sequence_classifier"): ["reward.path=NAME"],

@@ -1,3 +1,3 @@
 """Built-in datasets."""
 
-from . import helpdesk, helpdesk_rules, hub, jsonl, orders  # noqa: F401
+from . import helpdesk, helpdesk_rules, hub, jsonl, labels, orders  # noqa: F401

@@ -1,6 +1,7 @@
 """Which tiny base goes with a dataset. `model=mini` follows the words of the task: one base each, cached by content.
 
-A dataset says its task as `mini_task`; datasets of one task share its base. What comes from elsewhere has none.
+A dataset says its task as `mini_task`; datasets of one task share its base. What comes from elsewhere has none, but for labels
+on answers to such a task, of which their owner can say so.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ AnyBase = BaseSettings | HelpdeskBase
 
 def task_of(dataset: Any) -> str | None:
     """`orders` or `helpdesk`; None where no tiny base knows the dataset's words."""
-    task: str | None = getattr(type(dataset), "mini_task", None)
+    task: str | None = getattr(dataset, "mini_task", None)
     return task
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from tiny import jsonl, labels_model
 
-from rlhf_lora import Data, Pair, Prompt, Sample, Score, Verdict, registry, reward, testing
+from rlhf_lora import Data, Pair, Prompt, Sample, Score, Verdict, label_files, registry, reward, testing
 from rlhf_lora.errors import ContractError, PluginError
+from rlhf_lora.label_records import row_of
 from rlhf_lora.records import Ranking, Rating, Unused
 from rlhf_lora.testing import datasets, judges, optimizers, rewards, rollouts, trackers
 
@@ -84,6 +85,10 @@ def test_built_in_plugins_keep_their_promises(kind, name, tmp_path):
         pairs = [{"prompt": f"please bring {i}", "chosen": "certainly tea", "rejected": f"no {i}"} for i in range(20)]
         file = jsonl(tmp_path / "train.jsonl", pairs)
         settings = {"path": str(file if name == "jsonl" else tmp_path)}
+    if f"{kind}={name}" == "dataset=labels":
+        pairs = [Pair(Prompt(f"please bring {i}"), "certainly tea", f"no {i}") for i in range(20)]
+        label_files.write(tmp_path / "labels.jsonl", map(row_of, pairs))
+        settings = {"path": str(tmp_path / "labels.jsonl")}
     if name == "rule_model":
         settings = {"path": str(labels_model(tmp_path / "model")), "rules": {"polite": "always be courteous"}}
     plugin = registry.build(kind, {"name": name, **settings})
