@@ -63,25 +63,26 @@ def tokenised(chat: Chat, demonstrations: Sequence[Demonstration]) -> Iterator[t
     for demonstration in demonstrations:
         ids: list[int] = []
         labels: list[int] = []
-        for prompt, reply in _replies(demonstration):
+        for prompt, reply, finished in _replies(demonstration):
             prompt_ids = chat.prompt_ids(prompt)
             if ids and prompt_ids[: len(ids)] != ids:
                 yield {"input_ids": ids, "labels": labels}, len(ids)
                 ids, labels = [], []
-            response = chat.response_ids(reply, prompt=prompt)
+            response = chat.response_ids(reply, finished, prompt)
             labels = labels + [NO_LOSS] * (len(prompt_ids) - len(ids)) + response
             ids = prompt_ids + response
         yield {"input_ids": ids, "labels": labels}, len(ids)
 
 
-def _replies(demonstration: Demonstration) -> Iterator[tuple[Prompt, str]]:
-    """What is imitated: the completion, and before it, of a conversation that is an example as a whole, each reply."""
+def _replies(demonstration: Demonstration) -> Iterator[tuple[Prompt, str, bool]]:
+    """What is imitated, and whether it came to its end: the completion, and before it, of a conversation that is an
+    example as a whole, each reply."""
     messages = demonstration.prompt.messages or ()
     if demonstration.every_turn:
         for i, turn in enumerate(messages):
             if turn["role"] == "assistant" and any(before["role"] == "user" for before in messages[:i]):
-                yield Prompt(transcript(messages[:i]), messages[:i]), turn["content"]
-    yield demonstration.prompt, demonstration.completion
+                yield Prompt(transcript(messages[:i]), messages[:i]), turn["content"], True
+    yield demonstration.prompt, demonstration.completion, demonstration.finished
 
 
 class Collator:
