@@ -21,6 +21,7 @@ from rlhf_lora.reward_calls import in_worker
 from rlhf_lora.reward_tree import with_reward_model
 from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.stages.scoring import Scorer
+from rlhf_lora.turns import Turn
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,23 @@ class Assembly:
     Attributes:
         plan: with `spec.path` known. folder: where the stages' adapters are.
         too_long: use → rows that it had to do without, since they are longer than the limits; for the summary.
+        turn: the round, of a run that has several.
     """
 
     plan: Plan
     folder: RunFolder
     too_long: dict[str, int] = field(default_factory=dict)
+    turn: Turn = field(default_factory=Turn)
 
     def adapter_of(self, stage: str) -> Path:
+        if stage == "policy":
+            return self.folder.adapter(self.turn.named("policy"))
         return self.folder.adapter("reward" if stage == "reward_model" else stage)
+
+    @property
+    def policy_start(self) -> Path | None:
+        """What the policy of this round starts from: the reference, or the policy of the round before."""
+        return self.sft_adapter if self.turn.is_first else self.folder.adapter(f"policy_{self.turn.number - 1}")
 
     @property
     def sft_adapter(self) -> Path | None:
@@ -61,8 +71,9 @@ class Assembly:
         return backbone
 
     def training_backbone(self) -> Backbone:
-        """The base for the on-policy loop: policy from SFT, value from the reward adapter (else SFT) with a zero head."""
-        backbone = self.backbone(self.sft_adapter, trained=True)
+        """The base for the on-policy loop: policy from SFT or the round before, value from the reward adapter (else SFT) with
+        a zero head."""
+        backbone = self.backbone(self.policy_start, trained=True)
         optimizer = self.plan.optimizer
         reward = self.reward_adapter or getattr(self.plan.reward, "folder", None)
         if "value" in optimizer.roles:

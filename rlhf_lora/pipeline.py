@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rlhf_lora import progress
+from rlhf_lora import off_policy, progress
 from rlhf_lora.adapter_stages import AdapterStages, StageRecords, with_base
 from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ConfigError, ContractError, Interrupted, Stopped, UserError
@@ -81,7 +81,7 @@ class Run:
         if not self._is_at_work() or not self._policy_is_ready():
             return None
         if not self.plan.is_on_policy:
-            return self._stages.train_policy()
+            return off_policy.train_policy(self._stages)
         if self._loop.state.update >= self.plan.optimizer.updates:
             return None
         metrics = self._loop.step()
@@ -189,7 +189,7 @@ class Run:
         if plan.mini is not None:
             self.plan = with_base(plan, self._records)
         for stage in self.plan.stages:
-            if stage.name != "policy":
+            if stage.name not in ("labelling", "policy"):
                 self._stages.run(stage)
 
     # --- the policy ---------------------------------------------------------------------------------------------------

@@ -121,6 +121,8 @@ def summarise(
     summary |= records.get("evaluation", {}).get("figures", {})
     if figures := records.get("reward_model", {}).get("figures"):
         summary["reward_model"] = figures
+    if figures := records.get("labelling", {}).get("figures"):
+        summary["labelling"] = figures | records.get("policy", {}).get("made", {})
     if loop is not None:
         state = loop.state
         abstained, errors = state.kinds(loop.missing)  # of a rollout that stopped the run
