@@ -17,10 +17,11 @@ from rlhf_lora.plan import StagePlan
 
 def train_policy(stages: AdapterStages) -> dict[str, float]:
     """Train it and keep its record. Returns the last metrics."""
-    plan, started = stages.parts.plan, time.perf_counter()
+    plan = stages.parts.plan
     stage = plan.stage("policy")
     assert stage is not None
     rows, made = _rows(stages, stage)
+    started = time.perf_counter()
     progress.stage("policy", f"{plan.config.optimizer.name} on {len(rows)} {plan.optimizer.learns_from}")
     metrics: dict[str, float] = plan.optimizer.fit(plan.spec, rows, stages.context("policy"))
     seconds = time.perf_counter() - started

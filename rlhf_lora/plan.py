@@ -311,6 +311,8 @@ def _stage_memory(
     is_reward_model = name == "reward_model"
     rows = reward_labels.micro_batch(config, splits) if is_reward_model else config.hardware.micro_batch
     sequences = reward_labels.answers_in_a_row(config.reward_model.loss, splits) if is_reward_model else None
+    if stage == "preference" and row_source.of(config.optimizer).learns_from != "pairs":
+        sequences = 1
     return memory.estimate(
         shape, stage=stage, load_in_4bit=config.model.load_in_4bit, dtype=config.model.dtype, r=config.adapter.r,
         prompt_tokens=longest - min(reply, longest - 1), response_tokens=min(reply, longest - 1),

@@ -27,7 +27,7 @@ FLOORS = {
     "contracts registry plugin_table doors scores reward_calls reward_worker reward_tree": 1,
     "sandbox sandbox_inside sandbox_jail sandbox_wire sandbox_answer sandbox_tests sandbox_script": 0,
     "model_spec loading backbone adapters chat bare_tokenizer derived_rows splits memory adamw objectives padding testing mini": 2,
-    "train_settings token_rows trainers trainer_checkpoints dpo_trainer kto_trainer": 2,
+    "train_settings token_rows trainers trainer_checkpoints dpo_trainer kto_trainer sft_trainer": 2,
     "answer_sets": 2,
     "comparison length_control best_of_n against": 2,
     "judging": 2,
