@@ -90,16 +90,16 @@ class AdapterStages:
         """Run a stage before the policy, or take it from the run folder or the cache."""
         if self.records.has(stage) and self.parts.adapter_of(stage.name).is_dir():
             return
-        record = self._cached(stage) if self.parts.plan.config.cache else self._fit(stage)
+        record = self.cached(stage, lambda: self._fit(stage)) if self.parts.plan.config.cache else self._fit(stage)
         self.records.keep(stage.name, {"key": stage.key, "reused": False} | record)
 
-    def _cached(self, stage: StagePlan) -> Record:
-        """The record of a stage that the cache has, or that is trained and put there."""
+    def cached(self, stage: StagePlan, fit: Callable[[], Record]) -> Record:
+        """The record of a stage that the cache has, or that is trained with `fit` and put there."""
         adapter, folder = self.parts.adapter_of(stage.name), self.parts.folder
         with stage_cache.locked(self.parts.plan.cache_dir, stage.name, stage.key, self.interrupted) as cached:
             record = stage_cache.take(cached, adapter)
             if record is None:
-                record = self._fit(stage)
+                record = fit()
                 stage_cache.put(cached, adapter, record | {"rows": folder.metrics(stage.name)})
                 return record
         progress.stage(stage.name, "reused")

@@ -1,7 +1,7 @@
 """Several answers to one prompt, each with a score or none, and what an off-policy optimizer is taught by them: pairs,
 labels, or the best as demonstrations. Pure: no model, nothing read or written.
 
-    AnswerSet       a prompt and its answers, each scored      ← stage `labelling`: the policy's own, or the dataset's
+    AnswerSet       a prompt and its answers, each scored      ← stage `answers`: the policy's own, or the dataset's
     pairs           the better one first                       → DPO
     labels          good above a threshold, bad below it       → KTO
     best            the answer with the highest score          → rejection sampling

@@ -42,7 +42,7 @@ class Assembly:
     def adapter_of(self, stage: str) -> Path:
         if stage == "policy":
             return self.folder.adapter(self.turn.named("policy"))
-        return self.folder.adapter("reward" if stage == "reward_model" else stage)
+        return self.folder.adapter(stage.replace("reward_model", "reward"))  # reward_model_2: of the second round
 
     @property
     def policy_start(self) -> Path | None:
@@ -56,7 +56,11 @@ class Assembly:
 
     @property
     def reward_adapter(self) -> Path | None:
-        return self.adapter_of("reward_model") if self.plan.stage("reward_model") else None
+        """The reward model of this run; where it is refreshed, that of this round."""
+        if self.plan.stage("reward_model") is None:
+            return None
+        refreshed = self.plan.config.refresh.by is not None and self.turn.of > 1
+        return self.adapter_of(self.turn.named("reward_model") if refreshed else "reward_model")
 
     def backbone(self, policy: Path | None, trained: bool = False) -> Backbone:
         """The base with the roles policy and reference."""
@@ -153,6 +157,11 @@ class Assembly:
             source, name, deadline=how.deadline, on_error=how.on_error, worker=worker,
             on_device=getattr(source, "on_device", source is not reward),
         )  # fmt: skip
+
+    def named_scorer(self, ctx: Context, name: str) -> Scorer:
+        """A reward with the settings that it has by default, opened."""
+        reward = registry.build("reward", {"name": name})
+        return self.held(ctx, reward, opened(reward, ctx), name)
 
     def judges(self, ctx: Context, scorer: Scorer | None = None) -> dict[str, Scorer]:
         """What an evaluation is scored with: `score`, the run's reward, and `gold`, the truth where it is known.

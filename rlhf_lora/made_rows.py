@@ -1,8 +1,8 @@
-"""The stage `labelling` in a run: answers sampled or taken from the data, scored by the run's reward, kept, cached; and the
+"""The stage `answers` in a run: answers sampled or taken from the data, scored by the run's reward, kept, cached; and the
 rows that the optimizer makes of them.
 
-    labelling/answers.jsonl        labelling_2/… in the second round of several
-    samples/labelling.parquet      the same for people
+    answers/answers.jsonl        answers_2/… in the second round of several
+    samples/answers.parquet      the same for people
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from rlhf_lora.errors import Stopped
 from rlhf_lora.evaluation import close_all
 from rlhf_lora.plan import StagePlan
 from rlhf_lora.records import Prompt, Score, named_seed, prompt_of
-from rlhf_lora.stages import labelling
+from rlhf_lora.stages import answers
 from rlhf_lora.stages.on_policy import SCALE_SAMPLES
+from rlhf_lora.turns import Turn
 
 
-class LabellingStage:
+class AnswersStage:
     """Args:
     parts: plan, run folder and round. interrupted: the number of the signal that asked the run to stop, or None.
     """
 
     def __init__(self, parts: Assembly, records: StageRecords, interrupted: Callable[[], int | None]):
         self.parts, self.records, self.interrupted = parts, records, interrupted
-        self.name = parts.turn.named("labelling")
+        self.name = parts.turn.named("answers")
 
     @property
     def folder(self) -> Path:
@@ -47,11 +48,13 @@ class LabellingStage:
         Args:
             key: of everything that decides them.
         """
-        if self.records.get(self.name, {}).get("key") == key and (self.folder / labelling.ANSWERS).is_file():
-            return labelling.load(self.folder)
-        record = self._cached(stage, key) if self.parts.plan.config.cache else self._make(stage, key)
-        sets = labelling.load(self.folder)
-        self.parts.folder.save_samples(self.name, None, labelling.rows(sets))
+        if self.records.get(self.name, {}).get("key") == key and (self.folder / answers.ANSWERS).is_file():
+            return answers.load(self.folder)
+        config = self.parts.plan.config
+        # What a judge is asked may be answered otherwise another time; its own cache keeps what was paid for.
+        record = self._cached(stage, key) if config.cache and config.judge is None else self._make(stage, key)
+        sets = answers.load(self.folder)
+        self.parts.folder.save_samples(self.name, None, answers.rows(sets))
         self.records.keep(self.name, {"key": key, "reused": False} | record)
         return sets
 
@@ -70,11 +73,18 @@ class LabellingStage:
             )
         return made
 
+    def rows_of_round(self, number: int) -> Sequence[Any]:
+        """What the optimizer learned of the answers of an earlier round."""
+        sets = answers.load(self.parts.folder.path / f"answers_{number}")
+        turn = Turn(number, self.parts.turn.of)
+        made: Made = self.parts.plan.optimizer.rows_of(sets, turn.seed(self.parts.plan.config.seed))
+        return made.rows
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _cached(self, stage: StagePlan, key: str) -> Record:
         cache_dir = self.parts.plan.cache_dir
-        with stage_cache.locked(cache_dir, "labelling", key, self.interrupted) as cached:
+        with stage_cache.locked(cache_dir, "answers", key, self.interrupted) as cached:
             record = stage_cache.take(cached, self.folder)
             if record is None:
                 record = self._make(stage, key)
@@ -86,7 +96,7 @@ class LabellingStage:
     def _make(self, stage: StagePlan, key: str) -> Record:
         started, parts = time.perf_counter(), self.parts
         optimizer, config, source = parts.plan.optimizer, parts.plan.config, parts.plan.row_source
-        seed = named_seed(config.seed, parts.turn.stream("labelling"))
+        seed = named_seed(config.seed, parts.turn.stream("answers"))
         backbone = parts.backbone(parts.policy_start)
         ctx = parts.context(backbone)
         engine, gold = opened(parts.plan.rollout, ctx), parts.gold_scorer()
@@ -94,11 +104,17 @@ class LabellingStage:
             scorer = parts.scorer(ctx)
             stack.callback(close_all, {"score": scorer} | ({} if gold is None else {"gold": gold}))
             work = parts.folder.checkpoints / f"{self.name}-{key}"
-            at_work = labelling.Labelling(
+            at_work = answers.Answering(
                 work, scorer, gold, config.scoring.missing, config.scoring.missing_share, self.interrupted
             )
-            prompts = parts.short_enough(backbone, parts.plan.splits.prompts, "prompts")
-            calibrate(scorer, backbone, engine, prompts, seed)
+            prompts: list[Prompt] = []
+            if source.name == "rollouts" or wants_calibration(scorer):
+                prompts = parts.short_enough(backbone, parts.plan.splits.prompts, "prompts")
+            if wants_calibration(scorer):
+                # A reward that wants to see the reference's answers before it scores, as before an on-policy run.
+                few = prompts[:SCALE_SAMPLES]
+                seen = engine.generate(backbone, few, 1, named_seed(seed, "calibration"), role="reference")
+                scorer.source.calibrate(seen)
             if source.name == "rollouts":
                 prompts = drawn(prompts, optimizer.prompts, parts.turn.number, config.seed)
                 progress.stage(self.name, f"{len(prompts)} prompts × {optimizer.samples_per_prompt} answers")
@@ -110,25 +126,26 @@ class LabellingStage:
                     self.name, f"{len(sets)} prompts of the data, {sum(len(s.answers) for s in sets)} answers"
                 )
             sets = at_work.score(sets)
-        labelling.save(self.folder, sets)
+        answers.save(self.folder, sets)
         shutil.rmtree(work, ignore_errors=True)
-        figures = labelling.figures(sets) | ({"too_long": too_long} if too_long else {})
+        figures = answers.figures(sets) | ({"too_long": too_long} if too_long else {})
         return {"seconds": time.perf_counter() - started, "figures": figures}
 
 
-def calibrate(scorer: Any, backbone: Any, engine: Any, prompts: Sequence[Prompt], seed: int) -> None:
-    """A reward that wants to see the reference's answers before it scores is shown some, as before an on-policy run."""
+def wants_calibration(scorer: Any) -> bool:
     source = scorer.source
-    if callable(getattr(source, "calibrate", None)) and getattr(source, "needs_calibration", True):
-        few = prompts[:SCALE_SAMPLES]
-        source.calibrate(engine.generate(backbone, few, 1, named_seed(seed, "calibration"), role="reference"))
+    return callable(getattr(source, "calibrate", None)) and getattr(source, "needs_calibration", True)
 
 
-def drawn(prompts: Sequence[Prompt], count: int | None, number: int, seed: int) -> list[Prompt]:
-    """`count` prompts of a fixed shuffle, in the second round the next ones, and so on round; all of them with None."""
-    if count is None or count >= len(prompts):
+def drawn(prompts: Sequence[Prompt], count: int | None, number: int, seed: int, repeat: bool = False) -> list[Prompt]:
+    """`count` prompts of a fixed shuffle; the `number`th time the next ones, and so on round. All of them with None.
+
+    Args:
+        repeat: give as many as were asked for even where there are fewer prompts, some of them twice.
+    """
+    if count is None or (count >= len(prompts) and not repeat):
         return list(prompts)
-    order = random.Random(named_seed(seed, "labelling/prompts")).sample(range(len(prompts)), len(prompts))
+    order = random.Random(named_seed(seed, "answers/prompts")).sample(range(len(prompts)), len(prompts))
     return [prompts[order[i % len(order)]] for i in range((number - 1) * count, number * count)]
 
 

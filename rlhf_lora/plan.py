@@ -27,6 +27,7 @@ from rlhf_lora import (
     plan_checks,
     registry,
     reward_labels,
+    round_checks,
     row_source,
     sources,
     stage_cache,
@@ -184,6 +185,7 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
         plan_checks.check_columns(built["reward"], splits, built["optimizer"], relabelled)
         plan_checks.check_midway(config, built["optimizer"], splits, data.gold)
         plan_checks.check_best_of_n(config, built["reward"], names)
+    round_checks.check(config, source, names, built["optimizer"], splits)
     cache_dir = cache_folder()
     inputs = _inputs(config, spec, mini, read, reward, {"model.adapter": start_adapter, **reward_adapters})
     stages = _stages(config, names, spec, shape, read, built, inputs, cache_dir)
@@ -267,12 +269,12 @@ def _stages(
         rows = len(reward_labels.asked_for(getattr(splits, reads), config.reward_model))
         reward_key += [add("reward_model", reads, "adapters/reward", rows, of)]
     source = row_source.of(config.optimizer)
-    if "labelling" in names:
+    if "answers" in names:
         of = [start_key, reward_key, row_source.deciding(source, config, read, inputs)]
         reads = row_source.reads(source, read.existing)
-        start_key = add("labelling", reads, "labelling/", len(stage_rows(read, "policy", reads)), of)
+        start_key = add("answers", reads, "answers/", len(stage_rows(read, "policy", reads)), of, config.judge is None)
     if "policy" in names:
-        reads = (source.existing or "prompts") if not source.made else f"{source.learns_from} of labelling"
+        reads = (source.existing or "prompts") if not source.made else f"{source.learns_from} of answers"
         of = [
             start_key,
             reward_key,
@@ -301,7 +303,7 @@ def _stage_memory(
 ) -> memory.Memory:
     on_policy = name == "policy" and not hasattr(built["optimizer"], "learns_from")
     stage: Any = name if name != "policy" else ("on_policy" if on_policy else "preference")
-    on_policy = on_policy or name == "labelling"
+    stage, on_policy = ("labelling", True) if name == "answers" else (stage, on_policy)
     reply = config.rollout.get("max_new_tokens") or derive.DEFAULT_NEW_TOKENS
     longest = (
         config.max_prompt_tokens + reply
@@ -330,7 +332,7 @@ def _run_dir(config: DictConfig) -> Path:
 
 def _notes(config: DictConfig, splits: Splits, stages: Sequence[StagePlan]) -> list[str]:
     """What a user would want to know before starting."""
-    notes = []
+    notes = round_checks.notes(config)
     if (control := controls.control_of(config)) is not None:
         notes.append(f"this is a control ({control}), not a result. {controls.must_give(control)}")
     if changed := honoured.told(config):

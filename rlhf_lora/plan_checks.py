@@ -23,7 +23,7 @@ from rlhf_lora.sources import Sources
 from rlhf_lora.splits import Splits
 from rlhf_lora.train_settings import TrainSettings, micro_batch_within
 
-STAGES = ("sft", "reward_model", "labelling", "policy")
+STAGES = ("sft", "reward_model", "answers", "policy")
 KEPT_BY = tuple(f"{part}.{name}" for part in ("policy", "gold") for name in ("win_rate_vs_reference", "score_mean"))
 """What the best update can be told by: higher is better in all of them."""
 
@@ -50,7 +50,7 @@ def check_ranges(config: DictConfig) -> None:
         "evaluation.every": 1,
         "evaluation.show": 0, "hardware.logprob_chunk": 1, "hardware.micro_batch": 1, "hardware.rollout_batch": 1,
         "hardware.threads": 1, "seed": 0, "max_prompt_tokens": 1, "rollout.max_new_tokens": 1,
-        "reward_model.rows": 1,
+        "reward_model.rows": 1, "rounds": 1, "refresh.pairs": 1,
     }  # fmt: skip
     for place, low in lowest.items():
         value = OmegaConf.select(config, place)
@@ -157,7 +157,7 @@ def stage_names(
     """The stages that run, in order: those asked for, or those that reward and optimizer need.
 
     Args:
-        source: where the optimizer's rows come from. Where the reward makes them, `labelling` goes before the policy.
+        source: where the optimizer's rows come from. Where the reward makes them, `answers` goes before the policy.
         has_demonstrations: whether there is anything that SFT could learn from; it is not run unasked without. True
             while the data are still to be read.
 
@@ -165,18 +165,18 @@ def stage_names(
         ConfigError: what was asked for is no list of stages, or leaves out one that the reward needs.
     """
     needed = [name for name in getattr(reward, "stages", ()) if source.asks_reward]
-    labelling = ["labelling"] if source.made else []
+    answers = ["answers"] if source.made else []
     if config.stages is None:
         sft = ["sft"] if config.model.adapter is None and has_demonstrations else []
-        return [*sft, *needed, *labelling, "policy"]
+        return [*sft, *needed, *answers, "policy"]
     names = [str(name) for name in config.stages]
     _check_stages_asked(names)
-    if "labelling" in names and ("policy" not in names or not source.made):
+    if "answers" in names and ("policy" not in names or not source.made):
         raise ConfigError(
-            "the stage labelling makes rows for a policy's optimizer, and none here asks for them", where=_stages(names),
+            "the stage answers makes rows for a policy's optimizer, and none here asks for them", where=_stages(names),
             fix="leave it out; optimizer=dpo optimizer.pairs=rollouts would ask for them",
         )  # fmt: skip
-    names += labelling if "policy" in names and not {*labelling} & {*names} else []
+    names += answers if "policy" in names and not {*answers} & {*names} else []
     missing = [name for name in needed if name not in names and "policy" in names]
     if missing:
         raise ConfigError(
@@ -302,7 +302,7 @@ def check_rows(
     wants = {"sft": ("demonstrations", "demonstrations"), "reward_model": (reads, WANTS[reads])}
     wants["policy"] = (policy_reads, policy_reads)
     for name in names:
-        if name == "labelling":
+        if name == "answers":
             continue  # reads what the policy is said to read here
         attribute, what = wants[name]
         if not getattr(read.existing if name == "policy" and attribute != "prompts" else read.splits, attribute):

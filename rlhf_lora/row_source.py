@@ -7,7 +7,7 @@
     rollouts    the policy's own answers, ordered by the reward
 
 An off-policy optimizer says it with the setting that its class names as `rows_setting` (`optimizer.pairs`,
-`optimizer.labels`), or with `rows_from`, where it knows but one way. Those that the reward makes are the stage `labelling`'s.
+`optimizer.labels`), or with `rows_from`, where it knows but one way. Those that the reward makes are the stage `answers`'s.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RowSource:
 
     @property
     def made(self) -> bool:
-        """The stage `labelling` makes the rows."""
+        """The stage `answers` makes the rows."""
         return self.name in ("relabel", "rollouts")
 
     @property
@@ -93,7 +93,7 @@ def reads(source: RowSource, existing: Splits) -> str:
 
 
 def deciding(source: RowSource, config: Any, read: Sources, inputs: Mapping[str, str]) -> list[Any]:
-    """What decides what `labelling` gives, beside where the policy starts and the reward model: for its key."""
+    """What decides what `answers` gives, beside where the policy starts and the reward model: for its key."""
     optimizer, listed = config.optimizer, reads(source, read.existing)
     asked = (
         [source.name, optimizer.samples_per_prompt, optimizer.prompts] if source.name == "rollouts" else [source.name]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rlhf_lora.records import named_seed
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -23,6 +25,10 @@ class Turn:
     def stream(self, name: str) -> str:
         """The name of a random stream: the first round draws as a run of one round does."""
         return name if self.number == 1 else f"{name}/round {self.number}"
+
+    def seed(self, seed: int) -> int:
+        """The run's seed in the first round, one of its own in each later one: prompts and draws are others."""
+        return seed if self.number == 1 else named_seed(seed, f"round {self.number}")
 
     @property
     def is_first(self) -> bool:

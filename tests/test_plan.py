@@ -213,7 +213,7 @@ def test_planning_leaves_the_given_configuration_alone(tiny_base, tmp_path):
 
 def test_pairs_that_a_reward_makes_need_the_reward_and_a_stage_of_their_own(plan):
     assert [stage.name for stage in plan("optimizer=dpo", "optimizer.pairs=rollouts").stages] == [
-        "sft", "reward_model", "labelling", "policy"
+        "sft", "reward_model", "answers", "policy"
     ]  # fmt: skip
 
 

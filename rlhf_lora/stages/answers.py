@@ -33,19 +33,19 @@ ANSWERS = "answers.jsonl"
 
 
 @dataclass(frozen=True)
-class Labelling:
+class Answering:
     """The stage at work.
 
     Attributes:
         work: where finished chunks are kept; its name must say what they are chunks of.
-        scorer: of the run's reward. gold: of the truth, where it is known.
+        scorer: of the run's reward; None where nothing is to be scored. gold: of the truth, where it is known.
         missing: `drop` = answers without a score make no row; `stop` = the first one ends the run.
         missing_share: stop when a larger share of a chunk has no score.
         interrupted: the number of the signal that asked the run to stop, or None.
     """
 
     work: Path
-    scorer: Scorer
+    scorer: Scorer | None
     gold: Scorer | None
     missing: str
     missing_share: float
@@ -80,6 +80,7 @@ class Labelling:
             for one in sets for answer in one.answers
         ]  # fmt: skip
         ids = [f"{place}/{k}" for place, one in enumerate(sets) for k in range(len(one.answers))]
+        assert self.scorer is not None
         whole = getattr(self.scorer.source, "whole_batch", False)
         size = max(1, len(samples)) if whole else AT_ONCE
         scores: dict[str, Mapping[str, Any]] = {}
@@ -98,6 +99,7 @@ class Labelling:
         ]
 
     def _asked(self, samples: Sequence[Sample], ids: Sequence[str]) -> list[dict[str, Any]]:
+        assert self.scorer is not None
         told = self.scorer(samples)
         self._refuse_missing(told)
         golds = [None] * len(samples) if self.gold is None else [score.value for score in self.gold(samples)]
@@ -138,7 +140,7 @@ def figures(sets: Sequence[AnswerSet]) -> dict[str, float]:
 
 
 def rows(sets: Sequence[AnswerSet]) -> list[dict[str, Any]]:
-    """For samples/labelling.parquet: one row an answer."""
+    """For samples/answers.parquet: one row an answer."""
     return [
         {"prompt": one.prompt.text, "text": answer.text, "score": answer.score.value, "gold": answer.gold,
          "finished": answer.finished, "reason": answer.score.reason or None, "kind": answer.score.kind}
