@@ -6,20 +6,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+from rlhf_lora import evaluation
 from rlhf_lora.assembly import Assembly, opened
 from rlhf_lora.best_of_n import sizes
-from rlhf_lora.evaluation import (
-    Evaluation,
-    close_all,
-    evaluate_policy,
-    evaluation_pairs,
-    evaluation_prompts,
-    evaluation_seed,
-)
 from rlhf_lora.held_out import judge_implicit_reward
 
 
-def judge(parts: Assembly, loop: Any, leave_if_asked: Callable[[], None]) -> Evaluation:
+def judge(parts: Assembly, loop: Any, leave_if_asked: Callable[[], None]) -> evaluation.Evaluation:
     """Judge the policy of a run, or of the round that `parts.turn` says. Best of n is judged at the end alone.
 
     Args:
@@ -35,17 +28,17 @@ def judge(parts: Assembly, loop: Any, leave_if_asked: Callable[[], None]) -> Eva
             stack.enter_context(loop.best.in_place())
         judges = parts.judges(ctx, loop and loop.scorer)
         if loop is None:
-            stack.callback(close_all, judges)
-        result = evaluate_policy(
+            stack.callback(evaluation.close_all, judges)
+        result = evaluation.evaluate_policy(
             backbone,
             opened(plan.rollout, ctx),
-            parts.short_enough(backbone, evaluation_prompts(plan), "evaluation prompts"),
-            evaluation_seed(plan),
+            parts.short_enough(backbone, evaluation.evaluation_prompts(plan), "evaluation prompts"),
+            evaluation.evaluation_seed(plan),
             judges,
             between=leave_if_asked,
             best_of=sizes(plan.config.evaluation.best_of_n) if parts.turn.is_last else (),
         )
-        if pairs := evaluation_pairs(plan):
+        if pairs := evaluation.evaluation_pairs(plan):
             result.summary["implicit_reward"] = judge_implicit_reward(
                 backbone, pairs, plan.optimizer.max_length, parts.gold_scorer()
             )
