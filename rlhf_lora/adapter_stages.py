@@ -1,6 +1,6 @@
 """Stages that leave an adapter folder: trained, or taken from the run folder or the cache; and the record of each.
 
-SFT, the reward model, and a policy that learns from data that exists. The on-policy loop is `pipeline`'s own.
+SFT and the reward model. A policy that learns from rows is `off_policy`'s, the on-policy loop `pipeline`'s own.
 """
 
 from __future__ import annotations
@@ -90,27 +90,16 @@ class AdapterStages:
         """Run a stage before the policy, or take it from the run folder or the cache."""
         if self.records.has(stage) and self.parts.adapter_of(stage.name).is_dir():
             return
-        record = self._cached(stage) if self.parts.plan.config.cache else self._fit(stage)
+        record = self.cached(stage, lambda: self._fit(stage)) if self.parts.plan.config.cache else self._fit(stage)
         self.records.keep(stage.name, {"key": stage.key, "reused": False} | record)
 
-    def train_policy(self) -> dict[str, float]:
-        """DPO and whoever learns from data that exists: a model of its own, an adapter folder left behind."""
-        plan, started = self.parts.plan, time.perf_counter()
-        stage = plan.stage("policy")
-        assert stage is not None
-        progress.stage("policy", f"{plan.config.optimizer.name} on {stage.rows} {stage.reads}")
-        rows = plan.rows(stage)
-        metrics: dict[str, float] = plan.optimizer.fit(plan.spec, rows, self._context("policy"))
-        self.records.keep("policy", {"key": stage.key, "seconds": time.perf_counter() - started, "metrics": metrics})
-        return metrics
-
-    def _cached(self, stage: StagePlan) -> Record:
-        """The record of a stage that the cache has, or that is trained and put there."""
+    def cached(self, stage: StagePlan, fit: Callable[[], Record]) -> Record:
+        """The record of a stage that the cache has, or that is trained with `fit` and put there."""
         adapter, folder = self.parts.adapter_of(stage.name), self.parts.folder
         with stage_cache.locked(self.parts.plan.cache_dir, stage.name, stage.key, self.interrupted) as cached:
             record = stage_cache.take(cached, adapter)
             if record is None:
-                record = self._fit(stage)
+                record = fit()
                 stage_cache.put(cached, adapter, record | {"rows": folder.metrics(stage.name)})
                 return record
         progress.stage(stage.name, "reused")
@@ -126,7 +115,7 @@ class AdapterStages:
 
         plan, started = self.parts.plan, time.perf_counter()
         progress.stage(stage.name, f"{stage.rows} {stage.reads}")
-        ctx = self._context(stage.name)
+        ctx = self.context(stage.name)
         if stage.name == "sft":
             metrics, figures = sft.fit(plan.spec, plan.splits.demonstrations, plan.settings("sft"), ctx), {}
         else:
@@ -137,7 +126,7 @@ class AdapterStages:
             )
         return {"seconds": time.perf_counter() - started, "metrics": metrics, "figures": figures}
 
-    def _context(self, name: str) -> FitContext:
+    def context(self, name: str) -> FitContext:
         parts = self.parts
         return FitContext(
             out=parts.adapter_of(name), seed=named_seed(parts.plan.config.seed, name) % 2**31, log=self._logger(name),

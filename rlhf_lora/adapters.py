@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lora.atomic import staging
+from rlhf_lora.contracts import FitContext
 from rlhf_lora.errors import ModelError, Stopped
 from rlhf_lora.loading import read_adapter, sort_config
 from rlhf_lora.model_spec import ModelSpec
@@ -74,6 +75,21 @@ def restore(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
             parameter.data = weights[name].to(parameter.device) if name in weights else parameter.data.float()
     wrong = [name for name, p in model.named_parameters() if p.requires_grad and p.dtype != torch.float32]
     assert not wrong, f"trained in {wrong[0]} other than float32"
+
+
+def load_reference(model: Any, ctx: FitContext) -> None:
+    """Give `ref`, TRL's frozen copy of what training starts from, the weights of `ctx.reference` where that is another
+    adapter, or none (B = 0) with `ctx.bare_reference`; else nothing changes.
+
+    Raises:
+        ModelError: the reference belongs to another base.
+    """
+    if ctx.bare_reference:
+        for name, parameter in model.named_parameters():
+            if ".lora_B.ref." in name:
+                parameter.data.zero_()
+    elif ctx.reference is not None:
+        _load(model, read_adapter(ctx.reference)[1], ctx.reference, "ref")
 
 
 def score_head(model: Any) -> Any:
@@ -152,10 +168,10 @@ def _check_targets(base: Any, config: Any, start: Path | None) -> None:
         )
 
 
-def _load(model: Any, tensors: Mapping[str, Tensor], start: Path) -> None:
+def _load(model: Any, tensors: Mapping[str, Tensor], start: Path, name: str = "default") -> None:
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    mine = get_peft_model_state_dict(model, save_embedding_layers=False)
+    mine = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     shapes = [{key: tuple(t.shape) for key, t in tensors_.items() if key != HEAD} for tensors_ in (mine, tensors)]
     for key in sorted(shapes[0].keys() | shapes[1].keys()):
         here, there = (s.get(key, "missing") for s in shapes)
@@ -167,4 +183,4 @@ def _load(model: Any, tensors: Mapping[str, Tensor], start: Path) -> None:
             )
     # Float32 first, so that the values stay as they stand in the file; the head is the new one unless the file has one.
     given = {key: t.float() for key, t in tensors.items() if key != HEAD or HEAD in mine}
-    set_peft_model_state_dict(model, mine | given)
+    set_peft_model_state_dict(model, mine | given, adapter_name=name)

@@ -21,6 +21,7 @@ from rlhf_lora.reward_calls import in_worker
 from rlhf_lora.reward_tree import with_reward_model
 from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.stages.scoring import Scorer
+from rlhf_lora.turns import Turn
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,23 @@ class Assembly:
     Attributes:
         plan: with `spec.path` known. folder: where the stages' adapters are.
         too_long: use → rows that it had to do without, since they are longer than the limits; for the summary.
+        turn: the round, of a run that has several.
     """
 
     plan: Plan
     folder: RunFolder
     too_long: dict[str, int] = field(default_factory=dict)
+    turn: Turn = field(default_factory=Turn)
 
     def adapter_of(self, stage: str) -> Path:
-        return self.folder.adapter("reward" if stage == "reward_model" else stage)
+        if stage == "policy":
+            return self.folder.adapter(self.turn.named("policy"))
+        return self.folder.adapter(stage.replace("reward_model", "reward"))  # reward_model_2: of the second round
+
+    @property
+    def policy_start(self) -> Path | None:
+        """What the policy of this round starts from: the reference, or the policy of the round before."""
+        return self.sft_adapter if self.turn.is_first else self.folder.adapter(f"policy_{self.turn.number - 1}")
 
     @property
     def sft_adapter(self) -> Path | None:
@@ -46,7 +56,11 @@ class Assembly:
 
     @property
     def reward_adapter(self) -> Path | None:
-        return self.adapter_of("reward_model") if self.plan.stage("reward_model") else None
+        """The reward model of this run; where it is refreshed, that of this round."""
+        if self.plan.stage("reward_model") is None:
+            return None
+        refreshed = self.plan.config.refresh.by is not None and self.turn.of > 1
+        return self.adapter_of(self.turn.named("reward_model") if refreshed else "reward_model")
 
     def backbone(self, policy: Path | None, trained: bool = False) -> Backbone:
         """The base with the roles policy and reference."""
@@ -61,8 +75,9 @@ class Assembly:
         return backbone
 
     def training_backbone(self) -> Backbone:
-        """The base for the on-policy loop: policy from SFT, value from the reward adapter (else SFT) with a zero head."""
-        backbone = self.backbone(self.sft_adapter, trained=True)
+        """The base for the on-policy loop: policy from SFT or the round before, value from the reward adapter (else SFT) with
+        a zero head."""
+        backbone = self.backbone(self.policy_start, trained=True)
         optimizer = self.plan.optimizer
         reward = self.reward_adapter or getattr(self.plan.reward, "folder", None)
         if "value" in optimizer.roles:
@@ -142,6 +157,11 @@ class Assembly:
             source, name, deadline=how.deadline, on_error=how.on_error, worker=worker,
             on_device=getattr(source, "on_device", source is not reward),
         )  # fmt: skip
+
+    def named_scorer(self, ctx: Context, name: str) -> Scorer:
+        """A reward with the settings that it has by default, opened."""
+        reward = registry.build("reward", {"name": name})
+        return self.held(ctx, reward, opened(reward, ctx), name)
 
     def judges(self, ctx: Context, scorer: Scorer | None = None) -> dict[str, Scorer]:
         """What an evaluation is scored with: `score`, the run's reward, and `gold`, the truth where it is known.

@@ -273,6 +273,8 @@ class FitContext:
         seed: the stage's seed.
         log: called with (step, metrics) as training goes on.
         start_adapter: adapter folder that training starts from and that is the reference, or None for the bare base.
+        reference: adapter folder of the reference where that is another one, as in a second round.
+        bare_reference: the reference is the bare base, whatever training starts from.
         description: one word for progress bars.
         work_dir: where checkpoints of the stage itself may be kept, so that it goes on where it was interrupted.
         interrupted: gives the number of a signal that came, or None.
@@ -285,6 +287,8 @@ class FitContext:
     description: str = "train"
     work_dir: Path | None = None
     interrupted: Callable[[], int | None] | None = None
+    reference: Path | None = None
+    bare_reference: bool = False
 
 
 @runtime_checkable

@@ -122,9 +122,9 @@ def _stages_of(plan: Plan, source: Source, is_test: bool) -> set[str]:
 
 def _goes_to(plan: Plan, source: Source, data: Data, is_test: bool) -> dict[str, int]:
     stages = _stages_of(plan, source, is_test=False)
-    lists = {name for stage in stages for name in STAGE_LISTS[stage]}
+    lists = {name for stage in stages for name in STAGE_LISTS.get(stage, ())}
     if "policy" in stages and not plan.is_on_policy:
-        lists = lists - {"prompts"} | {plan.optimizer.learns_from}
+        lists = lists - {"prompts"} | {plan.row_source.existing or "prompts"}
     if (learned := plan.stage("reward_model")) is not None and "reward_model" in stages:
         lists = lists - {"pairs", "rankings", "ratings"} | {learned.reads}
         if learned.reads != "labels" and getattr(plan.optimizer, "learns_from", None) != "labels":
@@ -134,7 +134,7 @@ def _goes_to(plan: Plan, source: Source, data: Data, is_test: bool) -> dict[str,
         return {name: len(rows) for name, rows in sorted(together.items()) if name.startswith("final_") and rows}
     counts = {name: len(rows) for name, rows in sorted(together.items()) if rows}
     policy = plan.stage("policy")
-    if policy is not None and not plan.is_on_policy and "policy" in stages:
+    if policy is not None and plan.row_source.existing and not plan.row_source.made and "policy" in stages:
         counts[policy.reads] = policy.rows
     if data.test is not None:
         counts = {name: count for name, count in counts.items() if not name.startswith("final_")}
@@ -150,7 +150,7 @@ def _not_trained_on(plan: Plan, source: Source, data: Data, stages: set[str], ju
         return {}
     keys = [prompt_of(record).split_key for record in getattr(data, kinds[0])]
     share = Counter(source.splits.shares.of(key) for key in keys)
-    learns_from = "" if plan.is_on_policy else plan.optimizer.learns_from
+    learns_from = plan.row_source.existing or ""
     read = {SHARE.get(learns_from if stage == "policy" else stage, "prompts") for stage in stages}
     found = {
         "in shares that no stage of this run reads": sum(share[name] for name in TRAINED if name not in read),

@@ -17,7 +17,7 @@ from rlhf_lora import adapters, token_rows, trainers
 from rlhf_lora.chat import Chat
 from rlhf_lora.contracts import FitContext
 from rlhf_lora.loading import load_base, load_chat
-from rlhf_lora.model_spec import ModelSpec, base_hash
+from rlhf_lora.model_spec import ModelSpec, adapter_hash, base_hash
 from rlhf_lora.objectives import preference
 from rlhf_lora.progress import track
 from rlhf_lora.records import Pair
@@ -25,13 +25,17 @@ from rlhf_lora.train_settings import TrainSettings
 
 
 class Trainer(trainers.Fed, DPOTrainer):
-    """TRL's DPO trainer. The reference is `ref`, TRL's frozen copy of the adapter that training starts from.
+    """TRL's DPO trainer. The reference is `ref`, TRL's frozen copy of the adapter that training starts from, or the
+    adapter that `ctx.reference` names.
 
     Its log-probs are computed once, before training, in the batches of the first epoch: the same shapes give the same
-    rounding, so that margins are exactly 0 at the first step. Then the copy is dropped.
+    rounding, so that margins are exactly 0 at the first step from the reference. Then the copy is dropped.
     """
 
+    ctx: FitContext
+
     def before_training(self) -> None:
+        adapters.load_reference(self.model, self.ctx)
         self.batches.set_epoch(0)
         description = f"{self.description}: reference"
         for batch in track(self.batches, description, len(self.batches)):
@@ -83,7 +87,8 @@ def fit(
 ) -> dict[str, float]:
     """Train a policy adapter on pairs and publish it at `ctx.out`.
 
-    Starts from `ctx.start_adapter`, whose frozen copy is the reference; without one the reference is the bare base.
+    Starts from `ctx.start_adapter`, whose frozen copy is the reference unless `ctx.reference` names another; without one
+    the reference is the bare base.
 
     Returns:
         Final metrics in TRL's names (`loss`, `rewards/margins`, `rewards/accuracies`, …), with `rows`, `rows_too_long`.
@@ -103,9 +108,12 @@ def fit(
         smoothing = {} if loss_type == "sigmoid" else {"label_smoothing": label_smoothing}
         args = DPOConfig(folder, **options, **smoothing, beta=beta, loss_type=[loss_type])
         collator = Collator(chat.fill_id)
-        return Trainer(model, None, args, collator, like, processing_class=chat.tokenizer, callbacks=callbacks)
+        trainer = Trainer(model, None, args, collator, like, processing_class=chat.tokenizer, callbacks=callbacks)
+        trainer.ctx = ctx
+        return trainer
 
-    inputs = ("dpo", base_hash(spec.path, spec.revision), spec, beta, loss_type, label_smoothing)
+    reference = ctx.bare_reference or (ctx.reference and adapter_hash(ctx.reference))
+    inputs = ("dpo", base_hash(spec.path, spec.revision), spec, beta, loss_type, label_smoothing, reference)
     return trainers.run(load, make, rows, settings, ctx, inputs)
 
 
@@ -116,8 +124,8 @@ def tokenised(chat: Chat, pairs: Sequence[Pair], label_smoothing: float = 0.0) -
     """
     for pair in pairs:
         prompt = chat.prompt_ids(pair.prompt)
-        chosen = chat.response_ids(pair.chosen, prompt=pair.prompt)
-        rejected = chat.response_ids(pair.rejected, prompt=pair.prompt)
+        chosen = chat.response_ids(pair.chosen, pair.finished[0], pair.prompt)
+        rejected = chat.response_ids(pair.rejected, pair.finished[1], pair.prompt)
         wrong = (1 - pair.label) * (1 - label_smoothing) + pair.label * label_smoothing
         row = {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected, "smoothing": wrong}
         yield row, len(prompt) + max(len(chosen), len(rejected))

@@ -10,11 +10,10 @@ import gc
 import shutil
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rlhf_lora import progress
+from rlhf_lora import off_policy, progress, refresh, rounds
 from rlhf_lora.adapter_stages import AdapterStages, StageRecords, with_base
 from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ConfigError, ContractError, Interrupted, Stopped, UserError
@@ -49,6 +48,7 @@ class Run:
         self._is_new = not plan.run_dir.is_dir() or not any(plan.run_dir.iterdir())
         self._folder, self.was_finished = claim(plan)
         self._records = StageRecords(self.folder)
+        self._turn = rounds.standing(plan, self._records)
         self._prepared = False
         self._loop: Any = None
         self._midway: Any = None
@@ -60,7 +60,7 @@ class Run:
     def parts(self) -> Any:
         from rlhf_lora.assembly import Assembly
 
-        return Assembly(self.plan, self._folder, self._too_long)
+        return Assembly(self.plan, self._folder, self._too_long, self._turn)
 
     @property
     def _stages(self) -> AdapterStages:
@@ -77,16 +77,30 @@ class Run:
     # --- the way through ----------------------------------------------------------------------------------------------
 
     def step(self) -> dict[str, float] | None:
-        """One update of the policy; the stages before it run first. None when the policy is trained."""
-        if not self._is_at_work() or not self._policy_is_ready():
+        """One update of the policy; the stages before it run first. None when the policy is trained, in all rounds."""
+        if not self._is_at_work():
+            return None
+        while (metrics := self._step_of_round()) is None and not self._turn.is_last:
+            self._evaluate()
+            self._next_round()
+        return metrics
+
+    def _step_of_round(self) -> dict[str, float] | None:
+        if not self._policy_is_ready():
             return None
         if not self.plan.is_on_policy:
-            return self._stages.train_policy()
+            return off_policy.train_policy(self._stages)
         if self._loop.state.update >= self.plan.optimizer.updates:
             return None
-        metrics = self._loop.step()
+        metrics: dict[str, float] = self._loop.step()
         self._record_update(metrics)
         return metrics
+
+    def _next_round(self) -> None:
+        if self._loop is not None:
+            self._loop.scorer.close()
+        self._give_back_memory()
+        self._turn = self._turn.next
 
     def finish(self) -> Run:
         """Run to the end: what is left of the stages, the evaluation, the report.
@@ -138,13 +152,14 @@ class Run:
         return self._is_open
 
     def _run_policy(self) -> None:
-        if not self._policy_is_ready():
+        if not self._policy_is_ready() and self._turn.is_last:
             return
         if not self.plan.is_on_policy:
-            self.step()
-            self._leave_if_asked()
+            while self.step() is not None:
+                self._leave_if_asked()
             return
-        with progress.Progress("policy", self.plan.optimizer.updates, start=self._loop.state.update) as bar:
+        total = self.plan.optimizer.updates * self._turn.of
+        with progress.Progress("policy", total, start=self._done) as bar:
             while (metrics := self.step()) is not None:
                 bar.update(1, score=metrics["objective/scores"], kl=metrics["objective/kl"])
                 self._leave_if_asked()
@@ -156,6 +171,8 @@ class Run:
             self._prepared = True
         if not self._policy_is_due:
             return False
+        if self._loop is None:
+            refresh.run(self._stages)
         if self._loop is not None and not self._loop.between_updates:
             self._loop = None  # the last update was broken off: its weights are neither before nor after
         if self.plan.is_on_policy and self._loop is None:
@@ -189,7 +206,7 @@ class Run:
         if plan.mini is not None:
             self.plan = with_base(plan, self._records)
         for stage in self.plan.stages:
-            if stage.name != "policy":
+            if stage.name not in ("answers", "policy"):
                 self._stages.run(stage)
 
     # --- the policy ---------------------------------------------------------------------------------------------------
@@ -197,7 +214,16 @@ class Run:
     @property
     def _policy_is_due(self) -> bool:
         stage = self.plan.stage("policy")
-        return stage is not None and not self._records.has(stage)
+        return stage is not None and not off_policy.is_trained(self._records, stage, self._turn)
+
+    @property
+    def _before(self) -> int:
+        """Updates of the rounds before this one: updates are counted through."""
+        return (self._turn.number - 1) * int(self.plan.optimizer.updates) if self.plan.is_on_policy else 0
+
+    @property
+    def _done(self) -> int:
+        return self._before + (self._loop.state.update if self._loop is not None else 0)
 
     def _open_loop(self) -> None:
         """The shared base with its roles, the reward and the optimizer opened, and the state of an interrupted run."""
@@ -207,29 +233,30 @@ class Run:
 
         plan = self.plan
         progress.stage("policy", f"{plan.config.optimizer.name} against reward={plan.config.reward.name}")
-        loop_state.seed_streams(named_seed(plan.config.seed, "policy"))
+        loop_state.seed_streams(named_seed(plan.config.seed, self._turn.stream("policy")))
         backbone = self.parts.training_backbone()
         ctx = self.parts.context(backbone)
         self._loop = OnPolicy(
             backbone, opened(plan.rollout, ctx), self.parts.scorer(ctx), opened(plan.optimizer, ctx),
             self.parts.short_enough(backbone, plan.splits.prompts, "prompts"),
-            seed=plan.config.seed, micro_batch=plan.config.hardware.micro_batch, missing=plan.config.scoring.missing,
-            missing_share=plan.config.scoring.missing_share, demonstrations=self.parts.demonstrations(backbone),
+            seed=self._turn.seed(plan.config.seed), micro_batch=plan.config.hardware.micro_batch,
+            missing=plan.config.scoring.missing, missing_share=plan.config.scoring.missing_share,
+            demonstrations=self.parts.demonstrations(backbone),
         )  # fmt: skip
         checkpoint = self._folder.latest_checkpoint()
-        if checkpoint is not None:
+        if checkpoint is not None and checkpoint.step > self._before:
             self._loop.resume(checkpoint.tensors, checkpoint.state)
             progress.stage("policy", f"going on after update {checkpoint.step}")
         for stage in ("policy", "evaluation"):
-            self._folder.rewind(stage, self._loop.state.update)
+            self._folder.rewind(stage, self._done)
         if plan.config.evaluation.every is not None:
             from rlhf_lora.midway import Midway
 
             self._midway = Midway(self.parts, self._loop)
 
     def _record_update(self, metrics: dict[str, float]) -> None:
-        update, config = self._loop.state.update, self.plan.config
-        last = update == self.plan.optimizer.updates
+        update, config = self._done, self.plan.config
+        last = self._loop.state.update == self.plan.optimizer.updates
         self._folder.log("policy", update, metrics)
         self._tracker.log(update, metrics)
         if last or update == 1 or update % config.samples_every == 0:
@@ -256,53 +283,24 @@ class Run:
 
     def _checkpoint(self) -> None:
         if self._loop is not None and self._loop.between_updates and self._loop.state.update > 0:
-            self._folder.save_checkpoint(self._loop.state.update, *self._loop.checkpoint())
+            self._folder.save_checkpoint(self._done, *self._loop.checkpoint())
 
     # --- judging ------------------------------------------------------------------------------------------------------
 
     def _evaluate(self) -> None:
-        """Policy against reference on the final prompts, once."""
+        """Policy against reference on the final prompts: once, or after each round."""
         if self.plan.stage("policy") is None:
             return
-        from rlhf_lora.assembly import opened
-        from rlhf_lora.best_of_n import sizes
-        from rlhf_lora.evaluation import (
-            close_all,
-            evaluate_policy,
-            evaluation_pairs,
-            evaluation_prompts,
-            evaluation_seed,
-        )
-        from rlhf_lora.held_out import judge_implicit_reward
+        from rlhf_lora.evaluation import evaluation_prompts
+        from rlhf_lora.final_evaluation import judge
 
-        progress.stage("evaluation", f"{len(evaluation_prompts(self.plan))} held-out prompts")
-        started = time.perf_counter()
-        backbone = (
-            self._loop.backbone if self._loop is not None else self.parts.backbone(self.parts.adapter_of("policy"))
-        )
-        ctx = self.parts.context(backbone)
-        with ExitStack() as stack:
-            if self._loop is not None:
-                stack.enter_context(self._loop.apart())
-                stack.enter_context(self._loop.best.in_place())
-            judges = self.parts.judges(ctx, self._loop and self._loop.scorer)
-            if self._loop is None:
-                stack.callback(close_all, judges)
-            result = evaluate_policy(
-                backbone,
-                opened(self.plan.rollout, ctx),
-                self.parts.short_enough(backbone, evaluation_prompts(self.plan), "evaluation prompts"),
-                evaluation_seed(self.plan),
-                judges,
-                between=self._leave_if_asked,
-                best_of=sizes(self.plan.config.evaluation.best_of_n),
-            )
-            if pairs := evaluation_pairs(self.plan):
-                result.summary["implicit_reward"] = judge_implicit_reward(
-                    backbone, pairs, self.plan.optimizer.max_length, self.parts.gold_scorer()
-                )
-        self._folder.save_samples("evaluation", None, result.rows)
-        self._records.keep("evaluation", {"seconds": time.perf_counter() - started, "figures": result.summary})
+        progress.stage(self._turn.named("evaluation"), f"{len(evaluation_prompts(self.plan))} held-out prompts")
+        started, name = time.perf_counter(), rounds.evaluation_of(self._turn)
+        result = judge(self.parts, self._loop, self._leave_if_asked)
+        rounds.publish(self._folder, self._turn)
+        self._folder.save_samples(name, None, result.rows)
+        record = {"seconds": time.perf_counter() - started, "figures": result.summary}
+        self._records.keep(name, record | rounds.closing(self.plan, self._turn, self._loop))
 
     # --- the ends ----------------------------------------------------------------------------------------------------
 
@@ -336,12 +334,15 @@ class Run:
     def _let_go(self) -> None:
         """Give back memory, tracker and folder."""
         self._close_tracker()
+        self._give_back_memory()
+        self._folder.release()
+        self._is_open = False
+
+    def _give_back_memory(self) -> None:
         self._loop = self._midway = None
         gc.collect()  # models with adapters are cycles
         if self.plan.spec.device == "cuda" and "torch" in sys.modules:
             sys.modules["torch"].cuda.empty_cache()
-        self._folder.release()
-        self._is_open = False
 
     def _summary(self, status: str) -> dict[str, Any]:
         seconds = time.perf_counter() - self.started

@@ -27,6 +27,8 @@ from rlhf_lora import (
     plan_checks,
     registry,
     reward_labels,
+    round_checks,
+    row_source,
     sources,
     stage_cache,
 )
@@ -94,6 +96,11 @@ class Plan:
         return not hasattr(self.optimizer, "learns_from")
 
     @property
+    def row_source(self) -> row_source.RowSource:
+        """Where the policy's optimizer has its rows from."""
+        return row_source.of(self.config.optimizer)
+
+    @property
     def data(self) -> Data:
         """The dataset that stages share."""
         return self.sources.data
@@ -108,9 +115,9 @@ class Plan:
         rows = stage_rows(self.sources, stage.name, stage.reads)
         if stage.name == "reward_model":
             rows = reward_labels.asked_for(rows, self.config.reward_model)
-        if stage.reads not in reward_labels.WANTS:
-            return rows
-        return controls.relabelled(rows, self.config.reward_model.labels, self.config.seed)
+        if stage.reads in reward_labels.WANTS:
+            rows = controls.relabelled(rows, self.config.reward_model.labels, self.config.seed)
+        return row_source.as_labels(rows) if stage.name == "policy" and self.row_source.name == "pairs" else rows
 
     def stage(self, name: str) -> StagePlan | None:
         return next((stage for stage in self.stages if stage.name == name), None)
@@ -143,10 +150,11 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     datasets = sources.built(config, dataset)
     asked = datasets.get("policy.dataset", dataset)
     derive.derive(config, shape.hidden, derive.max_positions(config, mini), asked)
-    learns_from = getattr(registry.lookup("optimizer", config.optimizer.name).cls, "learns_from", None)
+    source = row_source.of(config.optimizer)
     reward = registry.build("reward", config.reward)
-    needed = plan_checks.stage_names(config, reward, learns_from is None)
-    read = sources.read(config, datasets, load, needed, learns_from)
+    needed = plan_checks.stage_names(config, reward, source)
+    read = sources.read(config, datasets, load, needed, source.existing)
+    source = row_source.settle(config.optimizer, read.existing)
     data, splits = read.data, read.splits
     derive.derive_updates(config, len(splits.prompts))
     honoured.check_stop_rule(config)
@@ -163,19 +171,21 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     reward_adapters = trained_folders(reward)
     for setting, folder in reward_adapters.items():
         plan_checks.check_adapter_fits(folder, shape, setting)
-    plan_checks.check_pairs_asked(built["optimizer"])
     plan_checks.check_missing(config, built["optimizer"])
     has_demonstrations = bool(splits.demonstrations or config.sft.dataset is not None)
-    names = plan_checks.stage_names(config, reward, learns_from is None, has_demonstrations)
+    names = plan_checks.stage_names(config, reward, source, has_demonstrations)
     if "reward_model" in names:
         config.reward_model.loss = reward_labels.loss_for(config.reward_model.loss, splits)
     has_reward_model = bool(reward_adapters) or "reward_model" in names
-    plan_checks.check_rows(names, read, built["optimizer"], has_reward_model, config.reward_model.loss)
-    controls.check_control(config, names, learns_from)
+    policy_reads = row_source.reads(source, read.existing)
+    plan_checks.check_rows(names, read, built["optimizer"], has_reward_model, config.reward_model.loss, policy_reads)
+    controls.check_control(config, names, source.taught_by)
     if "policy" in names:
-        plan_checks.check_columns(built["reward"], splits, built["optimizer"])
+        relabelled = getattr(read.existing, policy_reads) if source.name == "relabel" else ()
+        plan_checks.check_columns(built["reward"], splits, built["optimizer"], relabelled)
         plan_checks.check_midway(config, built["optimizer"], splits, data.gold)
         plan_checks.check_best_of_n(config, built["reward"], names)
+    round_checks.check(config, source, names, built["optimizer"], splits)
     cache_dir = cache_folder()
     inputs = _inputs(config, spec, mini, read, reward, {"model.adapter": start_adapter, **reward_adapters})
     stages = _stages(config, names, spec, shape, read, built, inputs, cache_dir)
@@ -236,7 +246,7 @@ def _stages(
     def add(name: str, reads: str, writes: str, rows: int, of: list[Any], cached: bool = True) -> str:
         key = hashlib.sha256(json.dumps([name, *common, *of], sort_keys=True, default=str).encode()).hexdigest()[:20]
         folder = cache_dir / "stages" / f"{name}-{key}"
-        reused = folder if cached and config.cache and (folder / "adapter" / "adapter_config.json").is_file() else None
+        reused = folder if cached and config.cache and stage_cache.has(folder) else None
         plans.append(
             StagePlan(name, reads, writes, rows, key, _stage_memory(name, config, shape, built, splits), reused)
         )
@@ -258,9 +268,13 @@ def _stages(
         ]  # fmt: skip
         rows = len(reward_labels.asked_for(getattr(splits, reads), config.reward_model))
         reward_key += [add("reward_model", reads, "adapters/reward", rows, of)]
+    source = row_source.of(config.optimizer)
+    if "answers" in names:
+        of = [start_key, reward_key, row_source.deciding(source, config, read, inputs)]
+        reads = row_source.reads(source, read.existing)
+        start_key = add("answers", reads, "answers/", len(stage_rows(read, "policy", reads)), of, config.judge is None)
     if "policy" in names:
-        learns_from = getattr(built["optimizer"], "learns_from", None)
-        reads = learns_from or "prompts"
+        reads = (source.existing or "prompts") if not source.made else f"{source.learns_from} of answers"
         of = [
             start_key,
             reward_key,
@@ -269,12 +283,13 @@ def _stages(
             *([inputs["the data"], inputs["the data of policy"]] if "the data of policy" in inputs else []),
             *([config.reward_model.labels] if reads in ("pairs", "labels") else []),
         ]
-        add("policy", reads, "adapters/policy", len(stage_rows(read, "policy", reads)), of, cached=False)
+        rows = 0 if source.made else len(stage_rows(read, "policy", reads))
+        add("policy", reads, "adapters/policy", rows, of, cached=False)
     return plans
 
 
 def stage_rows(read: Sources, stage: str, reads: str) -> Sequence[Any]:
-    rows: Sequence[Any] = getattr(read.existing if stage == "policy" else read.splits, reads)
+    rows: Sequence[Any] = getattr(read.existing if stage == "policy" and reads != "prompts" else read.splits, reads)
     return rows
 
 
@@ -288,6 +303,7 @@ def _stage_memory(
 ) -> memory.Memory:
     on_policy = name == "policy" and not hasattr(built["optimizer"], "learns_from")
     stage: Any = name if name != "policy" else ("on_policy" if on_policy else "preference")
+    stage, on_policy = ("labelling", True) if name == "answers" else (stage, on_policy)
     reply = config.rollout.get("max_new_tokens") or derive.DEFAULT_NEW_TOKENS
     longest = (
         config.max_prompt_tokens + reply
@@ -297,6 +313,8 @@ def _stage_memory(
     is_reward_model = name == "reward_model"
     rows = reward_labels.micro_batch(config, splits) if is_reward_model else config.hardware.micro_batch
     sequences = reward_labels.answers_in_a_row(config.reward_model.loss, splits) if is_reward_model else None
+    if stage == "preference" and row_source.of(config.optimizer).learns_from != "pairs":
+        sequences = 1
     return memory.estimate(
         shape, stage=stage, load_in_4bit=config.model.load_in_4bit, dtype=config.model.dtype, r=config.adapter.r,
         prompt_tokens=longest - min(reply, longest - 1), response_tokens=min(reply, longest - 1),
@@ -314,7 +332,7 @@ def _run_dir(config: DictConfig) -> Path:
 
 def _notes(config: DictConfig, splits: Splits, stages: Sequence[StagePlan]) -> list[str]:
     """What a user would want to know before starting."""
-    notes = []
+    notes = round_checks.notes(config)
     if (control := controls.control_of(config)) is not None:
         notes.append(f"this is a control ({control}), not a result. {controls.must_give(control)}")
     if changed := honoured.told(config):

@@ -17,12 +17,13 @@ from rlhf_lora.errors import ConfigError, DataError, ModelError, did_you_mean
 from rlhf_lora.memory import Shape
 from rlhf_lora.reward_labels import LOSSES, READS, WANTS, refuse_one_kind
 from rlhf_lora.reward_tree import every_reward, waiting_for
+from rlhf_lora.row_source import RowSource
 from rlhf_lora.scores import columns_of
 from rlhf_lora.sources import Sources
 from rlhf_lora.splits import Splits
 from rlhf_lora.train_settings import TrainSettings, micro_batch_within
 
-STAGES = ("sft", "reward_model", "policy")
+STAGES = ("sft", "reward_model", "answers", "policy")
 KEPT_BY = tuple(f"{part}.{name}" for part in ("policy", "gold") for name in ("win_rate_vs_reference", "score_mean"))
 """What the best update can be told by: higher is better in all of them."""
 
@@ -49,7 +50,7 @@ def check_ranges(config: DictConfig) -> None:
         "evaluation.every": 1,
         "evaluation.show": 0, "hardware.logprob_chunk": 1, "hardware.micro_batch": 1, "hardware.rollout_batch": 1,
         "hardware.threads": 1, "seed": 0, "max_prompt_tokens": 1, "rollout.max_new_tokens": 1,
-        "reward_model.rows": 1,
+        "reward_model.rows": 1, "rounds": 1, "refresh.pairs": 1,
     }  # fmt: skip
     for place, low in lowest.items():
         value = OmegaConf.select(config, place)
@@ -150,22 +151,32 @@ def _check_adapter_config(file: Path) -> None:
         raise ModelError(f"the adapter is {kind}, not LoRA", where=str(file), fix="give a LoRA adapter")
 
 
-def stage_names(config: DictConfig, reward: Any, on_policy: bool, has_demonstrations: bool = True) -> list[str]:
+def stage_names(
+    config: DictConfig, reward: Any, source: RowSource, has_demonstrations: bool = True
+) -> list[str]:  # fmt: skip
     """The stages that run, in order: those asked for, or those that reward and optimizer need.
 
     Args:
+        source: where the optimizer's rows come from. Where the reward makes them, `answers` goes before the policy.
         has_demonstrations: whether there is anything that SFT could learn from; it is not run unasked without. True
             while the data are still to be read.
 
     Raises:
         ConfigError: what was asked for is no list of stages, or leaves out one that the reward needs.
     """
-    needed = [name for name in getattr(reward, "stages", ()) if on_policy]
+    needed = [name for name in getattr(reward, "stages", ()) if source.asks_reward]
+    answers = ["answers"] if source.made else []
     if config.stages is None:
         sft = ["sft"] if config.model.adapter is None and has_demonstrations else []
-        return [*sft, *needed, "policy"]
+        return [*sft, *needed, *answers, "policy"]
     names = [str(name) for name in config.stages]
     _check_stages_asked(names)
+    if "answers" in names and ("policy" not in names or not source.made):
+        raise ConfigError(
+            "the stage answers makes rows for a policy's optimizer, and none here asks for them", where=_stages(names),
+            fix="leave it out; optimizer=dpo optimizer.pairs=rollouts would ask for them",
+        )  # fmt: skip
+    names += answers if "policy" in names and not {*answers} & {*names} else []
     missing = [name for name in needed if name not in names and "policy" in names]
     if missing:
         raise ConfigError(
@@ -204,19 +215,18 @@ def _stages(names: Sequence[str]) -> str:
 
 def check_missing(config: DictConfig, optimizer: Any) -> None:
     """A missing score can be its group's mean only where there are groups."""
-    if config.scoring.missing == "group_mean" and getattr(optimizer, "samples_per_prompt", 1) < 2:
+    if config.scoring.missing != "group_mean":
+        return
+    if hasattr(optimizer, "learns_from"):
+        raise ConfigError(
+            f"optimizer={config.optimizer.name} learns from which answer is better: an answer without a score is in no row",
+            where="scoring.missing=group_mean", fix="scoring.missing=drop, or stop",
+        )  # fmt: skip
+    if getattr(optimizer, "samples_per_prompt", 1) < 2:
         raise ConfigError(
             "a missing score cannot be its group's mean: every prompt is answered once", where="scoring.missing=group_mean",
             fix="optimizer.samples_per_prompt=2 or more (rloo and grpo have 4), or scoring.missing=drop",
         )  # fmt: skip
-
-
-def check_pairs_asked(optimizer: Any) -> None:
-    """Where pairs come from: so far from the data alone."""
-    if getattr(optimizer, "pairs", "dataset") != "dataset":
-        raise ConfigError(
-            f"optimizer.pairs={optimizer.pairs} is not there yet", where="optimizer.pairs", fix="pairs=dataset"
-        )
 
 
 def check_midway(config: DictConfig, optimizer: Any, splits: Splits, gold: str | None) -> None:
@@ -265,9 +275,10 @@ def check_best_of_n(config: DictConfig, reward: Any, names: Sequence[str]) -> No
         )
 
 
-def check_columns(reward: Any, splits: Splits, optimizer: Any = None) -> None:
-    """The data has every column that the reward asks for, demonstrations too where the optimizer has them scored."""
-    scored = [*splits.prompts, *splits.final_prompts]
+def check_columns(reward: Any, splits: Splits, optimizer: Any = None, relabelled: Sequence[Any] = ()) -> None:
+    """The data has every column that the reward asks for, demonstrations too where the optimizer has them scored, and rows
+    whose answers the reward is to order."""
+    scored = [*splits.prompts, *splits.final_prompts, *(row.prompt for row in relabelled)]
     if getattr(optimizer, "scale_scores", "none") == "demonstrations":
         scored += [demonstration.prompt for demonstration in splits.demonstrations]
     wanted = {name: place for place, one in [("reward", reward), *every_reward(reward)] for name in columns_of(one)}
@@ -283,15 +294,18 @@ def check_columns(reward: Any, splits: Splits, optimizer: Any = None) -> None:
         look(scored)
 
 
-def check_rows(names: Sequence[str], read: Sources, optimizer: Any, has_reward_model: bool, loss: str) -> None:
+def check_rows(
+    names: Sequence[str], read: Sources, optimizer: Any, has_reward_model: bool, loss: str, policy_reads: str
+) -> None:  # fmt: skip
     """Every stage has rows to learn from, and the end has prompts to judge on. `loss`: of the reward model."""
     reads = READS.get(loss, "pairs")
     wants = {"sft": ("demonstrations", "demonstrations"), "reward_model": (reads, WANTS[reads])}
-    learns_from = getattr(optimizer, "learns_from", None)
-    wants["policy"] = (learns_from, learns_from) if learns_from else ("prompts", "prompts")
+    wants["policy"] = (policy_reads, policy_reads)
     for name in names:
+        if name == "answers":
+            continue  # reads what the policy is said to read here
         attribute, what = wants[name]
-        if not getattr(read.existing if name == "policy" else read.splits, attribute):
+        if not getattr(read.existing if name == "policy" and attribute != "prompts" else read.splits, attribute):
             setting, other = read.named(name), ""
             if name == "reward_model" and loss != "pairwise":
                 what, other = f"{what} for reward_model.loss={loss}", "reward_model.loss=auto; or "

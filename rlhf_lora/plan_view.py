@@ -68,7 +68,10 @@ def _stage_table(plan: Plan) -> Any:
         table.add_column(column)
     for stage in plan.stages:
         table.add_row(
-            stage.name, f"{stage.rows:,} {stage.reads}", stage.writes, "cache (reused)" if stage.reused else "training"
+            stage.name,
+            f"{stage.rows:,} {stage.reads}" if stage.rows else stage.reads,
+            stage.writes,
+            "cache (reused)" if stage.reused else "training",
         )
     if plan.stage("policy"):
         table.add_row("evaluation", f"{len(plan.splits.final_prompts):,} prompts", "summary.json, report.html", "")

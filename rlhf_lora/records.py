@@ -69,11 +69,13 @@ class Demonstration:
     Attributes:
         every_turn: imitate the earlier replies of the prompt's conversation too. Right where a whole conversation is
             an example; not where only the last reply was chosen by somebody.
+        finished: False for an answer that was cut at a length limit: nobody is to learn that it ends there.
     """
 
     prompt: Prompt
     completion: str
     every_turn: bool = False
+    finished: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class Pair:
         margin: by how much the better one is better, on the labeller's scale; None when not known.
         label: P(chosen is better) in [0.5, 1]; 1 for a hard label. ½ is a tie: it can be learned from, and nothing is
             judged on it.
+        finished: of chosen and rejected: False for one that was cut at a length limit, which has no end to learn.
     """
 
     prompt: Prompt
@@ -91,15 +94,21 @@ class Pair:
     rejected: str
     margin: float | None = None
     label: float = 1.0
+    finished: tuple[bool, bool] = (True, True)
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One answer that somebody called good or bad."""
+    """One answer that somebody called good or bad.
+
+    Attributes:
+        finished: False for an answer that was cut at a length limit: nobody is to learn that it ends there.
+    """
 
     prompt: Prompt
     completion: str
     good: bool
+    finished: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,13 @@ class EvaluationConfig:
 
 
 @dataclass
+class RefreshConfig:
+    by: str | None = None
+    pairs: int = 512
+    tau: float = 0.0
+
+
+@dataclass
 class ScoringConfig:
     deadline: float | None = 120.0
     on_error: str = "stop"
@@ -123,6 +130,7 @@ class TrainConfig:
     tracker: Any = None
     seed: int = 0
     stages: list[str] | None = None
+    rounds: int = 1
     run_dir: str | None = None
     resume: str = "auto"
     cache: bool = True
@@ -134,6 +142,7 @@ class TrainConfig:
     sft: StageConfig = field(default_factory=StageConfig)
     reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    refresh: RefreshConfig = field(default_factory=RefreshConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     profile: str | None = None

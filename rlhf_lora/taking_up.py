@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from rlhf_lora import rounds
 from rlhf_lora.controls import control_of
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.honoured import told
@@ -119,16 +120,16 @@ def summarise(
     if too_long:
         summary["too_long"] = dict(too_long)
     summary |= records.get("evaluation", {}).get("figures", {})
-    if figures := records.get("reward_model", {}).get("figures"):
-        summary["reward_model"] = figures
+    summary |= rounds.summary(records, config.rounds)
     if loop is not None:
         state = loop.state
         abstained, errors = state.kinds(loop.missing)  # of a rollout that stopped the run
-        seconds |= state.seconds
+        earlier = rounds.ended(records)
+        seconds |= {name: value + earlier.seconds.get(name, 0.0) for name, value in state.seconds.items()}
         summary |= {
-            "abstained": state.abstained + abstained,
-            "errors": state.errors + errors,
-            "updates": state.update,
+            "abstained": earlier.abstained + state.abstained + abstained,
+            "errors": earlier.errors + state.errors + errors,
+            "updates": state.update + earlier.loops * plan.optimizer.updates,
             "best_update": loop.best.update,
         }
     return summary | {"seconds": seconds | {"total": before + seconds_now}}

@@ -211,9 +211,10 @@ def test_planning_leaves_the_given_configuration_alone(tiny_base, tmp_path):
     assert config.optimizer.adamw.lr is None
 
 
-def test_pairs_that_are_not_made_yet_are_refused(plan):
-    with pytest.raises(ConfigError, match="not there yet"):
-        plan("optimizer=dpo", "optimizer.pairs=rollouts")
+def test_pairs_that_a_reward_makes_need_the_reward_and_a_stage_of_their_own(plan):
+    assert [stage.name for stage in plan("optimizer=dpo", "optimizer.pairs=rollouts").stages] == [
+        "sft", "reward_model", "answers", "policy"
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -1,3 +1,3 @@
 """Built-in optimizers."""
 
-from . import dpo, grpo, ppo, rloo  # noqa: F401
+from . import dpo, grpo, kto, ppo, rejection_sampling, rloo  # noqa: F401

@@ -68,3 +68,32 @@ def dpo(
     h_B = (policy_chosen_B - ref_chosen_B) - (policy_rejected_B - ref_rejected_B)
     wrong_B = torch.as_tensor(label_smoothing, dtype=h_B.dtype, device=h_B.device)
     return -((1 - wrong_B) * logsigmoid(beta * h_B) + wrong_B * logsigmoid(-beta * h_B)).mean()
+
+
+def kto(
+    policy_B: Tensor, ref_B: Tensor, good_B: Tensor, kl: Tensor | float, beta: float,
+    desirable_weight: float = 1.0, undesirable_weight: float = 1.0,
+) -> Tensor:  # fmt: skip
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv 2402.01306, eq. 7): the mean of λ_y − v(x, y).
+
+    r = log π(y|x) − log ρ(y|x);  v = λ_D σ(β(r − z₀)) of a good answer, λ_U σ(β(z₀ − r)) of a bad one.
+
+    Args:
+        policy_B, ref_B: log-probs of whole answers: sums over their tokens.
+        good_B: True of a good answer.
+        kl: z₀ ≥ 0, the point that gains and losses are told from; see `kto_kl`. It gets no gradient.
+        desirable_weight, undesirable_weight: λ_D and λ_U. The paper wants λ_D n_D / (λ_U n_U) between 1 and 4/3.
+    """
+    gain_B = beta * (policy_B - ref_B - torch.as_tensor(kl, dtype=policy_B.dtype, device=policy_B.device).detach())
+    loss_B = torch.where(
+        good_B.bool(), desirable_weight * torch.sigmoid(-gain_B), undesirable_weight * torch.sigmoid(gain_B)
+    )
+    return loss_B.mean()
+
+
+def kto_kl(policy_B: Tensor, ref_B: Tensor) -> Tensor:
+    """z₀ of KTO: max(0, mean of log π(y'|x) − log ρ(y'|x)), where y' answers another prompt than x; no gradient.
+
+    A cheap and biased estimate of KL(π ‖ ρ) (arXiv 2402.01306, §4.2).
+    """
+    return (policy_B - ref_B).mean().clamp(min=0).detach()

@@ -104,3 +104,26 @@ def test_dpo_smoothing_per_pair_is_the_soft_label_loss():
 def test_dpo_of_the_reference_itself_is_log_2():
     logprobs = torch.tensor([-5.0, -6.0])
     assert preference.dpo(logprobs, logprobs, logprobs, logprobs, beta=0.1).item() == pytest.approx(math.log(2))
+
+
+def test_kto_of_two_answers_by_hand():
+    # z0 = 0.5, beta 0.4. Good: r = 1.5, sigma(0.4 (1.5 - 0.5)) = sigma(0.4) = 0.598688; loss 1.2 (1 - 0.598688)
+    # Bad: r = -1, sigma(0.4 (0.5 + 1)) = sigma(0.6) = 0.645656; loss 0.9 (1 - 0.645656)
+    loss = preference.kto(
+        torch.tensor([-2.0, -4.0]), torch.tensor([-3.5, -3.0]), torch.tensor([True, False]), 0.5, 0.4, 1.2, 0.9
+    )
+    assert loss.item() == pytest.approx((1.2 * 0.401312 + 0.9 * 0.354344) / 2, abs=1e-6)
+
+
+def test_kto_pushes_good_answers_up_and_bad_ones_down():
+    policy = torch.zeros(2, requires_grad=True)
+    preference.kto(policy, torch.zeros(2), torch.tensor([True, False]), 0.0, 1.0).backward()
+    assert policy.grad is not None
+    assert policy.grad.tolist() == pytest.approx([-0.125, 0.125])  # -1/4 and 1/4 of a mean over two
+
+
+def test_kl_of_kto_is_a_mean_of_at_least_0_without_gradient():
+    policy = torch.tensor([1.0, 2.0], requires_grad=True)
+    kl = preference.kto_kl(policy, torch.tensor([0.5, 1.0]))
+    assert (kl.item(), kl.requires_grad) == (0.75, False)
+    assert preference.kto_kl(policy.detach(), torch.tensor([5.0, 5.0])).item() == 0.0

@@ -1,0 +1,118 @@
+"""Where the rows come from that a policy optimizer learns from, and what of the data it reads for them.
+
+    own         it rolls out and learns from that (PPO, RLOO, GRPO)
+    dataset     rows of the data as they are: pairs, labels, demonstrations
+    pairs       of an optimizer of labels: the data's pairs, chosen good and rejected bad
+    relabel     answers of the data, ordered by the reward
+    rollouts    the policy's own answers, ordered by the reward
+
+An off-policy optimizer says it with the setting that its class names as `rows_setting` (`optimizer.pairs`,
+`optimizer.labels`), or with `rows_from`, where it knows but one way. Those that the reward makes are the stage `answers`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from rlhf_lora import registry
+from rlhf_lora.records import Label, Pair
+from rlhf_lora.sources import Sources
+from rlhf_lora.splits import Splits
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """Attributes:
+    name: one of the above, or `auto` until the data are read.
+    learns_from: `pairs`, `labels` or `demonstrations`; None of an optimizer that rolls out itself.
+    setting: where the user names it: `optimizer.pairs`; None where there is no choice.
+    """
+
+    name: str
+    learns_from: str | None = None
+    setting: str | None = None
+
+    @property
+    def is_own(self) -> bool:
+        return self.learns_from is None
+
+    @property
+    def made(self) -> bool:
+        """The stage `answers` makes the rows."""
+        return self.name in ("relabel", "rollouts")
+
+    @property
+    def asks_reward(self) -> bool:
+        """The reward takes part in training, not in the evaluation alone."""
+        return self.is_own or self.made
+
+    @property
+    def existing(self) -> str | None:
+        """What it reads of the data: the list of that name, else prompts (None)."""
+        if self.is_own or self.name == "rollouts":
+            return None
+        return "pairs" if self.name == "pairs" else self.learns_from
+
+    @property
+    def taught_by(self) -> str | None:
+        """The labels of the data that it believes; None where the reward says what is good."""
+        return None if self.asks_reward else self.existing
+
+
+def of(optimizer: Any) -> RowSource:
+    """Of a configuration node `{"name": …, fields…}`."""
+    cls: Any = registry.lookup("optimizer", optimizer["name"]).cls
+    learns_from = getattr(cls, "learns_from", None)
+    if learns_from is None:
+        return RowSource("own")
+    setting = getattr(cls, "rows_setting", None)
+    if setting is None:
+        return RowSource(getattr(cls, "rows_from", "dataset"), learns_from)
+    return RowSource(str(optimizer[setting]), learns_from, f"optimizer.{setting}")
+
+
+def settle(optimizer: Any, existing: Splits) -> RowSource:
+    """The same once the data are read: `auto` is written back as what it comes to."""
+    source = of(optimizer)
+    if source.name != "auto" or source.setting is None:
+        return source
+    name = "pairs" if existing.pairs and not existing.labels else "dataset"
+    optimizer[source.setting.partition(".")[2]] = name
+    return RowSource(name, source.learns_from, source.setting)
+
+
+def reads(source: RowSource, existing: Splits) -> str:
+    """The list of `Splits` that is read: pairs are relabelled where an optimizer of labels finds no labels."""
+    if source.name == "relabel" and source.existing == "labels" and not existing.labels:
+        return "pairs"
+    return source.existing or "prompts"
+
+
+def deciding(source: RowSource, config: Any, read: Sources, inputs: Mapping[str, str]) -> list[Any]:
+    """What decides what `answers` gives, beside where the policy starts and the reward model: for its key."""
+    optimizer, listed = config.optimizer, reads(source, read.existing)
+    asked = (
+        [source.name, optimizer.samples_per_prompt, optimizer.prompts] if source.name == "rollouts" else [source.name]
+    )
+    splits = read.splits if listed == "prompts" else read.existing
+    kinds = [
+        OmegaConf.to_container(config[kind]) for kind in ("reward", "judge", "rollout") if config[kind] is not None
+    ]
+    plugins = [what for name, what in inputs.items() if name.startswith("the plugin")]
+    limits = [config.max_prompt_tokens, config.hardware.rollout_batch, config.hardware.micro_batch]
+    scoring = OmegaConf.to_container(config.scoring)
+    return [*asked, splits.fingerprint(listed), read.data.gold, kinds, plugins, limits, scoring]
+
+
+def as_labels(pairs: Sequence[Pair]) -> list[Label]:
+    """Both answers of each pair: the chosen one good, the rejected one bad. An answer that is good in one pair and bad in
+    another is there as both: what people said of it."""
+    return [
+        Label(pair.prompt, answer, good, pair.finished[not good])
+        for pair in pairs
+        for answer, good in ((pair.chosen, True), (pair.rejected, False))
+    ]

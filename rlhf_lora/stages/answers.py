@@ -1,0 +1,204 @@
+"""Answers, and what the reward says of them: the rows of an optimizer whose rows a reward makes.
+
+    1. answer   the policy answers each prompt several times; or the answers are the dataset's own
+    2. score    any reward source; what has no score is counted and makes no row
+
+Both go chunk by chunk, and a chunk that is done is on disk before the next begins: a kill loses none of it, and no paid
+score is asked for twice. The same prompts and seed give the same answers however often the stage was broken off.
+
+    WORK/samples-000003.json   texts, tokens, whether they ended
+    WORK/scores-000003.json    by the id of each answer
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+from rlhf_lora import progress
+from rlhf_lora.answer_sets import Answered, AnswerSet
+from rlhf_lora.atomic import staging, write_manifest, write_text
+from rlhf_lora.errors import Interrupted, Stopped
+from rlhf_lora.records import Prompt, Sample, Score, named_seed
+from rlhf_lora.scores import score_as_plain, score_of_plain
+from rlhf_lora.stages.scoring import Scorer
+
+AT_ONCE = 512
+"""Answers of a chunk: what a kill may cost."""
+ANSWERS = "answers.jsonl"
+
+
+@dataclass(frozen=True)
+class Answering:
+    """The stage at work.
+
+    Attributes:
+        work: where finished chunks are kept; its name must say what they are chunks of.
+        scorer: of the run's reward; None where nothing is to be scored. gold: of the truth, where it is known.
+        missing: `drop` = answers without a score make no row; `stop` = the first one ends the run.
+        missing_share: stop when a larger share of a chunk has no score.
+        interrupted: the number of the signal that asked the run to stop, or None.
+    """
+
+    work: Path
+    scorer: Scorer | None
+    gold: Scorer | None
+    missing: str
+    missing_share: float
+    interrupted: Callable[[], int | None]
+
+    def answer(self, backbone: Any, engine: Any, prompts: Sequence[Prompt], count: int, seed: int) -> list[AnswerSet]:
+        """`count` answers of the role policy to each prompt, not scored yet."""
+        size = max(1, AT_ONCE // count)
+        found: list[AnswerSet] = []
+        for start in progress.track(range(0, len(prompts), size), "answers"):
+            chunk, file = prompts[start : start + size], self.work / f"samples-{start // size:06d}.json"
+            kept = _read(file)
+            if kept is None:
+                samples = engine.generate(backbone, chunk, count, named_seed(seed, f"answers/{start // size}"))
+                kept = [{"text": s.text, "tokens": list(s.tokens or ()), "finished": s.finished} for s in samples]
+                _write(file, kept)
+                self._leave_if_asked()
+            for i, prompt in enumerate(chunk):
+                answers = (_answered(one) for one in kept[i * count : (i + 1) * count])
+                found.append(AnswerSet(prompt, tuple(answers)))
+        return found
+
+    def score(self, sets: Sequence[AnswerSet]) -> list[AnswerSet]:
+        """The same with scores. A reward that looks at all answers together is given all at once.
+
+        Raises:
+            Stopped: too many answers of a chunk have no score. The chunks before it are kept.
+        """
+        samples = [
+            Sample(one.prompt.text, answer.text, messages=one.prompt.messages, columns=one.prompt.columns,
+                   tokens=answer.tokens and list(answer.tokens), finished=answer.finished)
+            for one in sets for answer in one.answers
+        ]  # fmt: skip
+        ids = [f"{place}/{k}" for place, one in enumerate(sets) for k in range(len(one.answers))]
+        assert self.scorer is not None
+        whole = getattr(self.scorer.source, "whole_batch", False)
+        size = max(1, len(samples)) if whole else AT_ONCE
+        scores: dict[str, Mapping[str, Any]] = {}
+        for start in progress.track(range(0, len(samples), size), "scores"):
+            part, named = samples[start : start + size], ids[start : start + size]
+            file = self.work / f"scores-{start // size:06d}.json"
+            kept = _read(file)
+            if kept is None:
+                kept = self._asked(part, named)
+                _write(file, kept)
+                self._leave_if_asked()
+            scores |= {one["id"]: one for one in kept}
+        return [
+            replace(one, answers=tuple(_with(answer, scores[f"{i}/{k}"]) for k, answer in enumerate(one.answers)))
+            for i, one in enumerate(sets)
+        ]
+
+    def _asked(self, samples: Sequence[Sample], ids: Sequence[str]) -> list[dict[str, Any]]:
+        assert self.scorer is not None
+        told = self.scorer(samples)
+        self._refuse_missing(told)
+        golds = [None] * len(samples) if self.gold is None else [score.value for score in self.gold(samples)]
+        return [
+            {"id": id_, "score": score_as_plain(score), "gold": gold}
+            for id_, score, gold in zip(ids, told, golds, strict=True)
+        ]
+
+    def _refuse_missing(self, scores: Sequence[Score]) -> None:
+        missing = [score for score in scores if score.value is None]
+        most = 0.0 if self.missing == "stop" else self.missing_share
+        if len(missing) > most * len(scores):
+            reasons = sorted({f"{score.kind}: {score.reason}" for score in missing})
+            raise Stopped(
+                f"{len(missing)} of {len(scores)} answers have no score (first reasons: {'; '.join(reasons[:3])}); "
+                "stopped rather than learn from the rest. What was sampled and scored before is kept"
+            )
+
+    def _leave_if_asked(self) -> None:
+        if (number := self.interrupted()) is not None:
+            raise Interrupted(number, "interrupted while answers were sampled and scored; what is done is on disk")
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def figures(sets: Sequence[AnswerSet]) -> dict[str, float]:
+    """For the summary: `prompts`, `answers`, `cut` (at the length limit), `abstained`, `errors`, `unreadable`, and mean
+    and deviation of the scores, `gold_mean` where the truth is known. What is 0 of the missing is absent."""
+    answers = [answer for one in sets for answer in one.answers]
+    values = [answer.score.value for answer in answers if answer.score.value is not None]
+    golds = [answer.gold for answer in answers if answer.gold is not None]
+    found = {"prompts": len(sets), "answers": len(answers), "cut": sum(not answer.finished for answer in answers)}
+    for name, kind in (("abstained", "abstain"), ("errors", "error"), ("unreadable", "unreadable")):
+        found |= {name: count} if (count := sum(a.score.kind == kind for a in answers)) else {}
+    told: dict[str, float] = {"score_mean": fmean(values), "score_deviation": pstdev(values)} if values else {}
+    return found | told | ({"gold_mean": fmean(golds)} if golds else {})
+
+
+def rows(sets: Sequence[AnswerSet]) -> list[dict[str, Any]]:
+    """For samples/answers.parquet: one row an answer."""
+    return [
+        {"prompt": one.prompt.text, "text": answer.text, "score": answer.score.value, "gold": answer.gold,
+         "finished": answer.finished, "reason": answer.score.reason or None, "kind": answer.score.kind}
+        for one in sets for answer in one.answers
+    ]  # fmt: skip
+
+
+# --- on disk ----------------------------------------------------------------------------------------------------------
+
+
+def save(folder: Path, sets: Sequence[AnswerSet]) -> None:
+    """Publish `answers.jsonl`: one prompt a line, with its answers and their scores."""
+    with staging(folder) as temp:
+        lines = [json.dumps(_plain(one), ensure_ascii=False, allow_nan=False) for one in sets]
+        write_text(temp / ANSWERS, "".join(f"{line}\n" for line in lines))
+        write_manifest(temp)
+
+
+def load(folder: Path) -> list[AnswerSet]:
+    """What `save` wrote."""
+    found = []
+    with (folder / ANSWERS).open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            asked = row["prompt"] | {
+                "messages": None if row["prompt"]["messages"] is None else tuple(row["prompt"]["messages"])
+            }
+            answers = tuple(_with(_answered(one), one) for one in row["answers"])
+            found.append(AnswerSet(Prompt(**asked), answers))
+    return found
+
+
+def _plain(one: AnswerSet) -> dict[str, Any]:
+    prompt = one.prompt
+    messages = None if prompt.messages is None else [dict(turn) for turn in prompt.messages]
+    asked = {"text": prompt.text, "messages": messages, "columns": dict(prompt.columns), "group": prompt.group}
+    answers = [
+        {"text": a.text, "finished": a.finished, "tokens": a.tokens and list(a.tokens), "gold": a.gold,
+         "score": score_as_plain(a.score)}
+        for a in one.answers
+    ]  # fmt: skip
+    return {"prompt": asked, "answers": answers}
+
+
+def _answered(one: Mapping[str, Any]) -> Answered:
+    tokens = one.get("tokens")
+    return Answered(
+        one["text"], Score.none("not asked yet"), one["finished"], None if tokens is None else tuple(tokens)
+    )
+
+
+def _with(answer: Answered, told: Mapping[str, Any]) -> Answered:
+    return replace(answer, score=score_of_plain(told["score"]), gold=told["gold"])
+
+
+def _read(file: Path) -> list[dict[str, Any]] | None:
+    return json.loads(file.read_text("utf-8")) if file.is_file() else None
+
+
+def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    write_text(file, json.dumps(list(rows), ensure_ascii=True, allow_nan=False) + "\n")
