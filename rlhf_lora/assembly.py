@@ -39,9 +39,19 @@ class Assembly:
     def adapter_of(self, stage: str) -> Path:
         return self.folder.adapter("reward" if stage == "reward_model" else stage)
 
+    def left_by(self, stage: str) -> Path:
+        """The folder that a stage leaves: of one that trains nothing its files, else an adapter."""
+        return self.folder.path / stage if stage in ("labels", "revisions") else self.adapter_of(stage)
+
     @property
     def sft_adapter(self) -> Path | None:
-        """What the policy starts from and the reference is: this run's SFT, someone's, or None for the bare base."""
+        """What the policy starts from and the reference is: this run's SFT, the one on revisions where there is one;
+        someone's; or None for the bare base."""
+        return self.adapter_of("revised_sft") if self.plan.stage("revised_sft") else self.first_sft_adapter
+
+    @property
+    def first_sft_adapter(self) -> Path | None:
+        """The model whose answers are revised."""
         return self.adapter_of("sft") if self.plan.stage("sft") else self.plan.start_adapter
 
     @property

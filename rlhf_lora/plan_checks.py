@@ -10,10 +10,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_lora import best_of_n
+from rlhf_lora import best_of_n, feedback_checks
 from rlhf_lora.adamw import AdamW
 from rlhf_lora.controls import LABELS
 from rlhf_lora.errors import ConfigError, DataError, ModelError, did_you_mean
+from rlhf_lora.feedback_checks import STAGES
 from rlhf_lora.memory import Shape
 from rlhf_lora.reward_labels import LOSSES, READS, WANTS, refuse_one_kind
 from rlhf_lora.reward_tree import every_reward, waiting_for
@@ -22,7 +23,6 @@ from rlhf_lora.sources import Sources
 from rlhf_lora.splits import Splits
 from rlhf_lora.train_settings import TrainSettings, micro_batch_within
 
-STAGES = ("sft", "reward_model", "policy")
 KEPT_BY = tuple(f"{part}.{name}" for part in ("policy", "gold") for name in ("win_rate_vs_reference", "score_mean"))
 """What the best update can be told by: higher is better in all of them."""
 
@@ -75,6 +75,7 @@ def check_ranges(config: DictConfig) -> None:
         )
     for name in ("sft", "reward_model"):
         train_settings(config[name], name, 1)
+    feedback_checks.check_ranges(config)
 
 
 def train_settings(node: Any, where: str, micro_batch: int) -> TrainSettings:
@@ -95,7 +96,7 @@ def start_adapter_of(config: DictConfig) -> Path | None:
     given = config.model.adapter
     if given is None:
         return None
-    for folder in (Path(given) / "adapters" / "sft", Path(given)):
+    for folder in (*(Path(given) / "adapters" / name for name in ("revised_sft", "sft")), Path(given)):
         if (folder / "adapter_config.json").is_file() and (folder / "adapter_model.safetensors").is_file():
             return folder
         if (folder / "adapter_model.bin").is_file():
@@ -163,7 +164,7 @@ def stage_names(config: DictConfig, reward: Any, on_policy: bool, has_demonstrat
     needed = [name for name in getattr(reward, "stages", ()) if on_policy]
     if config.stages is None:
         sft = ["sft"] if config.model.adapter is None and has_demonstrations else []
-        return [*sft, *needed, "policy"]
+        return feedback_checks.unasked(config, [*sft, *needed, "policy"])
     names = [str(name) for name in config.stages]
     _check_stages_asked(names)
     missing = [name for name in needed if name not in names and "policy" in names]
@@ -172,7 +173,7 @@ def stage_names(config: DictConfig, reward: Any, on_policy: bool, has_demonstrat
             f"reward={config.reward.name} needs the stage {missing[0]}", where=_stages(names),
             fix=f"add it to stages, or give {waiting_for(reward, missing[0])}.path=RUN of a trained reward model",
         )  # fmt: skip
-    return [name for name in STAGES if name in names]
+    return [name for name in STAGES if name in names]  # in the order in which they run
 
 
 def _check_stages_asked(names: Sequence[str]) -> None:
@@ -289,7 +290,9 @@ def check_rows(names: Sequence[str], read: Sources, optimizer: Any, has_reward_m
     wants = {"sft": ("demonstrations", "demonstrations"), "reward_model": (reads, WANTS[reads])}
     learns_from = getattr(optimizer, "learns_from", None)
     wants["policy"] = (learns_from, learns_from) if learns_from else ("prompts", "prompts")
-    for name in names:
+    if "labels" in names:
+        del wants["reward_model"]  # it learns from what the stage labels makes, which has checks of its own
+    for name in [name for name in names if name in wants]:
         attribute, what = wants[name]
         if not getattr(read.existing if name == "policy" else read.splits, attribute):
             setting, other = read.named(name), ""

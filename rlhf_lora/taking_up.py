@@ -119,8 +119,9 @@ def summarise(
     if too_long:
         summary["too_long"] = dict(too_long)
     summary |= records.get("evaluation", {}).get("figures", {})
-    if figures := records.get("reward_model", {}).get("figures"):
-        summary["reward_model"] = figures
+    for name in ("labels", "revisions", "revised_sft", "reward_model"):
+        if figures := records.get(name, {}).get("figures"):
+            summary["ai_labels" if name == "labels" else name] = figures
     if loop is not None:
         state = loop.state
         abstained, errors = state.kinds(loop.missing)  # of a rollout that stopped the run
