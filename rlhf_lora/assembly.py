@@ -60,14 +60,19 @@ class Assembly:
 
     def backbone(self, policy: Path | None, trained: bool = False) -> Backbone:
         """The base with the roles policy and reference."""
+        backbone = self.answering_backbone(policy, trained)
+        # A frozen copy of SFT. Adapters off would measure KL from the base, which is right only when there is no SFT.
+        backbone.add_role("reference", start=self.sft_adapter, bare=self.sft_adapter is None)
+        return backbone
+
+    def answering_backbone(self, policy: Path | None, trained: bool = False) -> Backbone:
+        """The base with the role policy alone, for who only has it answer."""
         hardware = self.plan.config.hardware
         backbone = Backbone(
             self.plan.spec, micro_batch=max(hardware.micro_batch, hardware.rollout_batch // 4),
             rollout_batch=hardware.rollout_batch, logprob_chunk=hardware.logprob_chunk,
         )  # fmt: skip
         backbone.add_role("policy", start=policy, trained=trained)
-        # A frozen copy of SFT. Adapters off would measure KL from the base, which is right only when there is no SFT.
-        backbone.add_role("reference", start=self.sft_adapter, bare=self.sft_adapter is None)
         return backbone
 
     def training_backbone(self) -> Backbone:

@@ -137,7 +137,7 @@ class FileStages:
             ("before", self.parts.first_sft_adapter),
             ("after", self.parts.adapter_of("revised_sft")),
         ):
-            backbone = self.parts.backbone(adapter)
+            backbone = self.parts.answering_backbone(adapter)
             engine = opened(plan.rollout, self.parts.context(backbone))
             seed = named_seed(plan.config.seed, "revised_sft/measured") >> 1
             answers = [sample.text for sample in engine.generate(backbone, prompts, 1, seed)]
@@ -173,7 +173,7 @@ class FileStages:
         """With the base and the SFT policy on it, where somebody needs them."""
         plan, parts = self.parts.plan, self.parts
         if needs_base:
-            return parts.context(parts.backbone(parts.first_sft_adapter if before_revisions else parts.sft_adapter))
+            return parts.context(parts.answering_backbone(parts.first_sft_adapter if before_revisions else parts.sft_adapter))
         return Context(
             seed=plan.config.seed, cache_dir=plan.cache_dir, run_dir=parts.folder.path, judge=plan.judge,
             device=plan.spec.device,

@@ -41,7 +41,7 @@ ROLES: dict[Stage, tuple[int, int, int]] = {
     "reward_model": (1, 0, 2),  # chosen and rejected
     "preference": (1, 1, 2),  # TRL's DPO keeps a frozen copy as reference
     "on_policy": (2, 2, 1),  # policy and value learn; reference and reward are read
-    "sampling": (0, 2, 1),  # policy and reference answer, and nothing learns
+    "sampling": (0, 1, 1),  # the policy answers, and nothing learns
 }
 
 

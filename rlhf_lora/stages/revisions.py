@@ -38,9 +38,9 @@ def revise(
     Raises:
         Stopped: too many revisions could not be read. Interrupted: a signal came. Finished steps are on the disk.
     """
-    count, ends = len(prompts), [0]
-    for _ in range(rounds):
-        ends += [ends[-1] + min(AT_ONCE, count - start) for start in range(0, count, AT_ONCE)]
+    count = len(prompts)
+    sizes = [min(AT_ONCE, count - start) for start in range(0, count, AT_ONCE)] * rounds
+    ends = list(itertools.accumulate(sizes, initial=0))
     rows = file.keep(max(end for end in ends if end <= len(file.rows())))
     texts = [[answer] for answer in answers]
     for row in rows:
