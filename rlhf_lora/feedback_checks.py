@@ -12,7 +12,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_lora.errors import ConfigError, DataError, did_you_mean
+from rlhf_lora import registry
+from rlhf_lora.errors import ConfigError, DataError, UserError, did_you_mean
+from rlhf_lora.records import prompt_of
+from rlhf_lora.revised_rows import revised_prompts
 from rlhf_lora.sources import Sources
 
 STAGES = ("sft", "revisions", "revised_sft", "labels", "reward_model", "policy")
@@ -24,12 +27,12 @@ READS_AS = {"labels": "reward_model", "revisions": "sft", "revised_sft": "sft"}
 
 def unasked(config: DictConfig, names: Sequence[str]) -> list[str]:
     """The stages that run where none were named: `names`, and those that the settings of AI feedback ask for."""
-    found = set(names)
+    found = list(names)
     if config.revisions.rounds > 0:
-        found |= {"revisions", "revised_sft"}
-    if config.reward_model.pairs != "dataset" and "reward_model" in names:
-        found.add("labels")
-    return [name for name in STAGES if name in found]
+        found[found.index("sft") + 1 if "sft" in found else 0 : 0] = ["revisions", "revised_sft"]
+    if config.reward_model.pairs != "dataset" and "reward_model" in found:
+        found.insert(found.index("reward_model"), "labels")
+    return found
 
 
 def readers(names: Sequence[str]) -> list[str]:
@@ -134,14 +137,34 @@ def check_rows(config: DictConfig, names: Sequence[str], read: Sources) -> None:
     Raises:
         ConfigError: of `reward_model`. DataError: no pairs, no prompts.
     """
-    splits = read.splits
     if "labels" in names:
         _check_labels(config, read)
-    if "revisions" in names and not (splits.demonstrations if config.revisions.of == "sft" else splits.prompts):
-        wanted = "demonstrations, whose prompts are answered," if config.revisions.of == "sft" else "prompts"
+    if "revisions" in names:
+        _check_revisions(config, read)
+
+
+def _check_revisions(config: DictConfig, read: Sources) -> None:
+    splits, settings = read.splits, config.revisions
+    for name in settings.measure:
+        try:
+            registry.build("reward", {"name": name})
+        except UserError as error:
+            raise ConfigError(
+                f"{name} cannot measure: {error.what}", where=f"revisions.measure=[{','.join(settings.measure)}]",
+                fix=error.fix or "rewards that need no settings, such as helpdesk_harm",
+            ) from error  # fmt: skip
+    if not (every := splits.demonstrations if settings.of == "sft" else splits.prompts):
+        wanted = "demonstrations, whose prompts are answered," if settings.of == "sft" else "prompts"
         raise DataError(
-            f"the stage revisions needs {wanted} and there are none", where=f"revisions.of={config.revisions.of}",
+            f"the stage revisions needs {wanted} and there are none", where=f"revisions.of={settings.of}",
             fix="revisions.of=prompts answers those of the policy; revisions.of=sft those of the demonstrations",
+        )  # fmt: skip
+    if not revised_prompts(config, splits):
+        have = ", ".join(sorted({column for row in every for column in prompt_of(row).columns})) or "none"
+        where = ", ".join(f"{column}: {value}" for column, value in settings.where.items())
+        raise DataError(
+            "no prompt has what revisions.where asks for, so there is nothing to revise",
+            where=f"revisions.where={{{where}}}", fix=f"columns of this data: {have}",
         )  # fmt: skip
 
 

@@ -64,7 +64,8 @@ def stage_memory(name: str, config: DictConfig, shape: memory.Shape, judge: Any)
     if name == "revisions":
         reply = max(reply, config.revisions.max_new_tokens)
     return memory.estimate(
-        shape, stage="sampling", load_in_4bit=config.model.load_in_4bit, dtype=config.model.dtype, r=config.adapter.r,
+        shape, stage="labelling", frozen_adapters=1, load_in_4bit=config.model.load_in_4bit, dtype=config.model.dtype,
+        r=config.adapter.r,
         prompt_tokens=config.max_prompt_tokens, response_tokens=reply, rollout_batch=config.hardware.rollout_batch,
         micro_batch=config.hardware.micro_batch, chunk=config.hardware.logprob_chunk,
         gradient_checkpointing=config.model.gradient_checkpointing, device_context=config.hardware.device == "cuda",

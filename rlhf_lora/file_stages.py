@@ -21,7 +21,7 @@ from rlhf_lora.contracts import Context
 from rlhf_lora.errors import DataError, PluginError
 from rlhf_lora.principles import principles_of
 from rlhf_lora.records import Comparison, Demonstration, Pair, Prompt, Sample, named_seed
-from rlhf_lora.revised_rows import revised_prompts, with_helpful
+from rlhf_lora.revised_rows import matches, revised_prompts, with_helpful
 from rlhf_lora.revising import ByQuestions, OwnVoice, Reviser
 from rlhf_lora.row_file import RowFile
 from rlhf_lora.stages import ai_labelling, revisions
@@ -127,9 +127,19 @@ class FileStages:
         return {"by": by, **revisions.figures(prompts, texts, steps.rows(), self._measures())}
 
     def measured(self) -> dict[str, Any]:
-        """Held-out prompts answered before and after training on revisions: means and violations by each measure."""
+        """Prompts of the tuning split answered before and after training on revisions: means and violations by each measure.
+
+        Where `revisions.where` picks prompts, those of that kind and the `others` apart: what was to be mended, and what was
+        to stay as good as it was.
+        """
+        where, every = self.parts.plan.config.revisions.where, self.parts.plan.splits.tuning_prompts
+        found = self._before_and_after([prompt for prompt in every if matches(prompt, where)])
+        others = self._before_and_after([prompt for prompt in every if not matches(prompt, where)])
+        return found | ({"others": others} if others else {})
+
+    def _before_and_after(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         measures, plan = self._measures(), self.parts.plan
-        prompts = list(plan.splits.tuning_prompts)[:MEASURED]
+        prompts = list(prompts)[:MEASURED]
         if not measures or not prompts:
             return {}
         found: dict[str, Any] = {"prompts": len(prompts)}
@@ -142,7 +152,8 @@ class FileStages:
             seed = named_seed(plan.config.seed, "revised_sft/measured") >> 1
             answers = [sample.text for sample in engine.generate(backbone, prompts, 1, seed)]
             for name, measure in measures.items():
-                found.setdefault(name, {})[when] = revisions.of_answers(measure, prompts, answers)
+                if said := revisions.of_answers(measure, prompts, answers):
+                    found.setdefault(name, {})[when] = said
         return found
 
     def _reviser(self, judge: Any, ctx: Context) -> Reviser:
@@ -173,7 +184,9 @@ class FileStages:
         """With the base and the SFT policy on it, where somebody needs them."""
         plan, parts = self.parts.plan, self.parts
         if needs_base:
-            return parts.context(parts.answering_backbone(parts.first_sft_adapter if before_revisions else parts.sft_adapter))
+            return parts.context(
+                parts.answering_backbone(parts.first_sft_adapter if before_revisions else parts.sft_adapter)
+            )
         return Context(
             seed=plan.config.seed, cache_dir=plan.cache_dir, run_dir=parts.folder.path, judge=plan.judge,
             device=plan.spec.device,

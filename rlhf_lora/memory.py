@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from rlhf_lora.errors import ModelError
 
-Stage = Literal["sft", "reward_model", "preference", "on_policy", "sampling"]
+Stage = Literal["sft", "reward_model", "labelling", "preference", "on_policy"]
 
 GIB = 2**30
 NF4_BYTES = 0.5 + 1 / 64 + 4 / 16384  # 4 bits, an 8-bit scale per 64 weights, an fp32 scale per 256 of those (QLoRA §3)
@@ -40,8 +40,8 @@ ROLES: dict[Stage, tuple[int, int, int]] = {
     "sft": (1, 0, 1),
     "reward_model": (1, 0, 2),  # chosen and rejected
     "preference": (1, 1, 2),  # TRL's DPO keeps a frozen copy as reference
+    "labelling": (0, 3, 1),  # nobody learns: the policy answers, the reward reads
     "on_policy": (2, 2, 1),  # policy and value learn; reference and reward are read
-    "sampling": (0, 1, 1),  # the policy answers, and nothing learns
 }
 
 
@@ -251,8 +251,8 @@ def estimate(
     }
     logits = 0 if stage == "reward_model" else min(chunk, tokens) * shape.vocab * (8 + width)  # plus fp32 copy, softmax
     training = _activations(shape, tokens, width, gradient_checkpointing) + unpacked + logits
-    training = 0 if stage == "sampling" else training
-    rollout = _rollout(shape, rollout_batch, length, width) + unpacked if stage in ("on_policy", "sampling") else 0
+    training = 0 if stage == "labelling" else training
+    rollout = _rollout(shape, rollout_batch, length, width) + unpacked if stage in ("on_policy", "labelling") else 0
     fragmentation = FRAGMENTATION * (sum(parts.values()) + max(training, rollout))
     phases = {"rollout": rollout, "training": training, "fragmentation": fragmentation}
     return Memory(**{name: round(value) for name, value in (parts | phases).items()})

@@ -252,7 +252,7 @@ def _stages(
     def add(name: str, reads: str, writes: str, rows: int, of: list[Any], cached: bool = True) -> str:
         key = hashlib.sha256(json.dumps([name, *common, *of], sort_keys=True, default=str).encode()).hexdigest()[:20]
         folder = cache_dir / "stages" / f"{name}-{key}"
-        known = cached and repeatable and config.cache and (folder / "record.json").is_file()
+        known = cached and repeatable and config.cache and stage_cache.has(folder)
         expected = _stage_memory(name, config, shape, built, splits)
         plans.append(StagePlan(name, reads, writes, rows, key, expected, folder if known else None, repeatable))
         return key

@@ -56,6 +56,11 @@ def locked(cache_dir: Path, name: str, key: str, interrupted: Callable[[], int |
         lock.release()
 
 
+def has(folder: Path) -> bool:
+    """Whether a finished stage is there; whether it is whole, `take` sees."""
+    return (folder / "record.json").is_file()
+
+
 def take(folder: Path, adapter: Path) -> dict[str, Any] | None:
     """Link or copy a cached adapter to `adapter` and return its record; None when it is not there or damaged."""
     if not folder.is_dir() or damage(folder) is not None:
