@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlhf_lora.judging.questions import Answer, Listener, Question
-from rlhf_lora.records import Message, Prompt, transcript
+from rlhf_lora.records import Message, Prompt, named_seed, transcript
 from rlhf_lora.scores import awaited
 
 VERSIONS = {"texts": "revising/1"}
@@ -139,14 +139,13 @@ class OwnVoice:
     """
 
     def __init__(self, backbone: Any, engine: Any, seed: int, longest: int):
-        self.backbone, self.engine, self.seed, self.longest, self.asked = backbone, engine, seed, longest, 0
+        self.backbone, self.engine, self.seed, self.longest = backbone, engine, seed, longest
 
     def ask(self, questions: Sequence[Question], readable: Any = None) -> list[Answer]:
         prompts = [Prompt(transcript(q.messages), tuple(q.messages)) for q in questions]
         fits = [i for i, p in enumerate(prompts) if len(self.backbone.chat.prompt_ids(p)) <= self.longest]
         answers = [Answer(q.id, "error", reason="too long: the question does not fit the model") for q in questions]
         if fits:
-            self.asked += 1
             for i, sample in zip(fits, self._sampled([prompts[i] for i in fits]), strict=True):
                 answers[i] = Answer(questions[i].id, "text", sample.text.strip())
         return answers
@@ -155,7 +154,9 @@ class OwnVoice:
         pass
 
     def _sampled(self, prompts: Sequence[Prompt]) -> Sequence[Any]:
-        samples: Sequence[Any] = self.engine.generate(self.backbone, prompts, 1, self.seed + self.asked)
+        """With draws of their own for each set of questions, and the same ones when a run that was killed asks them again."""
+        said = hashlib.sha256("\0".join(p.text for p in prompts).encode("utf-8", "surrogatepass")).hexdigest()
+        samples: Sequence[Any] = self.engine.generate(self.backbone, prompts, 1, named_seed(self.seed, said) >> 1)
         return samples
 
 

@@ -30,7 +30,7 @@ FLOORS = {
     "train_settings token_rows trainers trainer_checkpoints dpo_trainer": 2,
     "comparison length_control best_of_n against": 2,
     "judging row_file comparison_rows revising mending principles revised_rows": 2,
-    "ai_labels feedback_checks feedback_plan": 3,
+    "ai_labels feedback_checks feedback_plan feedback_text": 3,
     "file_stages": 5,
     "user_presets": 0,
     "schema hydra_errors config honoured controls derive sources plan plan_checks plan_view plan_tokens reward_labels": 3,
