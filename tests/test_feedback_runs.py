@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,15 +140,26 @@ def test_the_policy_begins_as_the_model_on_revisions(helpdesk_tiny, tmp_path):
     assert not all((policy[name] == sft[name]).all() for name in sft)
 
 
-def test_a_model_revises_its_own_answers_by_its_own_words(helpdesk_tiny, tmp_path):
+def test_a_model_revises_its_own_answers_by_its_own_words(tiny_qwen2, tmp_path):
     """A tiny model's critiques are nonsense: what is looked at is the way they go."""
-    more = ("revisions.rounds=1", "revisions.prompts=6", "revisions.max_new_tokens=4", "stages=[sft,revisions,revised_sft]",
-            "scoring.missing_share=0.99")  # fmt: skip
-    made = on_helpdesk(helpdesk_tiny, tmp_path / "run", *more)
-    assert cli.run(["train", *(one for one in made if not one.startswith(("judge", "plugins")))]) == 0
+    base = tmp_path / "base"
+    shutil.copytree(tiny_qwen2, base)
+    config = json.loads((base / "config.json").read_text()) | {"max_position_embeddings": 4096}
+    (base / "config.json").write_text(json.dumps(config))
+    more = (
+        "revisions.rounds=2",
+        "revisions.prompts=6",
+        "revisions.max_new_tokens=6",
+        "stages=[sft,revisions,revised_sft]",
+    )
+    made = [one for one in given(base, tmp_path / "run", *more) if not one.startswith(("judge", "plugins"))]
+    assert cli.run(["train", *made]) == 0
     rows = RowFile(tmp_path / "run" / "revisions" / "steps.jsonl").rows()
-    assert len(rows) == 6
-    assert RunFolder(tmp_path / "run").summary["revisions"]["by"] == "self"
+    assert [row["round"] for row in rows] == [1] * 6 + [2] * 6
+    assert sum(bool(row["text"] and row["critique"]) for row in rows) >= 6
+    summary = RunFolder(tmp_path / "run").summary
+    assert summary["revisions"]["by"] == "self"
+    assert summary["revised_sft"]["orders_gold"].keys() == {"before", "after"}
 
 
 @pytest.mark.parametrize("kill_at", [1, 3, 5])
