@@ -88,14 +88,15 @@ class AdapterStages:
 
     def run(self, stage: StagePlan) -> None:
         """Run a stage before the policy, or take it from the run folder or the cache."""
-        if self.records.has(stage) and self.parts.adapter_of(stage.name).is_dir():
+        if self.records.has(stage) and self.parts.left_by(stage.name).is_dir():
             return
-        record = self.cached(stage, lambda: self._fit(stage)) if self.parts.plan.config.cache else self._fit(stage)
+        from_cache = self.parts.plan.config.cache and stage.repeatable
+        record = self.cached(stage, lambda: self._fit(stage)) if from_cache else self._fit(stage)
         self.records.keep(stage.name, {"key": stage.key, "reused": False} | record)
 
     def cached(self, stage: StagePlan, fit: Callable[[], Record]) -> Record:
         """The record of a stage that the cache has, or that is trained with `fit` and put there."""
-        adapter, folder = self.parts.adapter_of(stage.name), self.parts.folder
+        adapter, folder = self.parts.left_by(stage.name), self.parts.folder
         with stage_cache.locked(self.parts.plan.cache_dir, stage.name, stage.key, self.interrupted) as cached:
             record = stage_cache.take(cached, adapter)
             if record is None:
@@ -109,18 +110,30 @@ class AdapterStages:
         return record | {"reused": True, "seconds": 0.0}
 
     def _fit(self, stage: StagePlan) -> Record:
-        """Train SFT or the reward model. Returns its record: seconds, metrics, figures."""
+        """Train SFT or the reward model, or have a judge or the model itself make what they learn from.
+
+        Returns:
+            Its record: seconds, metrics, figures.
+        """
+        from rlhf_lora.file_stages import NAMES, FileStages
         from rlhf_lora.held_out import judge_reward_model
         from rlhf_lora.stages import reward_model, sft
 
         plan, started = self.parts.plan, time.perf_counter()
         progress.stage(stage.name, f"{stage.rows} {stage.reads}")
+        files = FileStages(self.parts, self.interrupted)
+        if stage.name in NAMES:
+            figures = files.run(stage.name)
+            return {"seconds": time.perf_counter() - started, "metrics": {}, "figures": figures}
         ctx = self.context(stage.name)
-        if stage.name == "sft":
-            metrics, figures = sft.fit(plan.spec, plan.splits.demonstrations, plan.settings("sft"), ctx), {}
+        if stage.name in ("sft", "revised_sft"):
+            rows = plan.splits.demonstrations if stage.name == "sft" else files.demonstrations()
+            metrics = sft.fit(plan.spec, rows, plan.settings("sft"), ctx)
+            figures = files.measured() if stage.name == "revised_sft" else {}
         else:
             loss = plan.config.reward_model.loss
-            metrics = reward_model.fit(plan.spec, plan.rows(stage), plan.settings("reward_model"), ctx, loss)
+            pairs = files.pairs() if plan.stage("labels") else None
+            metrics = reward_model.fit(plan.spec, plan.rows(stage, pairs), plan.settings("reward_model"), ctx, loss)
             figures = judge_reward_model(
                 plan.spec, ctx.out, plan.splits, self.parts.gold_scorer(), plan.config.evaluation.split
             )
@@ -130,7 +143,8 @@ class AdapterStages:
         parts = self.parts
         return FitContext(
             out=parts.adapter_of(name), seed=named_seed(parts.plan.config.seed, name) % 2**31, log=self._logger(name),
-            start_adapter=parts.sft_adapter if name != "sft" else parts.plan.start_adapter, description=name,
+            start_adapter=parts.plan.start_adapter if name in ("sft", "revised_sft") else parts.sft_adapter,
+            description=name,
             work_dir=parts.folder.checkpoints / name, interrupted=self.interrupted,
         )  # fmt: skip
 

@@ -49,9 +49,19 @@ class Assembly:
         """What the policy of this round starts from: the reference, or the policy of the round before."""
         return self.sft_adapter if self.turn.is_first else self.folder.adapter(f"policy_{self.turn.number - 1}")
 
+    def left_by(self, stage: str) -> Path:
+        """The folder that a stage leaves: of one that trains nothing its files, else an adapter."""
+        return self.folder.path / stage if stage in ("labels", "revisions") else self.adapter_of(stage)
+
     @property
     def sft_adapter(self) -> Path | None:
-        """What the policy starts from and the reference is: this run's SFT, someone's, or None for the bare base."""
+        """What the policy starts from and the reference is: this run's SFT, the one on revisions where there is one;
+        someone's; or None for the bare base."""
+        return self.adapter_of("revised_sft") if self.plan.stage("revised_sft") else self.first_sft_adapter
+
+    @property
+    def first_sft_adapter(self) -> Path | None:
+        """The model whose answers are revised."""
         return self.adapter_of("sft") if self.plan.stage("sft") else self.plan.start_adapter
 
     @property
@@ -64,14 +74,19 @@ class Assembly:
 
     def backbone(self, policy: Path | None, trained: bool = False) -> Backbone:
         """The base with the roles policy and reference."""
+        backbone = self.answering_backbone(policy, trained)
+        # A frozen copy of SFT. Adapters off would measure KL from the base, which is right only when there is no SFT.
+        backbone.add_role("reference", start=self.sft_adapter, bare=self.sft_adapter is None)
+        return backbone
+
+    def answering_backbone(self, policy: Path | None, trained: bool = False) -> Backbone:
+        """The base with the role policy alone, for who only has it answer."""
         hardware = self.plan.config.hardware
         backbone = Backbone(
             self.plan.spec, micro_batch=max(hardware.micro_batch, hardware.rollout_batch // 4),
             rollout_batch=hardware.rollout_batch, logprob_chunk=hardware.logprob_chunk,
         )  # fmt: skip
         backbone.add_role("policy", start=policy, trained=trained)
-        # A frozen copy of SFT. Adapters off would measure KL from the base, which is right only when there is no SFT.
-        backbone.add_role("reference", start=self.sft_adapter, bare=self.sft_adapter is None)
         return backbone
 
     def training_backbone(self) -> Backbone:

@@ -170,7 +170,7 @@ def _part(override: str) -> str:
 def _with_free_keys(overrides: Sequence[str]) -> list[str]:
     """Mappings whose keys are the user's own (`model.template_kwargs={enable_thinking: false}`) take new keys as they are;
     Hydra would ask for `++` before them."""
-    free = {"model.template_kwargs", "model.shape"}
+    free = {"model.template_kwargs", "model.shape", "revisions.where"}
     for entry in registry.entries():
         places = [entry.kind, *(f"{stage}.dataset" for stage in OWN_DATASETS if entry.kind == "dataset")]
         names = [name for name, (hint, _) in entry.fields().items() if typing.get_origin(hint) is dict]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlhf_lora.data_lengths import KINDS, Lengths, measured, replies_of
+from rlhf_lora.feedback_checks import readers
 from rlhf_lora.plan_tokens import PlanTokens, TemplateRefuses, plan_tokens
 from rlhf_lora.records import Data, Unused, prompt_of
 from rlhf_lora.sources import SHARE, Source
@@ -116,7 +117,8 @@ def _reasons(unused: Sequence[Unused]) -> list[Reason]:
 def _stages_of(plan: Plan, source: Source, is_test: bool) -> set[str]:
     """The stages that read a dataset; of its test set, those that are judged on it."""
     own = {other.stage for other in plan.sources.every}
-    stages = {s.name for s in plan.stages if (s.name == source.stage if source.stage else s.name not in own)}
+    read = readers([stage.name for stage in plan.stages])
+    stages = {name for name in read if (name == source.stage if source.stage else name not in own)}
     return stages - {"sft"} if is_test else stages
 
 

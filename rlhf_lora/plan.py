@@ -20,8 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlhf_lora import (
     __version__,
+    ai_labels,
     controls,
     derive,
+    feedback_checks,
+    feedback_plan,
     honoured,
     memory,
     plan_checks,
@@ -51,6 +54,8 @@ class StagePlan:
     Attributes:
         key: names the stage by content: everything that decides its result.
         reused: the folder it is taken from, when the cache has it.
+        repeatable: it comes out the same again, so that the cache may keep it; what a judge that is asked anew may answer
+            otherwise says is not, nor what is learned from it.
     """
 
     name: str
@@ -60,6 +65,7 @@ class StagePlan:
     key: str
     memory: memory.Memory | None = None
     reused: Path | None = None
+    repeatable: bool = True
 
 
 @dataclass(frozen=True)
@@ -110,10 +116,14 @@ class Plan:
         """What each stage learns from and is judged on; an off-policy optimizer reads `rows(stage)`."""
         return self.sources.splits
 
-    def rows(self, stage: StagePlan) -> Sequence[Any]:
-        """What a stage learns from; labelled as `reward_model.labels` says, where somebody compared or rated answers."""
-        rows = stage_rows(self.sources, stage.name, stage.reads)
-        if stage.name == "reward_model":
+    def rows(self, stage: StagePlan, made: Sequence[Any] | None = None) -> Sequence[Any]:
+        """What a stage learns from; labelled as `reward_model.labels` says, where somebody compared or rated answers.
+
+        Args:
+            made: what the stage `labels` made, where there is one.
+        """
+        rows = stage_rows(self.sources, stage.name, stage.reads) if made is None else made
+        if stage.name == "reward_model" and made is None:
             rows = reward_labels.asked_for(rows, self.config.reward_model)
         if stage.reads in reward_labels.WANTS:
             rows = controls.relabelled(rows, self.config.reward_model.labels, self.config.seed)
@@ -153,7 +163,7 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     source = row_source.of(config.optimizer)
     reward = registry.build("reward", config.reward)
     needed = plan_checks.stage_names(config, reward, source)
-    read = sources.read(config, datasets, load, needed, source.existing)
+    read = sources.read(config, datasets, load, feedback_checks.readers(needed), source.existing)
     source = row_source.settle(config.optimizer, read.existing)
     data, splits = read.data, read.splits
     derive.derive_updates(config, len(splits.prompts))
@@ -174,7 +184,12 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     plan_checks.check_missing(config, built["optimizer"])
     has_demonstrations = bool(splits.demonstrations or config.sft.dataset is not None)
     names = plan_checks.stage_names(config, reward, source, has_demonstrations)
-    if "reward_model" in names:
+    feedback_checks.check_stages(config, names)
+    feedback_checks.check_judge(config, names)
+    feedback_checks.check_rows(config, names, read)
+    if "labels" in names:
+        config.reward_model.loss = "pairwise"
+    elif "reward_model" in names:
         config.reward_model.loss = reward_labels.loss_for(config.reward_model.loss, splits)
     has_reward_model = bool(reward_adapters) or "reward_model" in names
     policy_reads = row_source.reads(source, read.existing)
@@ -240,33 +255,52 @@ def _stages(
         dict(spec.template_kwargs),
     ]
     common = [stage_cache.code(), config.seed, model, config.hardware.threads]
-    start_key, splits = inputs.get("model.adapter"), read.splits
+    first_key = start_key = inputs.get("model.adapter")
+    splits, repeatable = read.splits, True
     plans: list[StagePlan] = []
 
     def add(name: str, reads: str, writes: str, rows: int, of: list[Any], cached: bool = True) -> str:
         key = hashlib.sha256(json.dumps([name, *common, *of], sort_keys=True, default=str).encode()).hexdigest()[:20]
         folder = cache_dir / "stages" / f"{name}-{key}"
-        reused = folder if cached and config.cache and stage_cache.has(folder) else None
-        plans.append(
-            StagePlan(name, reads, writes, rows, key, _stage_memory(name, config, shape, built, splits), reused)
-        )
+        known = cached and repeatable and config.cache and stage_cache.has(folder)
+        expected = _stage_memory(name, config, shape, built, splits)
+        plans.append(StagePlan(name, reads, writes, rows, key, expected, folder if known else None, repeatable))
         return key
 
     if "sft" in names:
         of: list[Any] = [start_key, _without_dataset(config.sft), splits.fingerprint("demonstrations")]
         start_key = add("sft", "demonstrations", "adapters/sft", len(splits.demonstrations), of)
+    if "revisions" in names:
+        repeatable = feedback_plan.is_repeatable(config.revisions.by == "judge", built["judge"])
+        of = [start_key, *feedback_plan.revisions_of(config, splits, inputs)]
+        revisions_key = add("revisions", "prompts", "revisions", feedback_plan.revised_rows(config, splits), of)
+        if "revised_sft" in names:
+            of = [first_key, revisions_key, _without_dataset(config.sft), splits.fingerprint("demonstrations")]
+            rows = feedback_plan.revised_rows(config, splits, with_helpful_ones=True)
+            start_key = add("revised_sft", "demonstrations", "adapters/revised_sft", rows, of)
+    label_key: list[Any] = []
+    if "labels" in names:
+        repeatable = repeatable and feedback_plan.is_repeatable(True, built["judge"])
+        of = [start_key, *feedback_plan.labels_of(config, splits, inputs)]
+        reads = "prompts" if config.reward_model.pairs == "rollouts" else "pairs"
+        label_key = [add("labels", reads, "labels", ai_labels.work_of(config, splits).rows, of)]
     reward_key: Any = [what for name, what in inputs.items() if name.startswith("reward.")]
     if "reward_model" in names:
         of = [
             start_key,
             _without_dataset(config.reward_model),
             config.evaluation.split,
+            *label_key,
             splits.fingerprint(
                 reward_labels.LISTS.get(reads := reward_labels.READS[config.reward_model.loss], reads),
                 "tuning_pairs", "final_pairs", "tuning_ratings", "final_ratings", "tuning_labels", "final_labels",
             ),
         ]  # fmt: skip
-        rows = len(reward_labels.asked_for(getattr(splits, reads), config.reward_model))
+        rows = (
+            ai_labels.work_of(config, splits).most_pairs(config.ai_labels.samples_per_prompt)
+            if label_key
+            else len(reward_labels.asked_for(getattr(splits, reads), config.reward_model))
+        )
         reward_key += [add("reward_model", reads, "adapters/reward", rows, of)]
     source = row_source.of(config.optimizer)
     if "answers" in names:
@@ -300,7 +334,10 @@ def _without_dataset(settings: DictConfig) -> dict[str, Any]:
 
 def _stage_memory(
     name: str, config: DictConfig, shape: memory.Shape, built: Mapping[str, Any], splits: Splits
-) -> memory.Memory:
+) -> memory.Memory | None:
+    if name in ("labels", "revisions"):
+        return feedback_plan.stage_memory(name, config, shape, built["judge"])
+    name = "sft" if name == "revised_sft" else name
     on_policy = name == "policy" and not hasattr(built["optimizer"], "learns_from")
     stage: Any = name if name != "policy" else ("on_policy" if on_policy else "preference")
     stage, on_policy = ("labelling", True) if name == "answers" else (stage, on_policy)

@@ -10,10 +10,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_lora import best_of_n
+from rlhf_lora import best_of_n, feedback_checks
 from rlhf_lora.adamw import AdamW
 from rlhf_lora.controls import LABELS
 from rlhf_lora.errors import ConfigError, DataError, ModelError, did_you_mean
+from rlhf_lora.feedback_checks import STAGES
 from rlhf_lora.memory import Shape
 from rlhf_lora.reward_labels import LOSSES, READS, WANTS, refuse_one_kind
 from rlhf_lora.reward_tree import every_reward, waiting_for
@@ -23,7 +24,6 @@ from rlhf_lora.sources import Sources
 from rlhf_lora.splits import Splits
 from rlhf_lora.train_settings import TrainSettings, micro_batch_within
 
-STAGES = ("sft", "reward_model", "answers", "policy")
 KEPT_BY = tuple(f"{part}.{name}" for part in ("policy", "gold") for name in ("win_rate_vs_reference", "score_mean"))
 """What the best update can be told by: higher is better in all of them."""
 
@@ -76,6 +76,7 @@ def check_ranges(config: DictConfig) -> None:
         )
     for name in ("sft", "reward_model"):
         train_settings(config[name], name, 1)
+    feedback_checks.check_ranges(config)
 
 
 def train_settings(node: Any, where: str, micro_batch: int) -> TrainSettings:
@@ -96,7 +97,7 @@ def start_adapter_of(config: DictConfig) -> Path | None:
     given = config.model.adapter
     if given is None:
         return None
-    for folder in (Path(given) / "adapters" / "sft", Path(given)):
+    for folder in (*(Path(given) / "adapters" / name for name in ("revised_sft", "sft")), Path(given)):
         if (folder / "adapter_config.json").is_file() and (folder / "adapter_model.safetensors").is_file():
             return folder
         if (folder / "adapter_model.bin").is_file():
@@ -168,7 +169,7 @@ def stage_names(
     answers = ["answers"] if source.made else []
     if config.stages is None:
         sft = ["sft"] if config.model.adapter is None and has_demonstrations else []
-        return [*sft, *needed, *answers, "policy"]
+        return feedback_checks.unasked(config, [*sft, *needed, *answers, "policy"])
     names = [str(name) for name in config.stages]
     _check_stages_asked(names)
     if "answers" in names and ("policy" not in names or not source.made):
@@ -183,7 +184,7 @@ def stage_names(
             f"reward={config.reward.name} needs the stage {missing[0]}", where=_stages(names),
             fix=f"add it to stages, or give {waiting_for(reward, missing[0])}.path=RUN of a trained reward model",
         )  # fmt: skip
-    return [name for name in STAGES if name in names]
+    return [name for name in STAGES if name in names]  # in the order in which they run
 
 
 def _check_stages_asked(names: Sequence[str]) -> None:
@@ -301,9 +302,9 @@ def check_rows(
     reads = READS.get(loss, "pairs")
     wants = {"sft": ("demonstrations", "demonstrations"), "reward_model": (reads, WANTS[reads])}
     wants["policy"] = (policy_reads, policy_reads)
-    for name in names:
-        if name == "answers":
-            continue  # reads what the policy is said to read here
+    if "labels" in names:
+        del wants["reward_model"]  # it learns from what the stage labels makes, which has checks of its own
+    for name in [name for name in names if name in wants]:  # `answers` reads what the policy is said to read here
         attribute, what = wants[name]
         if not getattr(read.existing if name == "policy" and attribute != "prompts" else read.splits, attribute):
             setting, other = read.named(name), ""

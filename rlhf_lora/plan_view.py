@@ -71,11 +71,19 @@ def _stage_table(plan: Plan) -> Any:
             stage.name,
             f"{stage.rows:,} {stage.reads}" if stage.rows else stage.reads,
             stage.writes,
-            "cache (reused)" if stage.reused else "training",
+            "cache (reused)" if stage.reused else _made_by(plan, stage.name),
         )
     if plan.stage("policy"):
         table.add_row("evaluation", f"{len(plan.splits.final_prompts):,} prompts", "summary.json, report.html", "")
     return table
+
+
+def _made_by(plan: Plan, stage: str) -> str:
+    """Where what a stage writes comes from."""
+    config = plan.config
+    if stage == "labels" or (stage == "revisions" and config.revisions.by == "judge"):
+        return f"judge={config.judge.name}"
+    return "the SFT model" if stage == "revisions" else "training"
 
 
 def _split_line(plan: Plan) -> str:

@@ -80,6 +80,30 @@ class RewardModelConfig(StageConfig):
     labels: str = "as_given"
     rows: int | None = None
     half: str | None = None
+    pairs: str = "dataset"
+
+
+@dataclass
+class AiLabelsConfig:
+    orders: str = "both"
+    tie_within: float = 0.0
+    hard: bool = False
+    keep_dataset: float = 0.0
+    samples_per_prompt: int = 2
+    prompts: int | None = None
+
+
+@dataclass
+class RevisionsConfig:
+    rounds: int = 0
+    by: str = "self"
+    of: str = "sft"
+    where: dict[str, Any] = field(default_factory=dict)
+    prompts: int | None = None
+    helpful: float = 1.0
+    constitution: Any = None
+    measure: list[str] = field(default_factory=list)
+    max_new_tokens: int = 256
 
 
 @dataclass
@@ -141,6 +165,8 @@ class TrainConfig:
     splits: SplitsConfig = field(default_factory=SplitsConfig)
     sft: StageConfig = field(default_factory=StageConfig)
     reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
+    ai_labels: AiLabelsConfig = field(default_factory=AiLabelsConfig)
+    revisions: RevisionsConfig = field(default_factory=RevisionsConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     refresh: RefreshConfig = field(default_factory=RefreshConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -81,9 +81,9 @@ def put(folder: Path, adapter: Path, record: Mapping[str, Any]) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A hard link where the file system has them; JSON is copied, since people edit it."""
+    """A hard link where the file system has them; JSON is copied, since people edit it and the kit appends to JSONL."""
     try:
-        if source.suffix == ".json":
+        if source.suffix in (".json", ".jsonl"):
             raise OSError
         os.link(source, target)
     except OSError:

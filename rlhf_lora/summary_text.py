@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rlhf_lora import feedback_text
 from rlhf_lora.controls import must_give
 from rlhf_lora.run_folder import mended
 
@@ -25,6 +26,7 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
         for part, what in ((best.get("gold", {}), "gold"), (best, own)):
             if "win_rate_vs_reference" in part:
                 found.append(f"best of {n}, at most {best['kl_bound']:.2f} nats: {_against_reference(part, what)}")
+    found += feedback_text.lines(summary)
     for name, what in (("reward_model", "reward model"), ("implicit_reward", "the policy as a reward model")):
         if "accuracy" in (model := summary.get(name, {})):
             found.append(_accuracy(model, what))

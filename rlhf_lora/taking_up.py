@@ -121,6 +121,9 @@ def summarise(
         summary["too_long"] = dict(too_long)
     summary |= records.get("evaluation", {}).get("figures", {})
     summary |= rounds.summary(records, config.rounds)
+    for name in ("labels", "revisions", "revised_sft", "reward_model"):
+        if figures := records.get(name, {}).get("figures"):
+            summary["ai_labels" if name == "labels" else name] = figures
     if loop is not None:
         state = loop.state
         abstained, errors = state.kinds(loop.missing)  # of a rollout that stopped the run

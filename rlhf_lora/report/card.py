@@ -6,11 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf_lora import feedback_text
 from rlhf_lora.atomic import write_text
 from rlhf_lora.controls import must_give
 from rlhf_lora.run_folder import RunFolder, mended
 
-_KINDS = {"sft": "supervised fine-tuning", "reward": "reward model (sequence classification)", "policy": "policy"}
+_KINDS = {
+    "sft": "supervised fine-tuning",
+    "revised_sft": "supervised fine-tuning on revisions",
+    "reward": "reward model (sequence classification)",
+    "policy": "policy",
+}
 
 
 def write_model_card(folder: RunFolder, base: str | None = None, data: str | None = None) -> Path:
@@ -33,6 +39,7 @@ def write_model_card(folder: RunFolder, base: str | None = None, data: str | Non
         "\n".join(f"**Trained with two: {line}.**" for line in mended(summary)),
         "## Adapters\n\n" + (listed or "None: the run has not finished."),
         "## Figures\n\n" + _figures(summary),
+        _feedback(summary),
         _loading(base, adapters, bool(_of(config, "model", "load_in_4bit"))),
         f"## Data\n\n{f'`{data}`' if data else 'As config.yaml says'}. `samples/` holds prompts of it.",
         "## Settings\n\n`config.yaml` holds every setting, `versions.json` what it ran on, `metrics.jsonl` every step, "
@@ -48,6 +55,12 @@ def _control(summary: Mapping[str, Any]) -> str:
     """Whoever finds the adapters is told that they were never meant to be good."""
     control = summary.get("control")
     return f"**Control, not a result: `{control}`.** {must_give(control)}" if control else ""
+
+
+def _feedback(summary: Mapping[str, Any]) -> str:
+    """Who labelled, where it was not people: whoever uses the adapters inherits what the judge likes."""
+    lines = feedback_text.lines(summary)
+    return "## AI feedback\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
 
 
 def _front_matter(base: str) -> str:

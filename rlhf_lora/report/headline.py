@@ -15,6 +15,8 @@ from rlhf_lora.run_folder import mended
 def reference_name(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
     """What the policy is compared with: "SFT" when this run made it, else "reference"."""
     stages = {*summary.get("seconds", {}), *summary.get("reused", []), *(row["stage"] for row in metrics)}
+    if "revised_sft" in stages:
+        return "SFT on revisions"
     return "SFT" if "sft" in stages else "reference"
 
 

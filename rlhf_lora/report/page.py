@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from rlhf_lora import feedback_text
 from rlhf_lora.atomic import write_text
 from rlhf_lora.report import curves, held_out, overoptimization, plots
 from rlhf_lora.report.document import document
@@ -22,6 +23,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 STAGES = {
     "sft": "Supervised fine-tuning",
+    "revised_sft": "Supervised fine-tuning on revisions",
     "reward_model": "Reward model",
     "policy": "Policy",
     "evaluation": "Held-out prompts, within the run",
@@ -50,6 +52,7 @@ def render(folder: RunFolder) -> str:
     sections = [
         ("before-after", "Before and after", _before_after(samples, metrics, reference, further)),
         ("samples", "Samples", _samples(samples, reference)),
+        *([("feedback", "AI feedback", told)] if (told := _feedback(summary)) else []),
         ("training", "Training", _training(metrics, folder.config, summary)),
         ("time", "Time", _time(summary)),
         ("settings", "Settings", _settings(folder)),
@@ -167,6 +170,12 @@ def _text(text: str | None) -> str:
     shown = "".join(c if c in "\n\t" or c.isprintable() or c == "\u200d" else "\ufffd" for c in text[:LONGEST])
     more = f'<span class="empty"> … {len(text) - LONGEST} more characters</span>' if len(text) > LONGEST else ""
     return f'<div class="text" dir="auto">{escape(shown)}{more}</div>'
+
+
+def _feedback(summary: Mapping[str, Any]) -> str:
+    """Who labelled and who revised, where it was no person."""
+    lines = feedback_text.lines(summary)
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
 
 
 # --- training, time, settings -----------------------------------------------------------------------------------------

@@ -1,0 +1,77 @@
+"""The stages of AI feedback in a plan: what decides their result, whether it can be repeated, and their memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig
+
+from rlhf_lora import derive, memory
+from rlhf_lora.feedback_checks import settings
+from rlhf_lora.principles import principles_of
+from rlhf_lora.records import Demonstration
+from rlhf_lora.revised_rows import revised_prompts, with_helpful
+from rlhf_lora.splits import Splits
+
+
+def is_repeatable(by_judge: bool, judge: Any) -> bool:
+    """Whether the same questions are answered the same again. A judge says so of itself (`deterministic`); the run's own
+    model is sampled with the run's seed."""
+    return not by_judge or bool(getattr(judge, "deterministic", False))
+
+
+def labels_of(config: DictConfig, splits: Splits, inputs: Mapping[str, str]) -> list[Any]:
+    """What decides a judge's labels, beside the SFT model and what all stages share."""
+    reads = ["pairs", *(["prompts"] if config.reward_model.pairs == "rollouts" and not splits.pairs else [])]
+    places = [
+        "reward_model.pairs",
+        "reward_model.rows",
+        "reward_model.half",
+        "ai_labels",
+        "judge",
+        "scoring.missing_share",
+    ]
+    if config.reward_model.pairs == "rollouts":
+        places += ["rollout", "max_prompt_tokens"]
+    return [*settings(config, *places), splits.fingerprint(*reads), *_plugins(inputs, "judge", "rollout")]
+
+
+def revisions_of(config: DictConfig, splits: Splits, inputs: Mapping[str, str]) -> list[Any]:
+    """What decides revisions, beside the SFT model and what all stages share."""
+    places = ["revisions", "rollout", "max_prompt_tokens", "scoring.missing_share"]
+    if config.revisions.by == "judge":
+        places.append("judge")
+    reads = "demonstrations" if config.revisions.of == "sft" else "prompts"
+    said = [[p.id, p.text, p.critique, p.revision] for p in principles_of(config.revisions)]
+    return [*settings(config, *places), said, splits.fingerprint(reads), *_plugins(inputs, "judge", "rollout")]
+
+
+def revised_rows(config: DictConfig, splits: Splits, with_helpful_ones: bool = False) -> int:
+    """How many prompts are revised; and how many demonstrations are then learned from."""
+    prompts = revised_prompts(config, splits)
+    if not with_helpful_ones:
+        return len(prompts)
+    revised = [Demonstration(prompt, "") for prompt in prompts]
+    return len(with_helpful(revised, splits.demonstrations, config.revisions))
+
+
+def stage_memory(name: str, config: DictConfig, shape: memory.Shape, judge: Any) -> memory.Memory | None:
+    """Of sampling, where the base is loaded; None for labels that need no model here."""
+    if name == "labels" and config.reward_model.pairs != "rollouts" and not getattr(judge, "on_device", False):
+        return None
+    reply = config.rollout.get("max_new_tokens") or derive.DEFAULT_NEW_TOKENS
+    if name == "revisions":
+        reply = max(reply, config.revisions.max_new_tokens)
+    return memory.estimate(
+        shape, stage="labelling", frozen_adapters=1, load_in_4bit=config.model.load_in_4bit, dtype=config.model.dtype,
+        r=config.adapter.r,
+        prompt_tokens=config.max_prompt_tokens, response_tokens=reply, rollout_batch=config.hardware.rollout_batch,
+        micro_batch=config.hardware.micro_batch, chunk=config.hardware.logprob_chunk,
+        gradient_checkpointing=config.model.gradient_checkpointing, device_context=config.hardware.device == "cuda",
+    )  # fmt: skip
+
+
+def _plugins(inputs: Mapping[str, str], *kinds: str) -> list[str]:
+    starts = tuple(f"the plugin {kind}=" for kind in kinds)
+    return [what for name, what in inputs.items() if name.startswith(starts)]

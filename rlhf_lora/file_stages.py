@@ -1,0 +1,246 @@
+"""Stages that leave files and train nothing: a judge's labels, and an assistant's revisions of its own answers.
+
+labels/      labels.jsonl (format labels/1)   answers.jsonl (with reward_model.pairs=rollouts)
+revisions/   answers.jsonl   steps.jsonl   demonstrations.jsonl
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_lora import ai_labels, registry
+from rlhf_lora.assembly import Assembly, opened
+from rlhf_lora.atomic import write_text
+from rlhf_lora.comparison_rows import among
+from rlhf_lora.contracts import Context
+from rlhf_lora.errors import DataError, PluginError
+from rlhf_lora.principles import principles_of
+from rlhf_lora.records import Comparison, Demonstration, Pair, Prompt, Sample, named_seed
+from rlhf_lora.revised_rows import matches, revised_prompts, with_helpful
+from rlhf_lora.revising import ByQuestions, OwnVoice, Reviser
+from rlhf_lora.row_file import RowFile
+from rlhf_lora.stages import ai_labelling, revisions
+from rlhf_lora.stages.scoring import Scorer
+
+NAMES = ("labels", "revisions")
+MEASURED = 200
+"""Held-out prompts that are answered before and after training on revisions, at most."""
+
+
+@dataclass(frozen=True)
+class FileStages:
+    """Runs them, and reads what they left.
+
+    Attributes:
+        parts: plan and run folder, the base's path known.
+        interrupted: the number of the signal that asked the run to stop, or None.
+    """
+
+    parts: Assembly
+    interrupted: Callable[[], int | None] = lambda: None
+
+    def run(self, name: str) -> dict[str, Any]:
+        """Do what is left to do of a stage. Returns its figures."""
+        return self._labels() if name == "labels" else self._revisions()
+
+    # --- labels -------------------------------------------------------------------------------------------------------
+
+    def pairs(self) -> list[Pair]:
+        """What the reward model learns from, once `labels` is done: labels that are kept, and the judge's."""
+        config = self.parts.plan.config
+        work = ai_labels.work_of(config, self.parts.plan.splits)
+        rows = self._file("labels", "labels.jsonl").rows()
+        pairs = ai_labels.learned_from(work.kept, self._comparisons(work), rows, config.ai_labels.hard)
+        if not pairs:
+            raise DataError(
+                "the judge's labels leave no pair to learn from: all are ties, or could not be read",
+                where=str(self._file("labels", "labels.jsonl").path),
+                fix="another judge, a smaller ai_labels.tie_within, or ai_labels.keep_dataset above 0",
+            )
+        return pairs
+
+    def _labels(self) -> dict[str, Any]:
+        plan, settings = self.parts.plan, self.parts.plan.config.ai_labels
+        work = ai_labels.work_of(plan.config, plan.splits)
+        needs_base = bool(work.prompts) or getattr(plan.judge, "on_device", False)
+        ctx = self._context(needs_base)
+        if work.prompts:
+            self._answer(ctx, work.prompts, settings.samples_per_prompt, "labels")
+        comparisons = self._comparisons(work)
+        name = _name_of(plan.judge)
+        with _open(plan.judge, ctx) as judge:
+            rows = ai_labelling.label(
+                judge, comparisons, self._file("labels", "labels.jsonl"), name, orders=settings.orders,
+                tie_within=settings.tie_within, missing_share=plan.config.scoring.missing_share, interrupted=self.interrupted,
+            )  # fmt: skip
+        gold = self.parts.gold_scorer()
+        figures = ai_labels.figures(comparisons, rows, work.people, None if gold is None else _values(gold))
+        said = {
+            "judge": name,
+            "pairs": plan.config.reward_model.pairs,
+            "orders": settings.orders,
+            "kept": len(work.kept),
+        }
+        return said | figures
+
+    def _comparisons(self, work: ai_labels.Work) -> list[Comparison]:
+        if not work.prompts:
+            return ai_labels.asked(work.people)
+        answers = {row["id"]: row["answers"] for row in self._file("labels", "answers.jsonl").rows()}
+        return [one for prompt in work.prompts if prompt.id in answers for one in among(prompt, answers[prompt.id])]
+
+    # --- revisions ----------------------------------------------------------------------------------------------------
+
+    def demonstrations(self) -> list[Demonstration]:
+        """What `revised_sft` learns from: last revisions, and the share of the data's own that is asked for."""
+        plan = self.parts.plan
+        rows = {row["id"]: row["completion"] for row in self._file("revisions", "demonstrations.jsonl").rows()}
+        prompts = revised_prompts(plan.config, plan.splits)
+        revised = [Demonstration(prompt, rows[prompt.id]) for prompt in prompts if rows.get(prompt.id)]
+        return with_helpful(revised, plan.splits.demonstrations, plan.config.revisions)
+
+    def _revisions(self) -> dict[str, Any]:
+        plan, settings = self.parts.plan, self.parts.plan.config.revisions
+        prompts, by_judge = revised_prompts(plan.config, plan.splits), settings.by == "judge"
+        ctx, steps = self._context(needs_base=True, before_revisions=True), self._file("revisions", "steps.jsonl")
+        prompts, answers = self._answer(ctx, prompts, 1, "revisions")
+        with _open(plan.judge, ctx) if by_judge else _nobody() as judge:
+            reviser = (
+                self._reviser(judge, ctx) if by_judge else ByQuestions(self._own_voice(ctx), settings.max_new_tokens)
+            )
+            texts = revisions.revise(
+                reviser, prompts, [given[0] for given in answers], principles_of(settings), settings.rounds, steps,
+                plan.config.seed, plan.config.scoring.missing_share, self.interrupted,
+            )  # fmt: skip
+        rows = [
+            {"id": prompt.id, "prompt": prompt.text, **_messages(prompt), "completion": given[-1]}
+            for prompt, given in zip(prompts, texts, strict=True)
+        ]
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_text(self._file("revisions", "demonstrations.jsonl").path, lines)
+        by = _name_of(plan.judge) if by_judge else "self"
+        return {"by": by, **revisions.figures(prompts, texts, steps.rows(), self._measures())}
+
+    def measured(self) -> dict[str, Any]:
+        """Prompts of the tuning split answered before and after training on revisions: means and violations by each measure.
+
+        Where `revisions.where` picks prompts, those of that kind and the `others` apart: what was to be mended, and what was
+        to stay as good as it was.
+        """
+        where, every = self.parts.plan.config.revisions.where, self.parts.plan.splits.tuning_prompts
+        found = self._before_and_after([prompt for prompt in every if matches(prompt, where)])
+        others = self._before_and_after([prompt for prompt in every if not matches(prompt, where)])
+        return found | ({"others": others} if others else {})
+
+    def _before_and_after(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        measures, plan = self._measures(), self.parts.plan
+        prompts = list(prompts)[:MEASURED]
+        if not measures or not prompts:
+            return {}
+        found: dict[str, Any] = {"prompts": len(prompts)}
+        for when, adapter in (
+            ("before", self.parts.first_sft_adapter),
+            ("after", self.parts.adapter_of("revised_sft")),
+        ):
+            backbone = self.parts.answering_backbone(adapter)
+            engine = opened(plan.rollout, self.parts.context(backbone))
+            seed = named_seed(plan.config.seed, "revised_sft/measured") >> 1
+            answers = [sample.text for sample in engine.generate(backbone, prompts, 1, seed)]
+            for name, measure in measures.items():
+                if said := revisions.of_answers(measure, prompts, answers):
+                    found.setdefault(name, {})[when] = said
+        return found
+
+    def _reviser(self, judge: Any, ctx: Context) -> Reviser:
+        if callable(getattr(judge, "revise_all", None)):
+            return judge
+        if (listener := getattr(judge, "listener", None)) is not None:
+            return ByQuestions(listener, self.parts.plan.config.revisions.max_new_tokens)
+        name = self.parts.plan.config.judge.name
+        raise PluginError(
+            f"judge={name} compares answers and cannot revise them: it has neither `revise_all` nor a listener",
+            where="revisions.by=judge", fix="revisions.by=self, or a judge that is a language model",
+        )  # fmt: skip
+
+    def _own_voice(self, ctx: Context) -> OwnVoice:
+        plan, longest = self.parts.plan, self.parts.plan.config.revisions.max_new_tokens
+        engine = opened(dataclasses.replace(plan.rollout, max_new_tokens=longest), ctx)
+        seed = named_seed(plan.config.seed, "revisions/own voice") >> 1
+        return OwnVoice(ctx.backbone, engine, seed, _positions(ctx) - longest)
+
+    def _measures(self) -> dict[str, Scorer]:
+        plan = self.parts.plan
+        names = dict.fromkeys([*plan.config.revisions.measure, *([plan.data.gold] if plan.data.gold else [])])
+        return {name: Scorer(registry.build("reward", {"name": name}), name) for name in names}
+
+    # --- what both need -----------------------------------------------------------------------------------------------
+
+    def _context(self, needs_base: bool, before_revisions: bool = False) -> Context:
+        """With the base and the SFT policy on it, where somebody needs them."""
+        plan, parts = self.parts.plan, self.parts
+        if needs_base:
+            return parts.context(
+                parts.answering_backbone(parts.first_sft_adapter if before_revisions else parts.sft_adapter)
+            )
+        return Context(
+            seed=plan.config.seed, cache_dir=plan.cache_dir, run_dir=parts.folder.path, judge=plan.judge,
+            device=plan.spec.device,
+        )  # fmt: skip
+
+    def _answer(
+        self, ctx: Context, prompts: Sequence[Prompt], count: int, stage: str
+    ) -> tuple[list[Prompt], list[list[str]]]:
+        """The prompts that are short enough, and `count` answers of the SFT policy to each."""
+        plan = self.parts.plan
+        kept = self.parts.short_enough(ctx.backbone, prompts, f"prompts of {stage}")
+        file, engine = self._file(stage, "answers.jsonl"), opened(plan.rollout, ctx)
+        seed = named_seed(plan.config.seed, stage) >> 1
+        return kept, ai_labelling.answer(ctx.backbone, engine, kept, count, file, seed, "answers", self.interrupted)
+
+    def _file(self, stage: str, name: str) -> RowFile:
+        return RowFile(self.parts.left_by(stage) / name)
+
+
+@contextmanager
+def _open(judge: Any, ctx: Context) -> Iterator[Any]:
+    """An opened judge, closed again."""
+    made = opened(judge, ctx)
+    try:
+        yield made
+    finally:
+        if callable(close := getattr(made, "close", None)):
+            close()
+
+
+@contextmanager
+def _nobody() -> Iterator[None]:
+    yield None
+
+
+def _name_of(judge: Any) -> str:
+    """Its name, and the model it asks where it says so."""
+    model = getattr(judge, "model", None)
+    name = str(registry.to_config(judge)["name"])
+    return f"{name}/{model}" if isinstance(model, str) and model else name
+
+
+def _values(gold: Scorer) -> ai_labels.Gold:
+    def values(answers: Sequence[tuple[Prompt, str]]) -> list[float | None]:
+        scores = gold([Sample(p.text, text, messages=p.messages, columns=p.columns) for p, text in answers])
+        return [score.value for score in scores]
+
+    return values
+
+
+def _messages(prompt: Prompt) -> dict[str, Any]:
+    return {} if prompt.messages is None else {"messages": [dict(turn) for turn in prompt.messages]}
+
+
+def _positions(ctx: Context) -> int:
+    """Tokens that the model can hold."""
+    return int(getattr(ctx.backbone.base.config, "max_position_embeddings", 2048))
