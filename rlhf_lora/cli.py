@@ -104,6 +104,12 @@ def _config_dir(words: list[str]) -> tuple[list[str], Path | None]:
     return [word for word in words if word not in given], Path(given[-1].partition("=")[2]) if given else None
 
 
+def _options(words: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Words, and what was given for each option among them."""
+    options = {w.partition("=")[0]: w.partition("=")[2] for w in words if w.startswith("-")}
+    return [word for word in words if not word.startswith("-")], options
+
+
 def _refuse_flag(flag: str, known: Sequence[str]) -> NoReturn:
     raise ConfigError(
         f"there is no flag '{flag}'{did_you_mean(flag, known)}",
@@ -155,14 +161,25 @@ def _plan(overrides: list[str], flags: Flags) -> int:
 
 
 def _evaluate(words: list[str], flags: Flags) -> int:
-    runs = [w for w in words if "=" not in w]
+    words, options = _options(words)
+    runs, overrides = [w for w in words if "=" not in w], [w for w in words if "=" in w]
+    if not runs and any(override.startswith("judge=") for override in overrides):
+        from rlhf_lora import judge_verb
+
+        return judge_verb.run(overrides, options, "--json" in flags)
     if len(runs) != 1:
         raise ConfigError(
-            f"evaluate wants one run folder, got {len(runs)}", where="rlhf-lora evaluate", fix="rlhf-lora evaluate RUN"
-        )
+            f"evaluate wants one run folder, got {len(runs)}", where="rlhf-lora evaluate",
+            fix="rlhf-lora evaluate RUN, or rlhf-lora evaluate judge=NAME dataset=…",
+        )  # fmt: skip
+    if options:
+        raise ConfigError(
+            f"{next(iter(options))} is for a judge that is measured", where="rlhf-lora evaluate RUN",
+            fix="leave it out, or rlhf-lora evaluate judge=NAME dataset=…",
+        )  # fmt: skip
     from rlhf_lora.evaluation import evaluate
 
-    figures = evaluate(runs[0], *[w for w in words if "=" in w])
+    figures = evaluate(runs[0], *overrides)
     if "--json" in flags:
         print(json.dumps(figures, indent=1))
     else:
@@ -265,13 +282,13 @@ FLAGS = {
 }
 
 OPTIONS = {
-    "--config-dir": ("folder", ("train", "plan", "verify")),
+    "--config-dir": ("folder", ("train", "plan", "verify", "evaluate")),
     "--profile": ("name", ("verify",)),
     "--data": ("file", ("plugins",)),
     "--run": ("run", ("plugins",)),
-    "--to": ("dir", ("plugins",)),
+    "--to": ("path", ("plugins", "evaluate")),
     "--deadline": ("seconds", ("plugins",)),
-    "-n": ("number", ("plugins",)),
+    "-n": ("number", ("plugins", "evaluate")),
 }
 """Option → what it takes, and the verbs that have it."""
 

@@ -149,8 +149,11 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
     """Evaluate a finished run again, on its own held-out prompts or with overrides (`evaluation.seed=1`, `reward=length`,
     `evaluation.best_of_n=4`, `judge=NAME judge.setting=…`).
 
+    Without a run it measures a judge: `evaluate("judge=NAME", "dataset=jsonl", "dataset.path=FILE")`.
+
     Returns:
-        The `policy`, `gold`, `best_of_n` and `judge` parts of a summary; nothing in the run folder changes.
+        The `policy`, `gold`, `best_of_n` and `judge` parts of a summary, or the figures of `judge_figures`; nothing in the run
+        folder changes.
 
     Raises:
         UserError: no run folder, or it has no policy yet.
@@ -159,6 +162,10 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
     from rlhf_lora.mini import bases
     from rlhf_lora.plan import make_plan
 
+    if run.startswith(("judge=", "dataset=", "plugins=")):
+        from rlhf_lora.judge_measured import measure
+
+        return measure(run, *overrides).figures
     folder = find_run(run)
     if not (folder.adapter("policy") / "adapter_config.json").is_file():
         raise UserError(

@@ -9,6 +9,7 @@ rlhf-lora: the whole of RLHF on one consumer GPU, as 4-bit LoRA adapters, with a
   rlhf-lora train [overrides] -m     a sweep: several values for an override, a job each
   rlhf-lora plan [overrides]         what train would do and need, loading nothing        --json
   rlhf-lora evaluate RUN [overrides] judge a finished run's policy again                  --json
+  rlhf-lora evaluate judge=NAME …    a judge against pairs that people labelled           --json -n --to
   rlhf-lora verify [overrides]       prove it on your model, tokenizer, reward, optimizer --json
   rlhf-lora report RUN…              write report.html of run folders again
   rlhf-lora plugins [KIND]           rewards, optimizers, datasets, … and their settings  --json
@@ -93,11 +94,18 @@ All settings: in its last part, each line an override.
 
 EVALUATE = """\
 rlhf-lora evaluate RUN [overrides] [--json]
+rlhf-lora evaluate judge=NAME dataset=NAME [overrides] [-n N] [--to FILE] [--json]
 
 Answers the run's held-out prompts again with its policy and its reference and compares them: win rate with interval,
 at equal length too, mean scores, KL.
 
-Reads: the run folder, its model and data.  Writes: nothing; the figures go to stdout.
+Without a run, it measures a judge on the labelled pairs of a dataset, each asked in both orders: agreement with people
+and with the truth where it is known, what the order and the length of answers do to it, ties, refusals, answers that
+could not be read, whether its probabilities mean what they say, and what it spent. -n N: so many pairs, drawn by the
+seed (1000 unless given). --to FILE.jsonl or .parquet: a row for each comparison. The figures: docs/judge_evaluation.md.
+
+Reads: the run folder, its model and data; of a judge the dataset's file.
+Writes: nothing but FILE; the figures go to stdout.
 
 Used most: evaluation.seed=1 (other answers), evaluation.prompts=500 (more = narrower intervals),
 evaluation.split=tuning, reward=NAME (judge with another reward), evaluation.best_of_n=[4,16] (the reference's best of n
@@ -108,6 +116,8 @@ Examples:
   rlhf-lora evaluate runs/mine
   rlhf-lora evaluate runs/mine evaluation.seed=1 evaluation.prompts=500
   rlhf-lora evaluate runs/mine reward=length reward.target=20 --json
+  rlhf-lora evaluate judge=my_judge plugins=[my_judge.py] dataset=jsonl dataset.path=pairs.jsonl -n 50
+  rlhf-lora evaluate judge=my_judge plugins=[my_judge.py] dataset=jsonl dataset.path=pairs.jsonl --to rows.jsonl --json
 
 All settings: `rlhf-lora plan`.
 """

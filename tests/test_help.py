@@ -17,6 +17,10 @@ from rlhf_lora.help_texts import HELP, USAGE
 from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.sweep import Sweep
 
+JUDGE = (
+    "from rlhf_lora import Verdict, judge\n@judge('my_judge')\nclass MyJudge:\n"
+    "    def compare(self, prompt, a, b):\n        return Verdict('A' if len(a) > len(b) else 'B')\n"
+)
 PLUGIN = (
     "from rlhf_lora import reward\n@reward('my_reward')\ndef my_reward(samples):\n    return [0.0 for _ in samples]\n"
 )
@@ -44,6 +48,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows = [{"prompt": f"please bring {i}", "chosen": "certainly tea", "rejected": f"no {i}"} for i in range(200)]
     jsonl(tmp_path / "pairs.jsonl", rows)
     Path("my_reward.py").write_text(PLUGIN)
+    Path("my_judge.py").write_text(JUDGE)
 
 
 def test_every_verb_has_help_with_examples():
@@ -88,7 +93,8 @@ def test_each_example_of_evaluate_is_one_that_it_takes(line, monkeypatch, capsys
 
     monkeypatch.setattr(importlib.import_module("rlhf_lora.evaluation"), "evaluate", judge)
     assert cli.run(shlex.split(line)[1:]) == 0
-    assert asked == ["runs/mine"]
+    assert asked == (["runs/mine"] if "runs/mine" in line else [])
+    assert "agree" in capsys.readouterr().out or asked
 
 
 @pytest.mark.parametrize(
