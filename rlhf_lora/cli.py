@@ -187,6 +187,13 @@ def _evaluate(words: list[str], flags: Flags) -> int:
     return 0
 
 
+def _chat(words: list[str], flags: Flags) -> int:
+    from rlhf_lora import chat_verb
+
+    words, options = _options(words)
+    return chat_verb.run(words, options, "--json" in flags)
+
+
 def _verify(words: list[str], flags: Flags) -> int:
     from rlhf_lora import config, plan, verify
 
@@ -265,6 +272,7 @@ VERBS: dict[str, Callable[[list[str], Flags], int]] = {
     "train": _train,
     "plan": _plan,
     "evaluate": _evaluate,
+    "chat": _chat,
     "verify": _verify,
     "report": _report,
     "plugins": _plugins,
@@ -276,6 +284,7 @@ FLAGS = {
     "train": ("-m", "--multirun"),
     "plan": ("--json",),
     "evaluate": ("--json",),
+    "chat": ("--json",),
     "verify": ("--json",),
     "plugins": ("--json",),
     "env": ("--json", "--gpu"),
@@ -284,6 +293,8 @@ FLAGS = {
 OPTIONS = {
     "--config-dir": ("folder", ("train", "plan", "verify", "evaluate")),
     "--profile": ("name", ("verify",)),
+    "--best-of": ("number", ("chat",)),
+    "--prompt": ("text", ("chat",)),
     "--data": ("file", ("plugins",)),
     "--run": ("run", ("plugins",)),
     "--to": ("path", ("plugins", "evaluate")),

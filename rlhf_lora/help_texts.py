@@ -10,6 +10,7 @@ rlhf-lora: the whole of RLHF on one consumer GPU, as 4-bit LoRA adapters, with a
   rlhf-lora plan [overrides]         what train would do and need, loading nothing        --json
   rlhf-lora evaluate RUN [overrides] judge a finished run's policy again                  --json
   rlhf-lora evaluate judge=NAME …    a judge against pairs that people labelled           --json -n --to
+  rlhf-lora chat RUN [overrides]     talk to a finished run's policy, or pipe prompts in   --json --best-of --prompt
   rlhf-lora verify [overrides]       prove it on your model, tokenizer, reward, optimizer --json
   rlhf-lora report RUN…              write report.html of run folders again
   rlhf-lora plugins [KIND]           rewards, optimizers, datasets, … and their settings  --json
@@ -122,6 +123,25 @@ Examples:
 All settings: `rlhf-lora plan`.
 """
 
+CHAT = """\
+rlhf-lora chat RUN [--best-of N] [--prompt TEXT] [overrides] [--json]
+
+Answers with the run's policy, in the form that it was trained on: conversations with its template, or single prompts as
+they stand. On a terminal it asks; /reset begins a new conversation, /quit leaves. Through a pipe each line of stdin is
+a prompt. --prompt TEXT answers one (it may hold line ends). --best-of N draws N answers and gives the one that the
+run's reward likes best; the score goes to stderr. --json: a line for each answer. More: docs/chat.md.
+
+Reads: the run folder and its model; no data.  Writes: nothing; answers go to stdout.
+
+Used most: rollout.temperature=0.7 rollout.max_new_tokens=128, evaluation.seed=1 (other answers), reward=NAME (another
+reward chooses), hardware.device=cpu, plugins=[FILE] (a plugin file of the run has to be named again).
+
+Examples:
+  rlhf-lora chat runs/mine
+  rlhf-lora chat runs/mine --best-of 4 --prompt "may i have tea soup and bread ? waiter:"
+  rlhf-lora chat runs/mine rollout.temperature=0.7 reward=length reward.target=5 --best-of 8 --json
+"""
+
 VERIFY = """\
 rlhf-lora verify [--profile NAME] [overrides] [--json] [--config-dir DIR]
 
@@ -218,6 +238,7 @@ HELP = {
     "train": TRAIN,
     "plan": PLAN,
     "evaluate": EVALUATE,
+    "chat": CHAT,
     "verify": VERIFY,
     "report": REPORT,
     "plugins": PLUGINS,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import io
 import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+from test_chat_verb import FakeRun
 from tiny import few, jsonl
 
 from rlhf_lora import cli, config, schema
@@ -95,6 +97,21 @@ def test_each_example_of_evaluate_is_one_that_it_takes(line, monkeypatch, capsys
     assert cli.run(shlex.split(line)[1:]) == 0
     assert asked == (["runs/mine"] if "runs/mine" in line else [])
     assert "agree" in capsys.readouterr().out or asked
+
+
+@pytest.mark.parametrize("line", examples(HELP["chat"]))
+def test_each_example_of_chat_is_one_that_it_takes(line, monkeypatch, capsys):
+    saved: Any = config.OmegaConf.to_container(compose("reward=orders_gold"))
+
+    def open_run(run: str, *overrides: str) -> FakeRun:
+        assert run == "runs/mine"
+        config.recompose(saved, overrides)
+        return FakeRun()
+
+    monkeypatch.setattr(importlib.import_module("rlhf_lora.finished_run"), "open_run", open_run)
+    monkeypatch.setattr("sys.stdin", io.StringIO("tea please\n"))
+    assert cli.run(shlex.split(line)[1:]) == 0
+    assert "certainly" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
