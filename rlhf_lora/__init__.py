@@ -13,7 +13,7 @@ from rlhf_lora.registry import dataset, judge, optimizer, reward, rollout, track
 __version__ = "0.1.0"
 __all__ = [
     "Data", "Demonstration", "Label", "Pair", "Prompt", "Sample", "Score", "Verdict",
-    "compose", "dataset", "evaluate", "judge", "optimizer", "reward", "rollout", "start", "tracker", "train",
+    "answer", "compose", "dataset", "evaluate", "judge", "optimizer", "reward", "rollout", "start", "tracker", "train",
 ]  # fmt: skip
 
 
@@ -22,6 +22,10 @@ def __getattr__(name: str) -> Any:
         from rlhf_lora import notebook
 
         return getattr(notebook, name)
+    if name == "answer":
+        from rlhf_lora.finished_run import answer
+
+        return answer
     if name == "evaluate":
         from rlhf_lora.evaluation import evaluate
 

@@ -104,6 +104,12 @@ def _config_dir(words: list[str]) -> tuple[list[str], Path | None]:
     return [word for word in words if word not in given], Path(given[-1].partition("=")[2]) if given else None
 
 
+def _options(words: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Words, and what was given for each option among them."""
+    options = {w.partition("=")[0]: w.partition("=")[2] for w in words if w.startswith("-")}
+    return [word for word in words if not word.startswith("-")], options
+
+
 def _refuse_flag(flag: str, known: Sequence[str]) -> NoReturn:
     raise ConfigError(
         f"there is no flag '{flag}'{did_you_mean(flag, known)}",
@@ -155,19 +161,37 @@ def _plan(overrides: list[str], flags: Flags) -> int:
 
 
 def _evaluate(words: list[str], flags: Flags) -> int:
-    runs = [w for w in words if "=" not in w]
+    words, options = _options(words)
+    runs, overrides = [w for w in words if "=" not in w], [w for w in words if "=" in w]
+    if not runs and any(override.startswith("judge=") for override in overrides):
+        from rlhf_lora import judge_verb
+
+        return judge_verb.run(overrides, options, "--json" in flags)
     if len(runs) != 1:
         raise ConfigError(
-            f"evaluate wants one run folder, got {len(runs)}", where="rlhf-lora evaluate", fix="rlhf-lora evaluate RUN"
-        )
+            f"evaluate wants one run folder, got {len(runs)}", where="rlhf-lora evaluate",
+            fix="rlhf-lora evaluate RUN, or rlhf-lora evaluate judge=NAME dataset=…",
+        )  # fmt: skip
+    if options:
+        raise ConfigError(
+            f"{next(iter(options))} is for a judge that is measured", where="rlhf-lora evaluate RUN",
+            fix="leave it out, or rlhf-lora evaluate judge=NAME dataset=…",
+        )  # fmt: skip
     from rlhf_lora.evaluation import evaluate
 
-    figures = evaluate(runs[0], *[w for w in words if "=" in w])
+    figures = evaluate(runs[0], *overrides)
     if "--json" in flags:
         print(json.dumps(figures, indent=1))
     else:
         print(*summary_text.lines(figures), sep="\n")
     return 0
+
+
+def _chat(words: list[str], flags: Flags) -> int:
+    from rlhf_lora import chat_verb
+
+    words, options = _options(words)
+    return chat_verb.run(words, options, "--json" in flags)
 
 
 def _verify(words: list[str], flags: Flags) -> int:
@@ -248,6 +272,7 @@ VERBS: dict[str, Callable[[list[str], Flags], int]] = {
     "train": _train,
     "plan": _plan,
     "evaluate": _evaluate,
+    "chat": _chat,
     "verify": _verify,
     "report": _report,
     "plugins": _plugins,
@@ -259,19 +284,22 @@ FLAGS = {
     "train": ("-m", "--multirun"),
     "plan": ("--json",),
     "evaluate": ("--json",),
+    "chat": ("--json",),
     "verify": ("--json",),
     "plugins": ("--json",),
     "env": ("--json", "--gpu"),
 }
 
 OPTIONS = {
-    "--config-dir": ("folder", ("train", "plan", "verify")),
+    "--config-dir": ("folder", ("train", "plan", "verify", "evaluate")),
     "--profile": ("name", ("verify",)),
+    "--best-of": ("number", ("chat",)),
+    "--prompt": ("text", ("chat",)),
     "--data": ("file", ("plugins",)),
     "--run": ("run", ("plugins",)),
-    "--to": ("dir", ("plugins",)),
+    "--to": ("path", ("plugins", "evaluate")),
     "--deadline": ("seconds", ("plugins",)),
-    "-n": ("number", ("plugins",)),
+    "-n": ("number", ("plugins", "evaluate")),
 }
 """Option → what it takes, and the verbs that have it."""
 

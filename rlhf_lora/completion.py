@@ -15,7 +15,7 @@ from typing import Any
 from rlhf_lora import completion_index, user_presets
 
 SHELLS = ("bash", "zsh", "fish")
-OVERRIDES = ("train", "plan", "evaluate", "verify")
+OVERRIDES = ("train", "plan", "evaluate", "chat", "verify")
 """Verbs that take overrides."""
 PLUGIN_VERBS = ("new", "check", "try")
 CHOICES = {
@@ -47,14 +47,16 @@ def candidates(line: str, verbs: Mapping[str, Sequence[str]]) -> list[str]:
         found = iter(
             [*verbs.get(verb, ()), *(["--config-dir"] if verb in ("train", "plan", "verify") else []), "--help"]
         )
-    elif words[-1] == "--config-dir":
+    elif words[-1] in ("--config-dir", "--to", "-n", "--best-of", "--prompt"):
         found = iter([])
     elif verb == "completion":
         found = iter(SHELLS)
     elif verb == "plugins":
         found = _plugin_words(words[words.index("plugins") + 1 :], current)
-    elif verb == "evaluate" and len(words) == 1:
-        found = iter([])  # a run folder first
+    elif verb == "evaluate" and len(words) == 1 and (not current or not current.startswith("judge="[: len(current)])):
+        found = iter([])  # a run folder first, or judge=
+    elif verb == "chat" and len(words) == 1:
+        found = iter([])  # a run folder
     elif verb in OVERRIDES:
         found = _overrides(words, current)
     else:

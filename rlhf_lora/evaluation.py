@@ -7,7 +7,7 @@ far from the reference may have found what the reward overlooks. What the figure
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rlhf_lora import registry
@@ -149,14 +149,21 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
     """Evaluate a finished run again, on its own held-out prompts or with overrides (`evaluation.seed=1`, `reward=length`,
     `evaluation.best_of_n=4`, `judge=NAME judge.setting=…`).
 
+    Without a run it measures a judge: `evaluate("judge=NAME", "dataset=jsonl", "dataset.path=FILE")`.
+
     Returns:
-        The `policy`, `gold`, `best_of_n` and `judge` parts of a summary; nothing in the run folder changes.
+        The `policy`, `gold`, `best_of_n` and `judge` parts of a summary, or the figures of `judge_figures`; nothing in the run
+        folder changes.
 
     Raises:
         UserError: no run folder, or it has no policy yet.
     """
-    from rlhf_lora.assembly import Assembly, opened
-    from rlhf_lora.mini import bases
+    if run.startswith(("judge=", "dataset=", "plugins=")):
+        from rlhf_lora.judge_measured import measure
+
+        return measure(run, *overrides).figures
+    from rlhf_lora.assembly import opened
+    from rlhf_lora.finished_run import FinishedRun
     from rlhf_lora.plan import make_plan
 
     folder = find_run(run)
@@ -171,18 +178,13 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
     asked = [override for override in overrides if override.partition("=")[0].partition(".")[0] == "judge"]
     plan = make_plan(recompose(folder.config, [override for override in overrides if override not in asked]))
     judge = judge_of(asked)
-    if plan.mini is not None:
-        plan = replace(plan, spec=replace(plan.spec, path=str(bases.ensure(plan.cache_dir, plan.mini))))
-    parts = Assembly(plan, folder)
-    backbone = parts.backbone(folder.adapter("policy"))
-    ctx = parts.context(backbone)
-    engine = opened(plan.rollout, ctx)
-    prompts = parts.short_enough(backbone, evaluation_prompts(plan), "evaluation prompts")
-    scorers = parts.judges(ctx)
+    finished = FinishedRun(plan, folder, folder.adapter("policy"))
+    prompts = finished.parts.short_enough(finished.backbone, evaluation_prompts(plan), "evaluation prompts")
+    scorers = finished.parts.judges(finished.ctx)
     try:
         result = evaluate_policy(
-            backbone, engine, prompts, evaluation_seed(plan), scorers,
-            best_of=sizes(plan.config.evaluation.best_of_n), judge=None if judge is None else opened(judge, ctx),
+            finished.backbone, finished.engine, prompts, evaluation_seed(plan), scorers,
+            best_of=sizes(plan.config.evaluation.best_of_n), judge=None if judge is None else opened(judge, finished.ctx),
         )  # fmt: skip
     finally:
         close_all(scorers)

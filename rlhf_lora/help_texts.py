@@ -9,6 +9,8 @@ rlhf-lora: the whole of RLHF on one consumer GPU, as 4-bit LoRA adapters, with a
   rlhf-lora train [overrides] -m     a sweep: several values for an override, a job each
   rlhf-lora plan [overrides]         what train would do and need, loading nothing        --json
   rlhf-lora evaluate RUN [overrides] judge a finished run's policy again                  --json
+  rlhf-lora evaluate judge=NAME …    a judge against pairs that people labelled           --json -n --to
+  rlhf-lora chat RUN [overrides]     talk to a finished run's policy, or pipe prompts in   --json --best-of --prompt
   rlhf-lora verify [overrides]       prove it on your model, tokenizer, reward, optimizer --json
   rlhf-lora report RUN…              write report.html of run folders again
   rlhf-lora plugins [KIND]           rewards, optimizers, datasets, … and their settings  --json
@@ -93,11 +95,18 @@ All settings: in its last part, each line an override.
 
 EVALUATE = """\
 rlhf-lora evaluate RUN [overrides] [--json]
+rlhf-lora evaluate judge=NAME dataset=NAME [overrides] [-n N] [--to FILE] [--json]
 
 Answers the run's held-out prompts again with its policy and its reference and compares them: win rate with interval,
 at equal length too, mean scores, KL.
 
-Reads: the run folder, its model and data.  Writes: nothing; the figures go to stdout.
+Without a run, it measures a judge on the labelled pairs of a dataset, each asked in both orders: agreement with people
+and with the truth where it is known, what the order and the length of answers do to it, ties, refusals, answers that
+could not be read, whether its probabilities mean what they say, and what it spent. -n N: so many pairs, drawn by the
+seed (1000 unless given). --to FILE.jsonl or .parquet: a row for each comparison. The figures: docs/judge_evaluation.md.
+
+Reads: the run folder, its model and data; of a judge the dataset's file.
+Writes: nothing but FILE; the figures go to stdout.
 
 Used most: evaluation.seed=1 (other answers), evaluation.prompts=500 (more = narrower intervals),
 evaluation.split=tuning, reward=NAME (judge with another reward), evaluation.best_of_n=[4,16] (the reference's best of n
@@ -108,8 +117,29 @@ Examples:
   rlhf-lora evaluate runs/mine
   rlhf-lora evaluate runs/mine evaluation.seed=1 evaluation.prompts=500
   rlhf-lora evaluate runs/mine reward=length reward.target=20 --json
+  rlhf-lora evaluate judge=my_judge plugins=[my_judge.py] dataset=jsonl dataset.path=pairs.jsonl -n 50
+  rlhf-lora evaluate judge=my_judge plugins=[my_judge.py] dataset=jsonl dataset.path=pairs.jsonl --to rows.jsonl --json
 
 All settings: `rlhf-lora plan`.
+"""
+
+CHAT = """\
+rlhf-lora chat RUN [--best-of N] [--prompt TEXT] [overrides] [--json]
+
+Answers with the run's policy, in the form that it was trained on: conversations with its template, or single prompts as
+they stand. On a terminal it asks; /reset begins a new conversation, /quit leaves. Through a pipe each line of stdin is
+a prompt. --prompt TEXT answers one (it may hold line ends). --best-of N draws N answers and gives the one that the
+run's reward likes best; the score goes to stderr. --json: a line for each answer. More: docs/chat.md.
+
+Reads: the run folder and its model; no data.  Writes: nothing; answers go to stdout.
+
+Used most: rollout.temperature=0.7 rollout.max_new_tokens=128, evaluation.seed=1 (other answers), reward=NAME (another
+reward chooses), hardware.device=cpu, plugins=[FILE] (a plugin file of the run has to be named again).
+
+Examples:
+  rlhf-lora chat runs/mine
+  rlhf-lora chat runs/mine --best-of 4 --prompt "may i have tea soup and bread ? waiter:"
+  rlhf-lora chat runs/mine rollout.temperature=0.7 reward=length reward.target=5 --best-of 8 --json
 """
 
 VERIFY = """\
@@ -208,6 +238,7 @@ HELP = {
     "train": TRAIN,
     "plan": PLAN,
     "evaluate": EVALUATE,
+    "chat": CHAT,
     "verify": VERIFY,
     "report": REPORT,
     "plugins": PLUGINS,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import io
 import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+from test_chat_verb import FakeRun
 from tiny import few, jsonl
 
 from rlhf_lora import cli, config, schema
@@ -17,6 +19,10 @@ from rlhf_lora.help_texts import HELP, USAGE
 from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.sweep import Sweep
 
+JUDGE = (
+    "from rlhf_lora import Verdict, judge\n@judge('my_judge')\nclass MyJudge:\n"
+    "    def compare(self, prompt, a, b):\n        return Verdict('A' if len(a) > len(b) else 'B')\n"
+)
 PLUGIN = (
     "from rlhf_lora import reward\n@reward('my_reward')\ndef my_reward(samples):\n    return [0.0 for _ in samples]\n"
 )
@@ -44,6 +50,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows = [{"prompt": f"please bring {i}", "chosen": "certainly tea", "rejected": f"no {i}"} for i in range(200)]
     jsonl(tmp_path / "pairs.jsonl", rows)
     Path("my_reward.py").write_text(PLUGIN)
+    Path("my_judge.py").write_text(JUDGE)
 
 
 def test_every_verb_has_help_with_examples():
@@ -88,7 +95,23 @@ def test_each_example_of_evaluate_is_one_that_it_takes(line, monkeypatch, capsys
 
     monkeypatch.setattr(importlib.import_module("rlhf_lora.evaluation"), "evaluate", judge)
     assert cli.run(shlex.split(line)[1:]) == 0
-    assert asked == ["runs/mine"]
+    assert asked == (["runs/mine"] if "runs/mine" in line else [])
+    assert "agree" in capsys.readouterr().out or asked
+
+
+@pytest.mark.parametrize("line", examples(HELP["chat"]))
+def test_each_example_of_chat_is_one_that_it_takes(line, monkeypatch, capsys):
+    saved: Any = config.OmegaConf.to_container(compose("reward=orders_gold"))
+
+    def open_run(run: str, *overrides: str) -> FakeRun:
+        assert run == "runs/mine"
+        config.recompose(saved, overrides)
+        return FakeRun()
+
+    monkeypatch.setattr(importlib.import_module("rlhf_lora.finished_run"), "open_run", open_run)
+    monkeypatch.setattr("sys.stdin", io.StringIO("tea please\n"))
+    assert cli.run(shlex.split(line)[1:]) == 0
+    assert "certainly" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
