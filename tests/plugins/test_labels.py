@@ -61,6 +61,18 @@ def test_pairs_and_rankings_of_another_reader_come_back_the_same(tmp_path):
     assert split(again).pairs == split(read).pairs
 
 
+def test_transcript_is_the_same_prompt_as_elsewhere(tmp_path):
+    """With its turns, for the chat template, and with its first turn as the group, for the split."""
+    text = "\n\nHuman: I lost my key.\n\nAssistant: Where?\n\nHuman: In the park.\n\nAssistant:"
+    (tmp_path / "hh.jsonl").write_text(json.dumps({"chosen": text + " Look there.", "rejected": text + " Sing."}))
+    (pair,) = build("dataset", {"name": "jsonl", "path": str(tmp_path / "hh.jsonl")}).load().pairs
+    broken = comparison(prompt="\n\nHuman: Hi\n\nAssistant: Ho\n\nAssistant:")
+    label_files.write(tmp_path / "l.jsonl", [comparison(prompt=text, answers=(" Look there.", " Sing.")), broken])
+    data = dataset(tmp_path / "l.jsonl").load()
+    assert data.pairs == [pair]
+    assert [row.reason for row in data.unused] == ["no user turn right before the reply"]
+
+
 def test_files_patterns_and_lists(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -75,6 +87,8 @@ def test_files_patterns_and_lists(tmp_path):
     assert dataset(both).fingerprint() != dataset(one).fingerprint() != dataset(one, ties="half").fingerprint()
     held = dataset(one, test_path=str(tmp_path / "b" / "l.jsonl")).load()
     assert [pair.prompt.text for pair in held.test.pairs] == ["b"]
+    with pytest.raises(ConfigError, match="to be learned from and judged on"):
+        dataset(both, test_path=str(one)).load()
     with pytest.raises(DataError, match="no file fits"):
         dataset(tmp_path / "c*").load()
     with pytest.raises(DataError, match="no file"):
