@@ -100,7 +100,7 @@ class Labels:
     def fingerprint(self) -> str:
         """SHA-256 of what the files hold and how it is read; where they lie does not matter."""
         contents = [
-            [hashlib.sha256(json_rows.read(file, setting)).hexdigest() for file in self._files(setting)]
+            [hashlib.sha256(json_rows.read(file, f"dataset.{setting}")).hexdigest() for file in self._files(setting)]
             for setting in ("path", "test_path")
         ]
         readers = [hashlib.sha256(Path(module.__file__ or "").read_bytes()).hexdigest() for module in READERS]
