@@ -171,6 +171,7 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
         config.reward_model.loss = reward_labels.loss_for(config.reward_model.loss, splits)
     has_reward_model = bool(reward_adapters) or "reward_model" in names
     plan_checks.check_rows(names, read, built["optimizer"], has_reward_model, config.reward_model.loss)
+    reward_labels.refuse_ties(built["optimizer"], read.existing.pairs)
     controls.check_control(config, names, learns_from)
     if "policy" in names:
         plan_checks.check_columns(built["reward"], splits, built["optimizer"])

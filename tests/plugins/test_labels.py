@@ -167,6 +167,16 @@ def test_ties_are_learned_from_and_not_judged_on(tmp_path):
     assert all("tie" not in shown.prompt.text for shown in splits.demonstrations)
 
 
+def test_ties_are_refused_by_a_loss_that_would_take_them_for_wins(tmp_path, capsys, tiny_base):
+    label_files.write(tmp_path / "l.jsonl", [*pairs(60), *(comparison("tie", prompt=f"tie {i}") for i in range(60))])
+    given = ["plan", f"model.path={tiny_base}", "dataset=labels", f"dataset.path={tmp_path / 'l.jsonl'}", "optimizer=dpo",
+             "hardware.device=cpu", "rollout.max_new_tokens=8", "dataset.ties=half"]  # fmt: skip
+    assert cli.run(given) == 0
+    capsys.readouterr()
+    assert cli.run([*given, "optimizer.loss=hinge"]) == 2
+    assert "pairs are ties, and the loss hinge would take one" in capsys.readouterr().err
+
+
 # --- the plan ---------------------------------------------------------------------------------------------------------
 
 
