@@ -220,7 +220,8 @@ def test_rankings_alone_train_by_rank(tmp_path):
 def test_labels_on_a_generated_task_know_its_base(tmp_path, capsys):
     """The embedded default with people's labels on its answers; other words it refuses."""
     label_files.write(tmp_path / "l.jsonl", pairs(40))
-    given = ["plan", "reward_model.dataset=labels", f"reward_model.dataset.path={tmp_path / 'l.jsonl'}"]
+    few = ["dataset.demonstrations=99", "dataset.pairs=99", "dataset.prompts=99"]
+    given = ["plan", *few, "reward_model.dataset=labels", f"reward_model.dataset.path={tmp_path / 'l.jsonl'}"]
     assert cli.run(given) == 2
     assert "the embedded base knows only the words of dataset=orders" in capsys.readouterr().err
     assert cli.run([*given, "reward_model.dataset.mini_task=orders", "--json"]) == 0
