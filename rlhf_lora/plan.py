@@ -194,6 +194,7 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     has_reward_model = bool(reward_adapters) or "reward_model" in names
     policy_reads = row_source.reads(source, read.existing)
     plan_checks.check_rows(names, read, built["optimizer"], has_reward_model, config.reward_model.loss, policy_reads)
+    reward_labels.refuse_ties(built["optimizer"], read.existing.pairs)
     controls.check_control(config, names, source.taught_by)
     if "policy" in names:
         relabelled = getattr(read.existing, policy_reads) if source.name == "relabel" else ()

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from rlhf_lora.errors import ConfigError, DataError
-from rlhf_lora.records import Label, prompt_of
+from rlhf_lora.records import Label, Pair, prompt_of
 from rlhf_lora.splits import Splits, bucket
 from rlhf_lora.train_settings import micro_batch_within
 
@@ -63,6 +63,21 @@ def refuse_one_kind(labels: Sequence[Label]) -> None:
         raise DataError(
             f"the {len(labels)} labels to learn from are all {'good' if good else 'bad'}",
             where="reward_model.loss=labels", fix="give answers that are called good and answers that are called bad, or pairs",
+        )  # fmt: skip
+
+
+def refuse_ties(optimizer: Any, pairs: Sequence[Pair]) -> None:
+    """Pairs of label ½ are for losses that know how sure a label is: to the others one of two equal answers would be better.
+
+    Raises:
+        ConfigError: there are such pairs, and the optimizer's loss takes every label for sure.
+    """
+    ties = sum(pair.label == 0.5 for pair in pairs)
+    loss = getattr(optimizer, "loss", "sigmoid")
+    if ties and getattr(optimizer, "learns_from", None) == "pairs" and loss != "sigmoid":
+        raise ConfigError(
+            f"{ties:,} pairs are ties, and the loss {loss} would take one of the answers for the better one",
+            where=f"optimizer.loss={loss}", fix="optimizer.loss=sigmoid, or data without ties: dataset.ties=drop",
         )  # fmt: skip
 
 

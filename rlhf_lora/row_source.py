@@ -109,10 +109,11 @@ def deciding(source: RowSource, config: Any, read: Sources, inputs: Mapping[str,
 
 
 def as_labels(pairs: Sequence[Pair]) -> list[Label]:
-    """Both answers of each pair: the chosen one good, the rejected one bad. An answer that is good in one pair and bad in
-    another is there as both: what people said of it."""
+    """Both answers of each pair that is no tie: the chosen one good, the rejected one bad. An answer that is good in one pair
+    and bad in another is there as both: what people said of it."""
     return [
         Label(pair.prompt, answer, good, pair.finished[not good])
         for pair in pairs
+        if pair.label != 0.5
         for answer, good in ((pair.chosen, True), (pair.rejected, False))
     ]

@@ -14,12 +14,12 @@ from typing import Any
 from rlhf_lora import label_agreement, label_files, label_rows, label_selection, label_votes
 from rlhf_lora.errors import ConfigError, DataError, did_you_mean
 from rlhf_lora.label_selection import ALL, Counting, Placed
-from rlhf_lora.records import Data, Unused
+from rlhf_lora.records import ASSISTANT, Data, Unused
 from rlhf_lora.registry import dataset
 
-from . import json_rows
+from . import json_rows, parts
 
-READERS = (label_files, label_rows, label_selection, label_votes, json_rows)
+READERS = (label_files, label_rows, label_selection, label_votes, json_rows, parts)
 """The modules that decide what becomes of a row: part of the fingerprint."""
 MENUS = {
     "on_disagreement": ("majority", "soft", "drop"),
@@ -87,14 +87,20 @@ class Labels:
 
         Raises:
             DataError: a file that is not there or holds something else, or no label that can be used.
+            ConfigError: a file in both paths.
         """
+        if set(self._files("test_path")) & set(self._files("path")):
+            raise ConfigError(
+                "a file is to be learned from and judged on", where="dataset.test_path",
+                fix="leave it out: a share of the prompts is kept for the final evaluation anyway",
+            )  # fmt: skip
         data = self._read("path")
         return dataclasses.replace(data, test=self._read("test_path")) if self.test_path else data
 
     def fingerprint(self) -> str:
         """SHA-256 of what the files hold and how it is read; where they lie does not matter."""
         contents = [
-            [hashlib.sha256(json_rows.read(file, setting)).hexdigest() for file in self._files(setting)]
+            [hashlib.sha256(json_rows.read(file, f"dataset.{setting}")).hexdigest() for file in self._files(setting)]
             for setting in ("path", "test_path")
         ]
         readers = [hashlib.sha256(Path(module.__file__ or "").read_bytes()).hexdigest() for module in READERS]
@@ -109,8 +115,12 @@ class Labels:
         for file in files:
             name = Path(file).name if names[Path(file).name] == 1 else file
             found = label_files.parse(json_rows.read(file, f"dataset.{setting}"), name)
-            rows += found.rows
             unused += found.unused
+            for where, row in found.rows:
+                try:
+                    rows.append((where, _with_turns(row)))
+                except parts.NotUsable as reason:
+                    unused.append(Unused(where, str(reason)))
         data = label_votes.counted(rows, self._counting())
         data = dataclasses.replace(data, unused=[*unused, *data.unused])
         if not (data.pairs or data.rankings or data.ratings or data.labels):
@@ -153,6 +163,19 @@ class Labels:
             where="; ".join(f"{reason}: {count}" for reason, count in reasons) or f"dataset.{setting}: no label in it",
             fix=f"correct {data.unused[0].where} first" if data.unused else "give a file with labels",
         )
+
+
+def _with_turns(row: label_rows.LabelRow) -> label_rows.LabelRow:
+    """The row; a prompt that is a bare transcript has its turns and its group, as every dataset here reads it.
+
+    Raises:
+        NotUsable: a transcript without a user turn right before the reply.
+    """
+    prompt = row.prompt
+    if prompt.messages is not None or not (parts.is_transcript(prompt.text) and prompt.text.endswith(ASSISTANT)):
+        return row
+    read = parts.prompt_of(prompt.text, prompt.columns)
+    return dataclasses.replace(row, prompt=dataclasses.replace(read, group=prompt.group or read.group))
 
 
 def _is_list(given: Any) -> bool:

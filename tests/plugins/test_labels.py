@@ -61,6 +61,18 @@ def test_pairs_and_rankings_of_another_reader_come_back_the_same(tmp_path):
     assert split(again).pairs == split(read).pairs
 
 
+def test_transcript_is_the_same_prompt_as_elsewhere(tmp_path):
+    """With its turns, for the chat template, and with its first turn as the group, for the split."""
+    text = "\n\nHuman: I lost my key.\n\nAssistant: Where?\n\nHuman: In the park.\n\nAssistant:"
+    (tmp_path / "hh.jsonl").write_text(json.dumps({"chosen": text + " Look there.", "rejected": text + " Sing."}))
+    (pair,) = build("dataset", {"name": "jsonl", "path": str(tmp_path / "hh.jsonl")}).load().pairs
+    broken = comparison(prompt="\n\nHuman: Hi\n\nAssistant: Ho\n\nAssistant:")
+    label_files.write(tmp_path / "l.jsonl", [comparison(prompt=text, answers=(" Look there.", " Sing.")), broken])
+    data = dataset(tmp_path / "l.jsonl").load()
+    assert data.pairs == [pair]
+    assert [row.reason for row in data.unused] == ["no user turn right before the reply"]
+
+
 def test_files_patterns_and_lists(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -75,6 +87,8 @@ def test_files_patterns_and_lists(tmp_path):
     assert dataset(both).fingerprint() != dataset(one).fingerprint() != dataset(one, ties="half").fingerprint()
     held = dataset(one, test_path=str(tmp_path / "b" / "l.jsonl")).load()
     assert [pair.prompt.text for pair in held.test.pairs] == ["b"]
+    with pytest.raises(ConfigError, match="to be learned from and judged on"):
+        dataset(both, test_path=str(one)).load()
     with pytest.raises(DataError, match="no file fits"):
         dataset(tmp_path / "c*").load()
     with pytest.raises(DataError, match="no file"):
@@ -153,6 +167,16 @@ def test_ties_are_learned_from_and_not_judged_on(tmp_path):
     assert all("tie" not in shown.prompt.text for shown in splits.demonstrations)
 
 
+def test_ties_are_refused_by_a_loss_that_would_take_them_for_wins(tmp_path, capsys, tiny_base):
+    label_files.write(tmp_path / "l.jsonl", [*pairs(60), *(comparison("tie", prompt=f"tie {i}") for i in range(60))])
+    given = ["plan", f"model.path={tiny_base}", "dataset=labels", f"dataset.path={tmp_path / 'l.jsonl'}", "optimizer=dpo",
+             "hardware.device=cpu", "rollout.max_new_tokens=8", "dataset.ties=half"]  # fmt: skip
+    assert cli.run(given) == 0
+    capsys.readouterr()
+    assert cli.run([*given, "optimizer.loss=hinge"]) == 2
+    assert "pairs are ties, and the loss hinge would take one" in capsys.readouterr().err
+
+
 # --- the plan ---------------------------------------------------------------------------------------------------------
 
 
@@ -196,7 +220,8 @@ def test_rankings_alone_train_by_rank(tmp_path):
 def test_labels_on_a_generated_task_know_its_base(tmp_path, capsys):
     """The embedded default with people's labels on its answers; other words it refuses."""
     label_files.write(tmp_path / "l.jsonl", pairs(40))
-    given = ["plan", "reward_model.dataset=labels", f"reward_model.dataset.path={tmp_path / 'l.jsonl'}"]
+    few = ["dataset.demonstrations=99", "dataset.pairs=99", "dataset.prompts=99"]
+    given = ["plan", *few, "reward_model.dataset=labels", f"reward_model.dataset.path={tmp_path / 'l.jsonl'}"]
     assert cli.run(given) == 2
     assert "the embedded base knows only the words of dataset=orders" in capsys.readouterr().err
     assert cli.run([*given, "reward_model.dataset.mini_task=orders", "--json"]) == 0
