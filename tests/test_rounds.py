@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from tiny import few, jsonl, overrides
 
-from rlhf_lora import cli, registry, rounds, row_source
+from rlhf_lora import cli, registry, row_source, rounds, summary_text
 from rlhf_lora.config import compose
 from rlhf_lora.errors import DataError, UserError
 from rlhf_lora.made_rows import drawn
 from rlhf_lora.records import Label, Pair, Prompt
+from rlhf_lora.report import rounds as report_rounds
 from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.turns import Turn
 
@@ -297,3 +298,28 @@ def test_a_judge_refreshes_the_reward_model(tiny_base, tmp_path):
     lines = [json.loads(line) for line in (run.path / "comparisons_2" / "pairs.jsonl").read_text().splitlines()]
     assert lines
     assert all(len(line["chosen"]) > len(line["rejected"]) and line["label"] == pytest.approx(0.8) for line in lines)
+
+
+# --- what is shown ----------------------------------------------------------------------------------------------------
+
+SUMMARY = {
+    "status": "finished", "reward": "learned",
+    "answers": {"prompts": 5, "answers": 20, "rows": 4, "left_out": {"equal scores": 1}, "gold_agreement": 0.75},
+    "rounds": [
+        {"round": 1, "policy": {"win_rate_vs_reference": 0.6, "kl_to_reference": 1.5}, "gold": {"win_rate_vs_reference": 0.55}},
+        {"round": 2, "policy": {"win_rate_vs_reference": 0.7, "kl_to_reference": 2.5}, "gold": {"win_rate_vs_reference": 0.65},
+         "reward_model": {"accuracy": 0.8, "new": {"accuracy_before": 0.625, "pairs": 40}}},
+    ],
+}  # fmt: skip
+
+
+def test_the_rounds_are_told_in_lines_and_in_the_report():
+    lines = summary_text.lines(SUMMARY)
+    assert "round 1: gold wins 0.550, wins by its reward 0.600, KL 1.50" in lines
+    assert any("reward model 0.800, 0.625 of 40 new pairs before" in line for line in lines)
+    assert any("20 to 5 prompts were scored, 4 rows made of them (1 × equal scores)" in line for line in lines)
+    shown = report_rounds.section(SUMMARY, "SFT")
+    assert shown.count("<tr>") == 3
+    assert all(text in shown for text in ("65.0 %", "62.5 %", "KL is measured from SFT"))
+    assert "left out: equal scores" in report_rounds.answers(SUMMARY)
+    assert report_rounds.section({}, "SFT") == report_rounds.answers({}) == ""
