@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny import few, jsonl, overrides
 
-from rlhf_lora import cli, registry, row_source, rounds, summary_text
+from rlhf_lora import cli, registry, rounds, row_source, summary_text
 from rlhf_lora.config import compose
 from rlhf_lora.errors import DataError, UserError
 from rlhf_lora.made_rows import drawn
@@ -280,6 +280,11 @@ def test_a_run_of_two_rounds_begins_as_a_run_of_one(optimizer, refreshed, tiny_b
     else:
         assert not run.adapter("reward_1").exists()
         assert weights(run, "reward") == weights(once, "reward")
+    if optimizer.startswith("dpo"):  # in the second round gains are told from SFT still, not from where it starts
+        rows = run.metrics("policy")
+        begins = next(i for i, row in enumerate(rows) if row["epoch"] < rows[max(i - 1, 0)]["epoch"])
+        assert rows[0]["rewards/chosen"] == 0.0 != rows[begins]["rewards/chosen"]
+        assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
     assert cli.run(["report", str(run.path)]) == 0
 
 
