@@ -298,6 +298,12 @@ class OffPolicyOptimizer(Protocol):
 
     Attributes:
         learns_from: which rows of the data it wants.
+
+    Optional, of one whose rows a reward may make (the stage `answers`):
+        rows_setting: of the class, the field that says where rows come from: `dataset`, `relabel`, `rollouts`; or
+            `rows_from`, where there is no choice.
+        samples_per_prompt, prompts: how many answers to how many prompts are rolled out; None = all prompts.
+        rows_of(sets, seed): of `answer_sets.AnswerSet`s an `answer_sets.Made`: rows to fit to, and what gave none.
     """
 
     learns_from: LearnsFrom

@@ -23,11 +23,13 @@ from rlhf_lora import (
     ai_labels,
     controls,
     derive,
+    evaluation_checks,
     feedback_checks,
     feedback_plan,
     honoured,
     memory,
     plan_checks,
+    plan_notes,
     registry,
     reward_labels,
     round_checks,
@@ -199,8 +201,8 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     if "policy" in names:
         relabelled = getattr(read.existing, policy_reads) if source.name == "relabel" else ()
         plan_checks.check_columns(built["reward"], splits, built["optimizer"], relabelled)
-        plan_checks.check_midway(config, built["optimizer"], splits, data.gold)
-        plan_checks.check_best_of_n(config, built["reward"], names)
+        evaluation_checks.check_midway(config, built["optimizer"], splits, data.gold)
+        evaluation_checks.check_best_of_n(config, built["reward"], names)
     round_checks.check(config, source, names, built["optimizer"], splits)
     cache_dir = cache_folder()
     inputs = _inputs(config, spec, mini, read, reward, {"model.adapter": start_adapter, **reward_adapters})
@@ -208,7 +210,7 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     return Plan(
         config=config, spec=spec, mini=mini, dataset=dataset, sources=read, stages=tuple(stages), inputs=inputs,
         run_dir=_run_dir(config), cache_dir=cache_dir, width=shape.hidden, start_adapter=start_adapter,
-        notes=tuple(_notes(config, splits, stages)), **built,
+        notes=tuple(plan_notes.notes(config, splits, stages)), **built,
     )  # fmt: skip
 
 
@@ -366,34 +368,3 @@ def _run_dir(config: DictConfig) -> Path:
         return Path(config.run_dir)
     now = datetime.now()
     return Path("runs") / now.strftime("%Y-%m-%d") / f"{now:%H-%M-%S}-{config.optimizer.name}-{config.reward.name}"
-
-
-def _notes(config: DictConfig, splits: Splits, stages: Sequence[StagePlan]) -> list[str]:
-    """What a user would want to know before starting."""
-    notes = round_checks.notes(config)
-    if (control := controls.control_of(config)) is not None:
-        notes.append(f"this is a control ({control}), not a result. {controls.must_give(control)}")
-    if changed := honoured.told(config):
-        notes.append(f"not quite profile={config.profile}: {', '.join(changed)}")
-    if any(stage.name == "reward_model" for stage in stages):
-        notes += reward_labels.notes(config.reward_model.loss, splits)
-    final, prompts = len(splits.final_prompts), len(splits.prompts)
-    if any(s.name == "policy" for s in stages) and final < 100:
-        notes.append(f"only {final} held-out prompts: a win rate will be ± {98 / final**0.5:.0f} points")
-    if (
-        any(s.name == "policy" and s.reads == "prompts" for s in stages)
-        and prompts < config.optimizer.prompts_per_update
-    ):
-        notes.append(
-            f"{prompts} prompts for {config.optimizer.prompts_per_update} a rollout: prompts repeat within one"
-        )
-    if config.evaluation.keep == "best" and config.evaluation.split == "tuning":
-        notes.append("the tuning prompts choose the update and judge it: the figure at the end will flatter it")
-    if config.hardware.memory_gib:
-        card = config.hardware.memory_gib
-        notes += [
-            f"{stage.name} is estimated at {stage.memory.total_gib:.1f} GiB: too much for {card} GiB"
-            for stage in stages
-            if stage.memory and not stage.memory.fits(card)
-        ]
-    return notes

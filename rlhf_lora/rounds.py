@@ -56,7 +56,8 @@ def key(plan: Plan, what: str, turn: Turn) -> str:
     """
     config: Any = OmegaConf.to_container(plan.config)
     deciding = {name: value for name, value in config.items() if name not in NOT_DECIDING}
-    said = [what, turn.number, stage_cache.code(), deciding, dict(plan.inputs)]
+    judged_on = plan.config.evaluation.split  # figures of a refreshed reward model are part of what it leaves
+    said = [what, turn.number, stage_cache.code(), deciding, judged_on, dict(plan.inputs)]
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:20]
 
 

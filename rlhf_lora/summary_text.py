@@ -22,6 +22,9 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
             found.append(_against_reference(part, f"judge={part['name']}" if name == "judge" else what))
     if "kl_to_reference" in summary.get("policy", {}):
         found.append(f"KL to the reference: {summary['policy']['kl_to_reference']:.2f} nats a sequence")
+    found += [_round(row) for row in summary.get("rounds", ())]
+    if "rows" in (made := summary.get("answers", {})):
+        found.append(_answers(made))
     for n, best in summary.get("best_of_n", {}).items():
         for part, what in ((best.get("gold", {}), "gold"), (best, own)):
             if "win_rate_vs_reference" in part:
@@ -47,6 +50,31 @@ def _against_reference(part: Mapping[str, Any], what: str) -> str:
         line += f", mean {part['score_mean_reference']:.3f} → {part['score_mean']:.3f}"
     if "flip_rate" in part:
         line += f", {100 * part['flip_rate']:.0f} % changed with the order"
+    return line
+
+
+def _round(row: Mapping[str, Any]) -> str:
+    said = []
+    for name, what in (("gold", "gold wins"), ("policy", "wins by its reward")):
+        if "win_rate_vs_reference" in (part := row.get(name, {})):
+            said.append(f"{what} {part['win_rate_vs_reference']:.3f}")
+    if "kl_to_reference" in row.get("policy", {}):
+        said.append(f"KL {row['policy']['kl_to_reference']:.2f}")
+    if "accuracy" in (model := row.get("reward_model", {})):
+        said.append(f"reward model {model['accuracy']:.3f}")
+    if "accuracy_before" in (new := model.get("new", {})):
+        said.append(f"{new['accuracy_before']:.3f} of {new['pairs']} new pairs before")
+    return f"round {row['round']}: {', '.join(said)}"
+
+
+def _answers(made: Mapping[str, Any]) -> str:
+    line = f"answers: {made['answers']} to {made['prompts']} prompts were scored, {made['rows']} rows made of them"
+    if made.get("left_out"):
+        line += f" ({', '.join(f'{count} × {why}' for why, count in made['left_out'].items())})"
+    if "max_median_gap" in made:
+        line += f", the best {made['max_median_gap']:.3f} above the median"
+    if "gold_agreement" in made:
+        line += f", {made['gold_agreement']:.3f} in the true order"
     return line
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from rlhf_lora import best_of_n
+from rlhf_lora.answer_sets import AT_THRESHOLD, CLOSE, EQUAL, NO_BEST, NO_TWO, SAME_WORDS, UNSCORED
 from rlhf_lora.errors import ConfigError, did_you_mean
 from rlhf_lora.evaluation import evaluation_pairs
 from rlhf_lora.plan import Plan
+from rlhf_lora.turns import Turn
 
 DEFAULTS = ("gold.win_rate_vs_reference", "policy.win_rate_vs_reference")
 """What counts when nobody says: the truth where it is known, else the run's own reward."""
@@ -32,7 +34,8 @@ def figures(plan: Plan) -> set[str]:
     """The dotted keys of all numbers that the summary of a finished run can have. Some depend on what comes out, such as
     a rate at equal length, which all wins or all losses do not tell. Intervals are two numbers, so they are not here."""
     found = {"seed", "peak_memory_gib", "seconds.total"}
-    found |= {f"seconds.{stage.name}" for stage in plan.stages if stage.name != "policy" or not plan.is_on_policy}
+    found |= {f"seconds.{stage.name}" for stage in plan.stages if stage.name not in ("answers", "policy")}
+    found |= _of_rounds(plan) | _of_answers(plan)
     if plan.mini is not None:
         found.add("seconds.base")
     truth = ("gold_accuracy", "gold_pairs") if plan.data.gold is not None else ()
@@ -51,6 +54,44 @@ def figures(plan: Plan) -> set[str]:
     elif plan.optimizer.learns_from == "pairs" and evaluation_pairs(plan):
         found |= {f"implicit_reward.{name}" for name in (*ACCURACIES, *truth, "too_long")}
     return found | _evaluated(plan)
+
+
+def _of_rounds(plan: Plan) -> set[str]:
+    """How long each stage of each round took, by the names that they have there."""
+    if plan.stage("policy") is None:
+        return set()
+    found = set()
+    for number in range(1, plan.config.rounds + 1):
+        turn = Turn(number, plan.config.rounds)
+        found |= {f"seconds.{turn.named('policy')}"} if not plan.is_on_policy else set()
+        found |= {f"seconds.{turn.named('answers')}"} if plan.stage("answers") is not None else set()
+        found |= {f"seconds.{turn.named('evaluation')}"} if not turn.is_last else set()
+        if plan.config.refresh.by is not None and not turn.is_first:
+            found |= {f"seconds.{turn.named('reward_model')}", "reward_model.new.flipped"}
+            found |= {f"reward_model.new.{name}" for name in ("asked", "pairs", "accuracy_before")}
+            found |= {f"reward_model.new.left_out.{why}" for why in ("unreadable", "a tie", "the same words")}
+            if plan.data.gold is not None:
+                found |= {"reward_model.new.gold_agreement", "reward_model.new.gold_compared"}
+    return found
+
+
+def _of_answers(plan: Plan) -> set[str]:
+    """Of the stage `answers`, and of the rows that were made there."""
+    if plan.stage("answers") is None:
+        return set()
+    learns_from = plan.row_source.learns_from
+    truth = plan.data.gold is not None
+    names = {"prompts", "answers", "cut", "abstained", "errors", "unreadable", "score_mean", "score_deviation", "rows"}
+    names |= {"too_long"} if plan.row_source.name == "relabel" else set()
+    names |= {"gold_mean"} if truth else set()
+    if learns_from == "demonstrations":
+        names |= {"max_median_gap", f"left_out.{NO_BEST}"} | ({"gold_gain"} if truth else set())
+        names |= {"pooled"} if getattr(plan.optimizer, "pool", False) else set()
+    else:
+        names |= {"gold_agreement", "gold_compared"} if truth else set()
+        reasons = (NO_TWO, EQUAL, CLOSE, SAME_WORDS) if learns_from == "pairs" else (UNSCORED, AT_THRESHOLD)
+        names |= {f"left_out.{why}" for why in reasons} | ({"good_share"} if learns_from == "labels" else set())
+    return {f"answers.{name}" for name in names} | {"abstained", "errors"}
 
 
 def _evaluated(plan: Plan) -> set[str]:

@@ -12,7 +12,15 @@ from rlhf_lora.pipeline import Run
 from rlhf_lora.sweep_objective import DEFAULTS, check, chosen, figures
 
 QUICK = ("optimizer.updates=1", "optimizer.prompts_per_update=4", "optimizer.epochs=1", "evaluation.prompts=24")
-OFTEN_ABSENT = ("unscored", "too_long", "length_controlled")
+OFTEN_ABSENT = (
+    "unscored",
+    "too_long",
+    "length_controlled",
+    "left_out",
+    "answers.abstained",
+    "answers.errors",
+    "unreadable",
+)
 """Figures that depend on what comes out."""
 SFT_WITHOUT_POLICY = {"seed", "peak_memory_gib", "seconds.total", "seconds.sft"}
 
@@ -36,8 +44,44 @@ def numbers(summary: Mapping[str, Any], where: str = "") -> Iterator[str]:
         ),
         pytest.param(("optimizer=dpo", "evaluation.prompts=24"), marks=pytest.mark.slow),
         pytest.param(("stages=[reward_model]",), marks=pytest.mark.slow),
+        pytest.param(
+            (
+                "optimizer=dpo",
+                "optimizer.pairs=rollouts",
+                "reward=learned",
+                "rounds=2",
+                "refresh.by=orders_gold",
+                "refresh.pairs=20",
+                "evaluation.prompts=24",
+            ),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param((*QUICK, "reward=length", "rounds=2"), marks=pytest.mark.slow),
+        pytest.param(
+            (
+                "optimizer=rejection_sampling",
+                "reward=length",
+                "rounds=2",
+                "optimizer.pool=true",
+                "evaluation.prompts=24",
+            ),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("optimizer=kto", "optimizer.labels=relabel", "reward=length", "evaluation.prompts=24"),
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["ppo", "judged midway, best of n", "dpo", "reward model alone"],
+    ids=[
+        "ppo",
+        "judged midway, best of n",
+        "dpo",
+        "reward model alone",
+        "dpo in rounds",
+        "ppo in rounds",
+        "pooled",
+        "relabel",
+    ],
 )
 def test_every_number_of_a_summary_is_foretold_and_what_is_foretold_is_there(more, plan):
     made = plan(*more)

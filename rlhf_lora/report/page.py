@@ -13,7 +13,7 @@ from typing import Any
 
 from rlhf_lora import feedback_text
 from rlhf_lora.atomic import write_text
-from rlhf_lora.report import curves, held_out, overoptimization, plots
+from rlhf_lora.report import curves, held_out, overoptimization, plots, rounds
 from rlhf_lora.report.document import document
 from rlhf_lora.report.headline import control_notice, duration, facts, lede, mended_notice, reference_name
 from rlhf_lora.report.plots import Series, number
@@ -51,9 +51,10 @@ def render(folder: RunFolder) -> str:
     further = overoptimization.figures(judged, summary)
     sections = [
         ("before-after", "Before and after", _before_after(samples, metrics, reference, further)),
+        *([("rounds", "Rounds", rounds.section(summary, reference))] if summary.get("rounds") else []),
         ("samples", "Samples", _samples(samples, reference)),
         *([("feedback", "AI feedback", told)] if (told := _feedback(summary)) else []),
-        ("training", "Training", _training(metrics, folder.config, summary)),
+        ("training", "Training", rounds.answers(summary) + _training(metrics, folder.config, summary)),
         ("time", "Time", _time(summary)),
         ("settings", "Settings", _settings(folder)),
     ]

@@ -24,6 +24,8 @@ from rlhf_lora.stages.scoring import Scorer
 
 AT_ONCE = 256
 """Comparisons asked for at a time: what a kill may cost."""
+ROUNDING = 1e-6
+"""(0.9 + (1 − 0.9)) / 2 is a tie, whatever floating point makes of it."""
 
 
 class Annotator(Protocol):
@@ -43,8 +45,10 @@ class Judging:
 
     def probabilities(self, sets: Sequence[AnswerSet], first: int) -> list[tuple[float | None, bool]]:
         asked = [Comparison(one.prompt, one.answers[0].text, one.answers[1].text) for one in sets]
-        told = orders.compare(self.judge, asked)
-        return [(one.verdict.probability_a, bool(one.flipped)) for one in told]
+        told = orders.compare(self.judge, asked, tie_within=ROUNDING)
+        return [
+            (0.5 if one.verdict.choice == "tie" else one.verdict.probability_a, bool(one.flipped)) for one in told
+        ]  # fmt: skip
 
     def close(self) -> None:
         if callable(close := getattr(self.judge, "close", None)):
