@@ -117,6 +117,11 @@ def askers(config: DictConfig, names: Sequence[str]) -> list[str]:
     return found
 
 
+def asking_stages(config: DictConfig) -> tuple[str, ...]:
+    """The stages that ask the run's judge, if they run."""
+    return ("labels", "revisions") if config.revisions.by == "judge" else ("labels",)
+
+
 def check_judge(config: DictConfig, names: Sequence[str]) -> None:
     """Who is to be asked is there.
 

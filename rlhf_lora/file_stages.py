@@ -7,22 +7,27 @@ revisions/   answers.jsonl   steps.jsonl   demonstrations.jsonl
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from rlhf_lora import ai_labels, registry
+from rlhf_lora import ai_labels, feedback_checks, registry
 from rlhf_lora.assembly import Assembly, opened
 from rlhf_lora.atomic import write_text
 from rlhf_lora.comparison_rows import among
 from rlhf_lora.contracts import Context
 from rlhf_lora.errors import DataError, PluginError
+from rlhf_lora.plan import StagePlan
 from rlhf_lora.principles import principles_of
 from rlhf_lora.records import Comparison, Demonstration, Pair, Prompt, Sample, named_seed
 from rlhf_lora.revised_rows import matches, revised_prompts, with_helpful
 from rlhf_lora.revising import ByQuestions, OwnVoice, Reviser
+from rlhf_lora.reward_tree import every_reward
 from rlhf_lora.row_file import RowFile
 from rlhf_lora.stages import ai_labelling, revisions
 from rlhf_lora.stages.scoring import Scorer
@@ -46,7 +51,10 @@ class FileStages:
 
     def run(self, name: str) -> dict[str, Any]:
         """Do what is left to do of a stage. Returns its figures."""
-        return self._labels() if name == "labels" else self._revisions()
+        try:
+            return self._labels() if name == "labels" else self._revisions()
+        finally:
+            self._free()
 
     # --- labels -------------------------------------------------------------------------------------------------------
 
@@ -69,11 +77,11 @@ class FileStages:
         work = ai_labels.work_of(plan.config, plan.splits)
         needs_base = bool(work.prompts) or getattr(plan.judge, "on_device", False)
         ctx = self._context(needs_base)
-        if work.prompts:
-            self._answer(ctx, work.prompts, settings.samples_per_prompt, "labels")
-        comparisons = self._comparisons(work)
         name = _name_of(plan.judge)
-        with _open(plan.judge, ctx) as judge:
+        with _open(plan.judge, ctx) as judge:  # before anything is sampled: a judge that is not there is told at once
+            if work.prompts:
+                self._answer(ctx, work.prompts, settings.samples_per_prompt, "labels")
+            comparisons = self._comparisons(work)
             rows = ai_labelling.label(
                 judge, comparisons, self._file("labels", "labels.jsonl"), name, orders=settings.orders,
                 tie_within=settings.tie_within, missing_share=plan.config.scoring.missing_share, interrupted=self.interrupted,
@@ -108,11 +116,9 @@ class FileStages:
         plan, settings = self.parts.plan, self.parts.plan.config.revisions
         prompts, by_judge = revised_prompts(plan.config, plan.splits), settings.by == "judge"
         ctx, steps = self._context(needs_base=True, before_revisions=True), self._file("revisions", "steps.jsonl")
-        prompts, answers = self._answer(ctx, prompts, 1, "revisions")
         with _open(plan.judge, ctx) if by_judge else _nobody() as judge:
-            reviser = (
-                self._reviser(judge, ctx) if by_judge else ByQuestions(self._own_voice(ctx), settings.max_new_tokens)
-            )
+            reviser = self._reviser(judge) if by_judge else ByQuestions(self._own_voice(ctx), settings.max_new_tokens)
+            prompts, answers = self._answer(ctx, prompts, 1, "revisions")
             texts = revisions.revise(
                 reviser, prompts, [given[0] for given in answers], principles_of(settings), settings.rounds, steps,
                 plan.config.seed, plan.config.scoring.missing_share, self.interrupted,
@@ -138,7 +144,7 @@ class FileStages:
         return found | ({"others": others} if others else {})
 
     def _before_and_after(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
-        measures, plan = self._measures(), self.parts.plan
+        measures = self._measures()
         prompts = list(prompts)[:MEASURED]
         if not measures or not prompts:
             return {}
@@ -147,16 +153,20 @@ class FileStages:
             ("before", self.parts.first_sft_adapter),
             ("after", self.parts.adapter_of("revised_sft")),
         ):
-            backbone = self.parts.answering_backbone(adapter)
-            engine = opened(plan.rollout, self.parts.context(backbone))
-            seed = named_seed(plan.config.seed, "revised_sft/measured") >> 1
-            answers = [sample.text for sample in engine.generate(backbone, prompts, 1, seed)]
+            answers = self._answers_of(adapter, prompts)
+            self._free()
             for name, measure in measures.items():
                 if said := revisions.of_answers(measure, prompts, answers):
                     found.setdefault(name, {})[when] = said
         return found
 
-    def _reviser(self, judge: Any, ctx: Context) -> Reviser:
+    def _answers_of(self, adapter: Path | None, prompts: Sequence[Prompt]) -> list[str]:
+        backbone = self.parts.answering_backbone(adapter)
+        engine = opened(self.parts.plan.rollout, self.parts.context(backbone))
+        seed = named_seed(self.parts.plan.config.seed, "revised_sft/measured") >> 1
+        return [sample.text for sample in engine.generate(backbone, prompts, 1, seed)]
+
+    def _reviser(self, judge: Any) -> Reviser:
         if callable(getattr(judge, "revise_all", None)):
             return judge
         if (listener := getattr(judge, "listener", None)) is not None:
@@ -182,11 +192,15 @@ class FileStages:
 
     def _context(self, needs_base: bool, before_revisions: bool = False) -> Context:
         """With the base and the SFT policy on it, where somebody needs them."""
-        plan, parts = self.parts.plan, self.parts
+        parts = self.parts
         if needs_base:
             return parts.context(
                 parts.answering_backbone(parts.first_sft_adapter if before_revisions else parts.sft_adapter)
             )
+        return self.context_without_base()
+
+    def context_without_base(self) -> Context:
+        plan, parts = self.parts.plan, self.parts
         return Context(
             seed=plan.config.seed, cache_dir=plan.cache_dir, run_dir=parts.folder.path, judge=plan.judge,
             device=plan.spec.device,
@@ -202,8 +216,32 @@ class FileStages:
         seed = named_seed(plan.config.seed, stage) >> 1
         return kept, ai_labelling.answer(ctx.backbone, engine, kept, count, file, seed, "answers", self.interrupted)
 
+    def _free(self) -> None:
+        """What is not referred to any more leaves memory before the next model is loaded; models with adapters are cycles."""
+        gc.collect()
+        if self.parts.plan.spec.device == "cuda" and "torch" in sys.modules:
+            sys.modules["torch"].cuda.empty_cache()
+
     def _file(self, stage: str, name: str) -> RowFile:
         return RowFile(self.parts.left_by(stage) / name)
+
+
+def meet_judge(parts: Assembly, done: Callable[[StagePlan], bool]) -> None:
+    """Open the run's judge and close it again, before anything long begins: a wrong key, or a server that is not there, is
+    told in seconds and not after SFT. Not where nobody asks it any more, nor where it needs the base in memory.
+
+    Args:
+        done: whether a stage was finished.
+    """
+    plan = parts.plan
+    if plan.judge is None or getattr(plan.judge, "on_device", False):
+        return
+    stages = [stage for stage in plan.stages if not done(stage)]
+    asked = [s for s in stages if s.name in feedback_checks.asking_stages(plan.config) and s.reused is None]
+    by_reward = any(getattr(one, "needs_judge", False) for _, one in every_reward(plan.reward))
+    if asked or (by_reward and any(stage.name == "policy" for stage in stages)):
+        with _open(plan.judge, FileStages(parts).context_without_base()):
+            pass
 
 
 @contextmanager

@@ -203,6 +203,10 @@ class Run:
         if plan.config.hardware.threads:
             torch.set_num_threads(plan.config.hardware.threads)
         self._open_tracker()
+        if plan.judge is not None:
+            from rlhf_lora.file_stages import meet_judge
+
+            meet_judge(self.parts, self._records.has)
         if plan.mini is not None:
             self.plan = with_base(plan, self._records)
         for stage in self.plan.stages:

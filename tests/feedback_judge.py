@@ -8,6 +8,7 @@ import signal
 from collections.abc import Sequence
 
 from rlhf_lora import judge, registry
+from rlhf_lora.errors import ConfigError
 from rlhf_lora.mending import Mender
 from rlhf_lora.records import Comparison, Sample, Verdict
 
@@ -19,7 +20,7 @@ KILL_AT = "FEEDBACK_JUDGE_KILLED_AT"
 class Knowing:
     """Attributes:
     truth: a reward's name. first: log-odds that it gives to what it reads first. unread: every so manieth has no verdict.
-    log: a file that gets a line for each call.
+    log: a file that gets a line for each call. gone: it cannot be reached.
     """
 
     truth: str = "orders_gold"
@@ -28,6 +29,12 @@ class Knowing:
     mends: float = 0.5
     log: str = ""
     deterministic: bool = True
+    gone: bool = False
+
+    def open(self, ctx):
+        if self.gone:
+            raise ConfigError("nobody answers", where="judge.gone", fix="start the server")
+        return self
 
     def compare(self, prompt, a, b):
         return self.compare_all([Comparison(prompt, a, b)])[0]

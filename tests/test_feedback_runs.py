@@ -15,7 +15,7 @@ from feedback_judge import KILL_AT
 from test_pipeline import SMALL
 from tiny import overrides
 
-from rlhf_lora import cli
+from rlhf_lora import cli, compose, evaluate
 from rlhf_lora.mini import bases, helpdesk_base
 from rlhf_lora.model_spec import adapter_hash
 from rlhf_lora.row_file import RowFile
@@ -122,9 +122,23 @@ def test_constitutional_ai_as_stages_of_one_run(helpdesk_tiny, tmp_path):
     # policy and reference begin as the model on revisions: with no update, nothing is between them
     revised = run.adapter("revised_sft")
     assert adapter_hash(revised) != adapter_hash(run.adapter("sft"))
-    kinds = {row["prompt"] for row in RowFile(run.path / "revisions" / "demonstrations.jsonl").rows()}
-    assert kinds
+    assert RowFile(run.path / "revisions" / "demonstrations.jsonl").rows()
     assert run.summary["status"] == "finished"
+    again = evaluate(str(run.path), JUDGE[0])  # against the model on revisions, as the run itself was judged
+    assert again["policy"]["score_mean_reference"] == pytest.approx(run.summary["policy"]["score_mean_reference"])
+    assert again["policy"]["kl_to_reference"] == pytest.approx(run.summary["policy"]["kl_to_reference"], rel=1e-4)
+    from rlhf_lora.plan_checks import start_adapter_of
+
+    assert start_adapter_of(compose(f"model.adapter={run.path}")) == revised
+
+
+def test_a_judge_that_is_not_there_is_told_before_anything_is_trained(tiny_base, tmp_path, capsys):
+    more = ("reward_model.pairs=relabel", "judge.gone=true")
+    assert cli.run(["train", *given(tiny_base, tmp_path / "run", *more)]) == 2
+    said = capsys.readouterr().err
+    assert "nobody answers" in said
+    assert "sft" not in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_policy_begins_as_the_model_on_revisions(helpdesk_tiny, tmp_path):
