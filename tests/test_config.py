@@ -50,7 +50,8 @@ def test_every_setting_has_a_line_in_the_yaml_that_people_read():
 
 def test_the_default_run_is_ppo_against_a_learned_reward_on_orders():
     config = compose()
-    assert [config[kind].name for kind in PLUGIN_GROUPS] == ["orders", "learned", "ppo", "native", "local"]
+    chosen = [config[kind] and config[kind].name for kind in PLUGIN_GROUPS]
+    assert chosen == ["orders", "learned", None, "ppo", "native", "local"]
     assert (config.model.path, config.adapter.r, config.seed) == (None, 16, 0)
 
 
@@ -90,6 +91,9 @@ def test_a_saved_configuration_rebuilds_equal_plugins(tmp_path):
     saved = yaml.safe_load(yaml.safe_dump(plain(config)))
     again = recompose(saved)
     for kind in PLUGIN_GROUPS:
+        assert (again[kind] is None) == (config[kind] is None) == (kind == "judge")
+        if kind == "judge":
+            continue
         assert build(kind, again[kind]) == build(kind, config[kind])
 
 
