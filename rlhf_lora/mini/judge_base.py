@@ -198,7 +198,10 @@ def _batches(table: dict[str, int], settings: JudgeBaseSettings) -> Iterator[Bat
                 lessons.rating if sort < settings.plain + settings.ratings else lessons.comparison,
                 settings.batch,
             )
-        yield _batch([lesson(rng, rng.choice(seen), settings.items) for _ in range(count)], table)
+        given: list[Lesson] = []
+        while len(given) < count:
+            given += lesson(rng, rng.choice(seen), settings.items)
+        yield _batch(given, table)
         step += 1
 
 

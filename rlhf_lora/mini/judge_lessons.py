@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from rlhf_lora.judging import texts
 from rlhf_lora.judging.constitution import OWN
 from rlhf_lora.mini import orders
-from rlhf_lora.records import Prompt, transcript
+from rlhf_lora.records import Prompt
 
 Notes = list[float | None]
 
@@ -48,28 +48,30 @@ class Lesson:
 def vocabulary() -> list[str]:
     """The words of `orders` in their places, then those of the questions and answers."""
     asked = texts.bare_pair("", Prompt("?"), "", "").split() + texts.bare_answer("", Prompt("?"), "").split()
-    turns = transcript([{"role": "user", "content": "?"}]).split()
-    return list(dict.fromkeys([*orders.vocabulary(), *asked, *turns, *texts.PAIR_OR_TIE, *texts.RATINGS]))
+    return list(dict.fromkeys([*orders.vocabulary(), *asked, *texts.PAIR_OR_TIE, *texts.RATINGS]))
 
 
-def comparison(rng: random.Random, triple: orders.Triple, items: int) -> Lesson:
-    """Two replies, and which is better."""
+def comparison(rng: random.Random, triple: orders.Triple, items: int) -> list[Lesson]:
+    """Two replies, and which is better; in both orders, so that a place alone is never the answer."""
     prompt = orders.prompt_text(triple, rng.randrange(len(orders.TEMPLATES)))
     a, b = orders.compared(rng, triple, items)
     difference = orders.gold(prompt, a).value - orders.gold(prompt, b).value
-    better = "A" if rng.random() < 0.5 * (1 + math.tanh(difference / (2 * SURE))) else "B"
-    return _question(rng, texts.bare_pair(_principle(rng), Prompt(prompt), a, b), better, triple, prompt)
+    a_is_better, by = rng.random() < 0.5 * (1 + math.tanh(difference / (2 * SURE))), _principle(rng)
+    return [
+        question(texts.bare_pair(by, Prompt(prompt), *replies), "A" if a_is_better == first else "B", triple, prompt)
+        for first, replies in ((True, (a, b)), (False, (b, a)))
+    ]
 
 
-def rating(rng: random.Random, triple: orders.Triple, items: int) -> Lesson:
+def rating(rng: random.Random, triple: orders.Triple, items: int) -> list[Lesson]:
     """A reply, and how good it is: two steps for each point of the gold score, so 10 for the best there is."""
     prompt = orders.prompt_text(triple, rng.randrange(len(orders.TEMPLATES)))
     reply = orders.compared(rng, triple, items)[0]
     good = max(1, min(10, round(2 * orders.gold(prompt, reply).value)))
-    return _question(rng, texts.bare_answer(_principle(rng), Prompt(prompt), reply), str(good), triple, prompt)
+    return [question(texts.bare_answer(_principle(rng), Prompt(prompt), reply), str(good), triple, prompt)]
 
 
-def text(rng: random.Random, triple: orders.Triple, items: int) -> Lesson:
+def text(rng: random.Random, triple: orders.Triple, items: int) -> list[Lesson]:
     """What the base of `orders` is pretrained on: a slip, or an order and a reply to it."""
     kind = rng.random()
     if kind < 0.3:
@@ -78,18 +80,17 @@ def text(rng: random.Random, triple: orders.Triple, items: int) -> Lesson:
         reply, finished = orders.draft(rng, triple, items, orders.CAREFUL if kind < 0.5 else orders.WEB)
         words = f"{orders.prompt_text(triple, rng.randrange(len(orders.TEMPLATES)))} {reply}".split()
         words += [orders.END] if finished else []
-    return Lesson(words, [], answer=False)
+    return [Lesson(words, [], answer=False)]
 
 
 def _principle(rng: random.Random) -> str:
     """None, as a rubric that is not given; or one of the kit's own, whose words it does not know."""
-    return "" if rng.random() < 0.7 else rng.choice(OWN).text
+    return "" if rng.random() < 0.85 else rng.choice(OWN).text
 
 
-def _question(rng: random.Random, line: str, answer: str, triple: orders.Triple, prompt: str) -> Lesson:
-    # A model without a template is asked through a plain transcript, or as the line stands.
-    asked = line if rng.random() < 0.5 else transcript([{"role": "user", "content": line}])
-    words = asked.split()
+def question(line: str, answer: str, triple: orders.Triple, prompt: str) -> Lesson:
+    """A line that a judge is asked, its answer, and the notes on the way there."""
+    words = line.split()
     notes = [NONE] * len(words)
     start = _place(words, prompt.split())
     for i, word in enumerate(prompt.split(), start):

@@ -15,7 +15,7 @@ from rlhf_lora.mini import judge_lessons as lessons
 from rlhf_lora.mini import orders
 from rlhf_lora.mini.judge_base import JudgeBaseSettings, build_judge_base
 from rlhf_lora.mini.pretraining import HELD_OUT_BUCKET
-from rlhf_lora.records import Prompt, transcript
+from rlhf_lora.records import Prompt
 from rlhf_lora.splits import bucket
 
 SMALL = JudgeBaseSettings(steps=4, warm_up=0.25, batch=4)
@@ -24,7 +24,7 @@ TRIPLE = ("tea", "soup", "bread")
 
 def drawn(lesson, count: int = 200, seed: str = "test") -> list[lessons.Lesson]:
     rng = random.Random(seed)
-    return [lesson(rng, rng.choice(orders.triples(12)), 12) for _ in range(count)]
+    return [one for _ in range(count) for one in lesson(rng, rng.choice(orders.triples(12)), 12)]
 
 
 def test_words_of_orders_keep_their_places():
@@ -33,45 +33,49 @@ def test_words_of_orders_keep_their_places():
     assert {"A", "B", "A:", "B:", "better:", "1", "10"} <= set(lessons.vocabulary())
 
 
+def parts(lesson: lessons.Lesson) -> list[str]:
+    return [part.strip() for part in " ".join(lesson.words[:-1]).split("|")]
+
+
 def test_a_comparison_is_asked_word_for_word_as_a_judge_asks_it():
     for lesson in drawn(lessons.comparison, 40):
-        *asked, answer = lesson.words
-        body = [word for word in asked if word not in ("Human:", "Assistant:")]
-        parts = " ".join(body).split(" | ")
-        prompt, a, b = parts[-4], parts[-3].removeprefix("A:").strip(), parts[-2].removeprefix("B:").strip()
-        line = texts.bare_pair(" | ".join(parts[:-4]), Prompt(prompt), a, b)
-        assert line.split() == body
-        assert asked in (line.split(), transcript([{"role": "user", "content": line}]).split())
-        assert answer in "AB"
+        *principle, prompt, a, b, _ = parts(lesson)
+        a, b = a.removeprefix("A:").strip(), b.removeprefix("B:").strip()
+        assert texts.bare_pair("".join(principle), Prompt(prompt), a, b).split() == lesson.words[:-1]
+
+
+def test_the_other_order_has_the_other_answer():
+    given = drawn(lessons.comparison, 40)
+    for one, other in zip(given[::2], given[1::2], strict=True):
+        assert {one.words[-1], other.words[-1]} == {"A", "B"}
+        assert parts(one)[-3].removeprefix("A:") == parts(other)[-2].removeprefix("B:")
 
 
 def test_answers_follow_the_truth_and_differ_from_it_where_it_is_close():
     right = {True: [0, 0], False: [0, 0]}
-    for lesson in drawn(lessons.comparison, 700):
-        body = " ".join(word for word in lesson.words[:-1] if word not in ("Human:", "Assistant:")).split(" | ")
-        a, b = (body[i].partition(":")[2] for i in (-3, -2))
-        difference = orders.gold(body[-4], a).value - orders.gold(body[-4], b).value
+    for lesson in drawn(lessons.comparison, 700)[::2]:
+        *_, prompt, a, b, _ = parts(lesson)
+        difference = orders.gold(prompt, a[2:]).value - orders.gold(prompt, b[2:]).value
         if difference:
             right[abs(difference) >= 1][0] += (lesson.words[-1] == "A") == (difference > 0)
             right[abs(difference) >= 1][1] += 1
     far, close = (hits / count for hits, count in (right[True], right[False]))
-    assert far > 0.97  # σ(1 / 0.3) = 0.965 at the edge
-    assert 0.75 < close < 0.95  # σ(0.5 / 0.3) = 0.84
-    assert abs(sum(lesson.words[-1] == "A" for lesson in drawn(lessons.comparison, 1000)) - 500) < 60
+    assert far > 0.96  # σ(1 / 0.3) = 0.965 at the edge
+    assert 0.7 < close < 0.97  # σ(0.5 / 0.3) = 0.84
 
 
 def test_ratings_are_two_steps_for_each_point():
     for lesson in drawn(lessons.rating, 100):
-        body = " ".join(word for word in lesson.words[:-1] if word not in ("Human:", "Assistant:")).split(" | ")
-        gold = orders.gold(body[-3], body[-2].partition(":")[2]).value
+        *_, prompt, reply, asked = parts(lesson)
+        gold = orders.gold(prompt, reply.removeprefix("answer:")).value
         assert int(lesson.words[-1]) == max(1, min(10, round(2 * gold)))
-        assert body[-1] == "1 to 10:"
+        assert asked == "1 to 10:"
 
 
 def test_notes_say_what_each_word_of_a_reply_is_and_what_it_is_worth_so_far():
-    rng, prompt = random.Random(0), orders.prompt_text(TRIPLE, 0)
+    prompt = orders.prompt_text(TRIPLE, 0)
     line = texts.bare_pair("", Prompt(prompt), "sure tea ham tea", "bread and tea")
-    lesson = lessons._question(rng, line, "A", TRIPLE, prompt)
+    lesson = lessons.question(line, "A", TRIPLE, prompt)
     at = dict(zip(lesson.words, lesson.notes, strict=False))
     first = lesson.words.index("A:") + 1
     assert at["soup"][:3] == [0.0, 1.0, 0.0]
