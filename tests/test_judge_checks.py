@@ -32,11 +32,11 @@ def test_what_a_judge_cannot_do_is_refused(settings, where, says, plan):
 
 
 @pytest.mark.parametrize(
-    ("settings",),
+    "settings",
     few([
-        (ASKING,), ((*MIX, "judge=scripted"),), ((*ASKING, "reward.mode=pointwise"),),
-        ((*ASKING, "reward.against=group", "optimizer=rloo", "optimizer.scale_scores=none"),),
-        ((*ASKING, "optimizer=dpo"),), (("judge=scripted", "control=random_reward"),),
+        [*ASKING], [*MIX, "judge=scripted"], [*ASKING, "reward.mode=pointwise"],
+        [*ASKING, "reward.against=group", "optimizer=rloo", "optimizer.scale_scores=none"],
+        [*ASKING, "optimizer=dpo"], ["judge=scripted", "control=random_reward"],
     ], fast=2),
 )  # fmt: skip
 def test_what_it_can_do_is_planned(settings, plan):
