@@ -12,7 +12,7 @@ from typing import Any
 
 from rlhf_lora.errors import ContractError
 from rlhf_lora.records import Prompt, Sample, Score, Verdict, named_seed
-from rlhf_lora.reward_calls import within
+from rlhf_lora.reward_calls import call_seconds, within
 from rlhf_lora.scores import awaited, win_probability
 
 
@@ -32,16 +32,19 @@ class Against:
     def __init__(self, source: Any, backbone: Any, engine: Any, seed: int, name: str, deadline: float | None = None):
         self.source, self.backbone, self.engine, self.seed, self.name = source, backbone, engine, seed, name
         self.deadline = None if getattr(source, "on_device", False) else deadline
+        self._last: dict[str, Sample] = {}
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         if not samples:
             return []
-        answers = self._answers(samples)
+        answers = self._last = self._answers(samples)
         pairs = [(sample, answers[_key(sample)]) for sample in samples]
         verdicts = (
             self._compared(pairs)
             if self.deadline is None
-            else within(self.deadline, lambda: self._compared(pairs), self.name)
+            else within(
+                max(self.deadline, call_seconds(self.source, len(pairs))), lambda: self._compared(pairs), self.name
+            )
         )
         if not hasattr(verdicts, "__len__") or len(verdicts) != len(samples):
             found = len(verdicts) if hasattr(verdicts, "__len__") else type(verdicts).__name__
@@ -50,6 +53,13 @@ class Against:
             if not isinstance(verdict, Verdict):
                 raise ContractError(f"reward '{self.name}' gave {verdict!r} for pair {i}; wanted a Verdict")
         return [win_probability(verdict) for verdict in verdicts]
+
+    def watch(self, update: int, samples: Sequence[Sample], scores: Sequence[Score]) -> dict[str, float]:
+        """What the source's own `watch` gives, told with which answers the samples were compared."""
+        if not callable(watch := getattr(self.source, "watch", None)):
+            return {}
+        found = [self._last.get(_key(sample)) for sample in samples]
+        return dict(watch(update, samples, scores, [] if None in found else found))
 
     def _compared(self, pairs: Sequence[tuple[Sample, Sample]]) -> Any:
         return awaited(self.source.compare(pairs))

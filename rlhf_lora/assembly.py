@@ -131,8 +131,7 @@ class Assembly:
     def held(self, ctx: Context, reward: Any, source: Any, name: str) -> Scorer:
         """A reward and what `open` made of it, held to the contract as `scoring` says; so are those inside a mix."""
         how, worker = self.plan.config.scoring, None
-        if not callable(getattr(source, "score", None)):
-            source = Against(source, ctx.backbone, opened(self.plan.rollout, ctx), ctx.seed, name, how.deadline)
+        source = self._against(ctx, source, name)
         if callable(score_with := getattr(source, "score_with", None)):
             score_with(lambda part, of_it: self.held(ctx, part, of_it, registry.to_config(part)["name"]))
         if how.process == "auto":
@@ -152,20 +151,27 @@ class Assembly:
         found = {}
         # A learned reward that this run did not train (DPO does not need it) has nothing to say.
         if scorer is not None or not getattr(self.plan.reward, "stages", ()) or self.reward_adapter is not None:
-            found["score"] = _judge(scorer or self.scorer(ctx))
+            found["score"] = self._judge(ctx, scorer or self.scorer(ctx))
         if (gold := self.gold_scorer()) is not None:
             found["gold"] = gold
         return found
 
+    def _judge(self, ctx: Context, scorer: Scorer) -> Scorer:
+        """The run's reward as it judges: raw, and of one answer, where in training it goes by the batch."""
+        if not callable(as_judge := getattr(scorer.source, "as_judge", None)):
+            return scorer
+        return Scorer(self._against(ctx, as_judge(), scorer.name), scorer.name, on_device=scorer.on_device)
+
+    def _against(self, ctx: Context, source: Any, name: str) -> Any:
+        """A source that compares, made one that scores."""
+        if callable(getattr(source, "score", None)):
+            return source
+        engine, deadline = opened(self.plan.rollout, ctx), self.plan.config.scoring.deadline
+        return Against(source, ctx.backbone, engine, ctx.seed, name, deadline)
+
     def gold_scorer(self) -> Scorer | None:
         name = self.plan.data.gold
         return None if name is None else Scorer(registry.build("reward", {"name": name}), name)
-
-
-def _judge(scorer: Scorer) -> Scorer:
-    """The run's reward as it judges: raw, where in training it goes by the batch (a gate that whitens)."""
-    as_judge = getattr(scorer.source, "as_judge", None)
-    return Scorer(as_judge(), scorer.name, on_device=scorer.on_device) if callable(as_judge) else scorer
 
 
 def opened(plugin: Any, ctx: Context) -> Any:

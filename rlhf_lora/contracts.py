@@ -66,6 +66,7 @@ class RewardSource(Protocol):
             than `scoring.deadline`, it is the deadline. Default: `scoring.deadline` alone.
         check_prompts(prompts): of the plugin, before it is opened: the plan shows it the prompts that will be answered, and it
             raises UserError where a setting and the data do not go together.
+        watch(update, samples, scores): after each update's samples were scored; gives further metrics, and may raise Stopped.
         calibrate(samples): called once before the first update with samples of the reference, where `needs_calibration` is
             not False; with `state()` and `restore(state)` (plain values) what it found goes on with a resumed run.
 

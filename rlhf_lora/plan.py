@@ -23,6 +23,7 @@ from rlhf_lora import (
     controls,
     derive,
     honoured,
+    judge_checks,
     memory,
     plan_checks,
     registry,
@@ -165,6 +166,7 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
         plan_checks.check_adapter_fits(folder, shape, setting)
     plan_checks.check_pairs_asked(built["optimizer"])
     plan_checks.check_missing(config, built["optimizer"])
+    judge_checks.check_judge(config, reward, built["optimizer"])
     has_demonstrations = bool(splits.demonstrations or config.sft.dataset is not None)
     names = plan_checks.stage_names(config, reward, learns_from is None, has_demonstrations)
     if "reward_model" in names:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_lora.errors import ContractError, DataError
-from rlhf_lora.records import Sample, Score, Verdict
+from rlhf_lora.records import Missing, Sample, Score, Verdict
 
 
 def columns_of(source: Any) -> tuple[str, ...]:
@@ -106,6 +106,18 @@ def preference(a: Score, b: Score) -> Verdict:
     return Verdict("tie" if delta == 0 else "A" if delta > 0 else "B", probability)
 
 
+KINDS: Mapping[str, Missing] = {"refusal": "abstain", "abstain": "abstain", "error": "error"}
+"""First word of a missing verdict's reason → kind of the missing score."""
+
+
+def kind_of(reason: str) -> Missing:
+    """Of a missing verdict: a judge that declined (`refusal: …`), a way there that failed (`error: …`), else `unreadable`.
+
+    A policy can learn to cause refusals, so they are not counted together with the rest.
+    """
+    return KINDS.get(reason.partition(":")[0].strip().lower(), "unreadable")
+
+
 def win_probability(verdict: Verdict) -> Score:
     """What a comparison with a reference answer is worth as a score, in [0, 1]: P(the answer is better), ½ for a tie.
 
@@ -115,7 +127,7 @@ def win_probability(verdict: Verdict) -> Score:
     if verdict.probability_a is not None:
         return Score(float(verdict.probability_a), reason=verdict.reason)
     if verdict.choice is None:
-        return Score.none(verdict.reason or "the comparison could not be read", kind="unreadable")
+        return Score.none(verdict.reason or "the comparison could not be read", kind=kind_of(verdict.reason))
     return Score({"A": 1.0, "tie": 0.5, "B": 0.0}[verdict.choice], reason=verdict.reason)
 
 

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from rlhf_lora.controls import control_of
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.honoured import told
+from rlhf_lora.judging import canaries
 from rlhf_lora.plan import Plan
 from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.software import versions
@@ -131,6 +132,8 @@ def summarise(
             "updates": state.update,
             "best_update": loop.best.update,
         }
+    if looked := canaries.told(folder.metrics("policy")):
+        summary["canaries"] = looked
     return summary | {"seconds": seconds | {"total": before + seconds_now}}
 
 

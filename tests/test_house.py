@@ -30,6 +30,7 @@ FLOORS = {
     "train_settings token_rows trainers trainer_checkpoints dpo_trainer": 2,
     "comparison length_control best_of_n against": 2,
     "judging": 2,
+    "judge_checks": 3,
     "user_presets": 0,
     "schema hydra_errors config honoured controls derive sources plan plan_checks plan_view plan_tokens reward_labels": 3,
     "data_view data_lengths data_show": 3,

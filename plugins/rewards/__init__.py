@@ -1,6 +1,7 @@
 """Built-in rewards: importing them enters them in the table."""
 
 from . import (  # noqa: F401
+    ai_feedback,
     constraints,
     helpdesk_gold,
     helpdesk_rules_gold,

@@ -71,6 +71,18 @@ class OpenMix:
         for part in self._ask.values():
             part.close()
 
+    def watch(self, update: int, samples: Sequence[Sample], scores: Sequence[Score]) -> dict[str, float]:
+        """What the parts have to say of an update, each told its own scores, as `NAME/METRIC`."""
+        found: dict[str, float] = {}
+        for name, ask in self._ask.items():
+            if not callable(watch := getattr(ask, "watch", None)):
+                continue
+            place = f"shadow/{name}" if name in self.mix.shadow else name
+            own = [s.parts.get(place) for s in scores]
+            given = [Score.none("not known here") if value is None else Score(value) for value in own]
+            found |= {f"{name}/{metric}": value for metric, value in watch(update, samples, given).items()}
+        return found
+
     # --- scoring ------------------------------------------------------------------------------------------------------
 
     def score(self, samples: Sequence[Sample], **columns: Sequence[Any]) -> list[Score]:

@@ -68,7 +68,8 @@ def _together(first: Verdict, second: Verdict, tie_within: float) -> Compared:
         return Compared(Verdict(None, reason=unread.reason), first, second)
     flipped = (p - 0.5) * (0.5 - q) < 0
     reason = "; ".join(dict.fromkeys(one.reason for one in (first, second) if one.reason))
-    return Compared(_told((p + 1 - q) / 2, tie_within, reason), first, second, flipped)
+    # p - q first: where both are the same, (p + 1) - q is not always 1, and rounding would decide what is a tie.
+    return Compared(_told(((p - q) + 1) / 2, tie_within, reason), first, second, flipped)
 
 
 def _told(p: float | None, tie_within: float, reason: str) -> Verdict:

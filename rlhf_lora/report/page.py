@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lora.atomic import write_text
+from rlhf_lora.judging import canaries
 from rlhf_lora.report import curves, held_out, overoptimization, plots
 from rlhf_lora.report.document import document
 from rlhf_lora.report.headline import control_notice, duration, facts, lede, mended_notice, reference_name
@@ -46,6 +47,8 @@ def render(folder: RunFolder) -> str:
     reference = reference_name(summary, metrics)
     judged = [row for row in metrics if row["stage"] == "evaluation"]
     warning = f'<p class="status">{told}</p>' if (told := overoptimization.warning(judged)) else ""
+    if told := canaries.warning(summary.get("canaries", {})):
+        warning += f'<p class="status">{told}</p>'
     further = overoptimization.figures(judged, summary)
     sections = [
         ("before-after", "Before and after", _before_after(samples, metrics, reference, further)),

@@ -84,12 +84,13 @@ class OnPolicy:
         update = self.state.update + 1
         samples, scores = self._roll_out(self._prompts_of(update), update)
         with self.clock("score"):
+            watched = self.scorer.watch(update, samples, scores)
             rollout = self._look_back(samples, scores)
         self.between_updates = False
         with self.clock("update"):
             rollout.batch, metrics = self.optimizer.advantages(rollout.batch)
             metrics |= self.updater.update(rollout, update)
-        metrics |= rollout.metrics()
+        metrics |= rollout.metrics() | watched
         metrics |= self.optimizer.after_update(metrics, len(samples))
         self._refuse_nonfinite(metrics)
         self.state.count(update, len(samples), self.missing)

@@ -61,6 +61,15 @@ class Scorer:
                 raise ContractError(self._told(samples, failure)) from failure
             return self._apart(samples, failure)
 
+    def watch(self, update: int, samples: Sequence[Sample], scores: Sequence[Score]) -> dict[str, float]:
+        """What the source has to say of an update, beside the scores that it gave: metrics, none where it has no `watch`.
+
+        Raises:
+            Stopped: it has seen what no run should go on with.
+        """
+        watch = getattr(self.source, "watch", None)
+        return dict(watch(update, samples, scores)) if callable(watch) else {}
+
     @property
     def apart(self) -> bool:
         """It runs in a process of its own."""
