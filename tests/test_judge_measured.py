@@ -261,6 +261,26 @@ def test_a_judge_that_needs_no_model_loads_none(tmp_path):
     assert done.stdout.splitlines()[-1] == "set()"
 
 
+def test_the_scripted_judge_shows_the_faults_that_it_was_given(tmp_path):
+    rows = [
+        {
+            "prompt": p.prompt.text,
+            "chosen": p.chosen,
+            "rejected": p.rejected,
+            "better": p.chosen if i % 5 else p.rejected,
+        }
+        for i, p in enumerate(pairs(100))
+    ]
+    file = jsonl(tmp_path / "pairs.jsonl", rows)
+    asked = ["judge=scripted", "judge.truth=null", "judge.column=better", "dataset=jsonl", f"dataset.path={file}"]
+    assert measure(*asked).figures["agreement"] == pytest.approx(0.8)
+    first = measure(*asked, "judge.always=first").figures
+    assert (first["agreement"], first["position"]["first_share"], first["position"]["flip_rate"]) == (0.5, 1.0, 1.0)
+    missing = measure(*asked, "judge.refuses=1.0").figures
+    assert missing["verdicts"]["refusals"] == 200
+    assert "agreement" not in missing
+
+
 def test_in_python_it_is_evaluate_too(file):
     assert evaluate(*said(file)[1:])["agreement"] == 1.0
 
