@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from rlhf_lora.errors import ContractError
+from rlhf_lora.errors import ContractError, RlhfLoraError
 from rlhf_lora.length_control import length_controlled
-from rlhf_lora.records import Prompt, Sample, Score, Verdict
+from rlhf_lora.records import Comparison, Prompt, Sample, Score, Verdict
+from rlhf_lora.scores import awaited
 
 RESAMPLES = 10_000
 
@@ -63,7 +64,7 @@ def compare_by_judge(
     Raises:
         ContractError: the judge raised, or what it returned is no verdict.
     """
-    both_orders = [_asked_twice(judge, a, b) for a, b in zip(ours, theirs, strict=True)]
+    both_orders = _asked_twice(judge, ours, theirs)
     # One order alone would bring the favoured place back in.
     kept = [i for i, verdicts in enumerate(both_orders) if None not in verdicts]
     unread = sum(verdicts.count(None) for verdicts in both_orders)
@@ -77,25 +78,35 @@ def compare_by_judge(
     return {**_rates(wins, differences, seed), "flip_rate": flips / len(kept), **missing}
 
 
-def _asked_twice(judge: Any, ours: Sample, theirs: Sample) -> tuple[float | None, float | None]:
+def _asked_twice(
+    judge: Any, ours: Sequence[Sample], theirs: Sequence[Sample]
+) -> list[tuple[float | None, float | None]]:
     """1 we won, 0 we lost, ½ a tie, None unreadable: with ours in the first place, and in the second."""
-    prompt = Prompt.of(ours)
-    first = _verdict(judge, prompt, ours.text, theirs.text)
-    second = _verdict(judge, prompt, theirs.text, ours.text)
-    return first, None if second is None else 1 - second
+    pairs = [Comparison(Prompt.of(a), a.text, b.text) for a, b in zip(ours, theirs, strict=True)]
+    given = _verdicts(judge, [one for pair in pairs for one in (pair, pair.swapped)])
+    return [
+        (first, None if second is None else 1 - second) for first, second in zip(given[::2], given[1::2], strict=True)
+    ]
 
 
-def _verdict(judge: Any, prompt: Prompt, a: str, b: str) -> float | None:
+def _verdicts(judge: Any, comparisons: Sequence[Comparison]) -> list[float | None]:
+    """All asked at once where the judge takes many."""
     name = type(judge).__name__
     try:
-        verdict = judge.compare(prompt, a, b)
-    except ContractError:
+        if callable(many := getattr(judge, "compare_all", None)):
+            verdicts = list(awaited(many(comparisons)))
+        else:
+            verdicts = [awaited(judge.compare(one.prompt, one.a, one.b)) for one in comparisons]
+    except RlhfLoraError:
         raise
     except Exception as error:
         raise ContractError(f"the judge '{name}' raised {type(error).__name__}: {error}") from error
-    if not isinstance(verdict, Verdict) or verdict.choice not in ("A", "B", "tie", None):
-        raise ContractError(f"the judge '{name}' returned {verdict!r}; wanted a Verdict of A, B, tie or None")
-    return None if verdict.choice is None else {"A": 1.0, "B": 0.0, "tie": 0.5}[verdict.choice]
+    if len(verdicts) != len(comparisons):
+        raise ContractError(f"the judge '{name}' gave {len(verdicts)} verdicts for {len(comparisons)} comparisons")
+    for verdict in verdicts:
+        if not isinstance(verdict, Verdict) or verdict.choice not in ("A", "B", "tie", None):
+            raise ContractError(f"the judge '{name}' returned {verdict!r}; wanted a Verdict of A, B, tie or None")
+    return [None if one.choice is None else {"A": 1.0, "B": 0.0, "tie": 0.5}[one.choice] for one in verdicts]
 
 
 def _rates(wins: Sequence[float], differences: Sequence[float] | None, seed: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rlhf_lora import registry
+from rlhf_lora import judge_checks, registry
 from rlhf_lora.best_of_n import judge_best_of_n, sizes
 from rlhf_lora.comparison import compare, compare_by_judge, length_differences, mean_length
 from rlhf_lora.config import recompose
@@ -176,7 +176,10 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
     if any(override.startswith("seed=") for override in overrides):
         raise UserError("seed is the run's own", where="seed=", fix="evaluation.seed=N draws other answers")
     asked = [override for override in overrides if override.partition("=")[0].partition(".")[0] == "judge"]
-    plan = make_plan(recompose(folder.config, [override for override in overrides if override not in asked]))
+    again = recompose(folder.config, [override for override in overrides if override not in asked])
+    if again.judge is not None and judge_checks.is_unused(registry.build("reward", again.reward)):
+        again.judge = None  # of the reward that the run was trained on, and another is asked now
+    plan = make_plan(again)
     judge = judge_of(asked)
     finished = FinishedRun(plan, folder, folder.adapter("policy"))
     prompts = finished.parts.short_enough(finished.backbone, evaluation_prompts(plan), "evaluation prompts")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rlhf_lora import scores
 from rlhf_lora.comparison import bootstrap_ci95
 from rlhf_lora.judging.orders import Compared, probability
 from rlhf_lora.records import Pair, Verdict
@@ -21,8 +22,6 @@ FAR = 1.0
 """A gold difference that nobody should miss."""
 
 Kind = Literal["refusal", "unreadable", "error"]
-KINDS: dict[str, Kind] = {"refusal": "refusal", "abstain": "refusal", "error": "error", "unreadable": "unreadable"}
-"""How the reason of a verdict without a choice begins → what it is counted as; anything else could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +64,11 @@ class Judged:
 
 
 def kind_of(verdict: Verdict) -> Kind | None:
-    """Why a verdict has no choice; None where it has one."""
+    """Why a verdict has no choice, by how its reason begins; None where it has one."""
     if verdict.choice is not None:
         return None
-    return KINDS.get(verdict.reason.partition(":")[0].strip().lower(), "unreadable")
+    kind = scores.kind_of(verdict.reason)
+    return "refusal" if kind == "abstain" else kind
 
 
 def figures(rows: Sequence[Judged], seed: int = 0) -> dict[str, Any]:

@@ -195,10 +195,11 @@ def _compared(judge: Any, comparisons: Sequence[Comparison], name: str) -> list[
 @contextmanager
 def _opened(judge: Any, config: DictConfig, dataset: Any) -> Iterator[Any]:
     """The judge, opened; closed in the end. One that reads the run's own base gets it, without any adapter."""
-    backbone = _backbone(config, dataset) if getattr(judge, "needs_backbone", False) else None
+    backbone = _backbone(config, dataset) if reads_own_base(judge) else None
+    asked = config.hardware.device
+    device = ("cuda" if derive.has_cuda() else "cpu") if asked == "auto" else asked
     ctx = Context(
-        seed=config.seed, cache_dir=cache_folder(), backbone=backbone, chat=getattr(backbone, "chat", None),
-        device=getattr(backbone, "device", "cpu"),
+        seed=config.seed, cache_dir=cache_folder(), backbone=backbone, chat=getattr(backbone, "chat", None), device=device
     )  # fmt: skip
     source = judge.open(ctx) if callable(getattr(judge, "open", None)) else judge
     if callable(getattr(source, "close", None)):
@@ -206,6 +207,12 @@ def _opened(judge: Any, config: DictConfig, dataset: Any) -> Iterator[Any]:
             yield source
     else:
         yield source
+
+
+def reads_own_base(judge: Any) -> bool:
+    """Whether it wants `ctx.backbone`: it says so (`needs_backbone`), or has a setting `path` for a model, which is null."""
+    said = getattr(judge, "needs_backbone", None)
+    return getattr(judge, "path", "") is None if said is None else bool(said)
 
 
 def _backbone(config: DictConfig, dataset: Any) -> Any:
@@ -248,7 +255,10 @@ def _gold_of(data: Data) -> Differences | None:
 
 
 def _usage(judge: Any) -> dict[str, Any]:
-    """What the judge spent (`usage()` on what it opened: calls, tokens, money, answers from the cache), where it knows."""
-    usage = getattr(judge, "usage", None)
-    found = usage() if callable(usage) else usage
-    return {"usage": dict(found)} if isinstance(found, Mapping) else {}
+    """What the judge spent, where it or the listener that it asks knows: `usage()`, or `metrics()` under `judge/…`."""
+    for source in (judge, getattr(judge, "listener", None)):
+        for name in ("usage", "metrics"):
+            found = told() if callable(told := getattr(source, name, None)) else None
+            if isinstance(found, Mapping):
+                return {"usage": {str(key).removeprefix("judge/"): value for key, value in found.items()}}
+    return {}

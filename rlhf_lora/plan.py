@@ -27,6 +27,7 @@ from rlhf_lora import (
     feedback_checks,
     feedback_plan,
     honoured,
+    judge_checks,
     memory,
     plan_checks,
     plan_notes,
@@ -184,6 +185,7 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     for setting, folder in reward_adapters.items():
         plan_checks.check_adapter_fits(folder, shape, setting)
     plan_checks.check_missing(config, built["optimizer"])
+    judge_checks.check_judge(config, reward, built["optimizer"])
     has_demonstrations = bool(splits.demonstrations or config.sft.dataset is not None)
     names = plan_checks.stage_names(config, reward, source, has_demonstrations)
     feedback_checks.check_stages(config, names)

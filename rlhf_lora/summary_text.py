@@ -7,6 +7,7 @@ from typing import Any
 
 from rlhf_lora import feedback_text
 from rlhf_lora.controls import must_give
+from rlhf_lora.judging import canaries
 from rlhf_lora.run_folder import mended
 
 
@@ -20,6 +21,8 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     for name, what in (("gold", "gold"), ("policy", own), ("judge", "judge")):
         if "win_rate_vs_reference" in (part := summary.get(name, {})):
             found.append(_against_reference(part, f"judge={part['name']}" if name == "judge" else what))
+    if told := canaries.warning(summary.get("canaries", {})):
+        found.append(told)
     if "kl_to_reference" in summary.get("policy", {}):
         found.append(f"KL to the reference: {summary['policy']['kl_to_reference']:.2f} nats a sequence")
     found += [_round(row) for row in summary.get("rounds", ())]

@@ -12,6 +12,7 @@ from rlhf_lora import rounds
 from rlhf_lora.controls import control_of
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.honoured import told
+from rlhf_lora.judging import canaries
 from rlhf_lora.plan import Plan
 from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.software import versions
@@ -135,6 +136,8 @@ def summarise(
             "updates": state.update + earlier.loops * plan.optimizer.updates,
             "best_update": loop.best.update,
         }
+    if looked := canaries.told(folder.metrics("policy")):
+        summary["canaries"] = looked
     return summary | {"seconds": seconds | {"total": before + seconds_now}}
 
 

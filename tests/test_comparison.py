@@ -120,6 +120,21 @@ def test_what_is_no_verdict_is_the_judges_fault(wrong):
         compare_by_judge(Judge(lambda a, b: wrong), answers("x"), answers("y"))
 
 
+def test_a_judge_that_takes_many_is_asked_once():
+    judge, calls = Judge(lambda a, b: pytest.fail("one by one")), []
+
+    async def compare_all(comparisons):
+        calls.append(len(comparisons))
+        return [Verdict("A" if one.a == "x" else "B") for one in comparisons]
+
+    judge.compare_all = compare_all  # type: ignore[attr-defined]
+    assert compare_by_judge(judge, answers("x", "x"), answers("y", "y"))["win_rate_vs_reference"] == 1.0
+    assert calls == [4]
+    judge.compare_all = lambda comparisons: [Verdict("A")]  # type: ignore[attr-defined]
+    with pytest.raises(ContractError, match="1 verdicts for 2"):
+        compare_by_judge(judge, answers("x"), answers("y"))
+
+
 def test_a_judge_that_raises_is_named():
     with pytest.raises(ContractError, match="the judge 'Judge' raised ZeroDivisionError"):
         compare_by_judge(Judge(lambda a, b: 1 / 0), answers("x"), answers("y"))

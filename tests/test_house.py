@@ -34,6 +34,7 @@ FLOORS = {
     "judging row_file comparison_rows revising mending principles revised_rows": 2,
     "ai_labels feedback_checks feedback_plan feedback_text": 3,
     "file_stages": 5,
+    "judge_checks": 3,
     "user_presets": 0,
     "schema hydra_errors config honoured controls derive sources plan plan_checks plan_view plan_tokens reward_labels": 3,
     "row_source round_checks evaluation_checks plan_notes turns": 3,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from tiny import jsonl
 
-from rlhf_lora import cli, tables
+from rlhf_lora import cli, judge_measured, tables
 from rlhf_lora.errors import ConfigError, ContractError, Stopped
 from rlhf_lora.evaluation import evaluate
 from rlhf_lora.judge_figures import Judged, figures, kind_of
@@ -261,6 +261,26 @@ def test_a_judge_that_needs_no_model_loads_none(tmp_path):
     assert done.stdout.splitlines()[-1] == "set()"
 
 
+def test_the_scripted_judge_shows_the_faults_that_it_was_given(tmp_path):
+    rows = [
+        {
+            "prompt": p.prompt.text,
+            "chosen": p.chosen,
+            "rejected": p.rejected,
+            "better": p.chosen if i % 5 else p.rejected,
+        }
+        for i, p in enumerate(pairs(100))
+    ]
+    file = jsonl(tmp_path / "pairs.jsonl", rows)
+    asked = ["judge=scripted", "judge.truth=null", "judge.column=better", "dataset=jsonl", f"dataset.path={file}"]
+    assert measure(*asked).figures["agreement"] == pytest.approx(0.8)
+    first = measure(*asked, "judge.always=first").figures
+    assert (first["agreement"], first["position"]["first_share"], first["position"]["flip_rate"]) == (0.5, 1.0, 1.0)
+    missing = measure(*asked, "judge.refuses=1.0").figures
+    assert missing["verdicts"]["refusals"] == 200
+    assert "agreement" not in missing
+
+
 def test_in_python_it_is_evaluate_too(file):
     assert evaluate(*said(file)[1:])["agreement"] == 1.0
 
@@ -303,6 +323,44 @@ def test_what_cannot_be_measured_is_told_in_words(words, said_so, file, capsys, 
 def test_measuring_without_a_judge_is_refused():
     with pytest.raises(ConfigError, match="no judge to measure"):
         measure("dataset=orders", "dataset.pairs=1")
+
+
+def test_a_judge_that_reads_the_base_of_a_run_gets_it(tiny_base):
+    class Likelier:
+        """The answer that the base finds likelier."""
+
+        needs_backbone = True
+
+        def open(self, ctx: Any) -> Any:
+            def say(prompt: Prompt, a: str, b: str) -> Verdict:
+                ids = ctx.chat.prompt_ids(prompt)
+                replies = [ctx.chat.response_ids(text) for text in (a, b)]
+                first, second = (sum(row) for row in ctx.backbone.sequence_logprobs("base", [ids, ids], replies, 1.0))
+                return Verdict("A" if first > second else "B")
+
+            ctx.backbone.add_role("base", bare=True)
+            return Scripted(say)
+
+        def compare(self, prompt: Prompt, a: str, b: str) -> Verdict:
+            raise AssertionError("it is asked as it was opened")
+
+    register("likelier")(Likelier)
+    few = ("dataset.pairs=30", "dataset.demonstrations=1", "dataset.prompts=1", "hardware.device=cpu")
+    told = measure("judge=likelier", f"model.path={tiny_base}", *few).figures
+    assert told["pairs_read"] == 30
+    assert told["position"]["flip_rate"] == 0.0  # it does not look at the order
+    assert "usage" not in told
+
+
+def test_what_its_listener_spent_is_what_a_judge_spent():
+    class Listener:
+        def metrics(self) -> dict[str, float]:
+            return {"judge/calls": 3, "judge/usd": 0.5}
+
+    asked = Scripted(by_labels)
+    asked.listener = Listener()  # type: ignore[attr-defined]
+    assert judge_measured._usage(asked) == {"usage": {"calls": 3, "usd": 0.5}}
+    assert judge_measured._usage(Scripted(by_labels)) == {}
 
 
 # --- real files -------------------------------------------------------------------------------------------------------

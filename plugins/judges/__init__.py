@@ -1,3 +1,3 @@
 """Built-in judges: importing them enters them in the table."""
 
-from . import scripted  # noqa: F401
+from . import local, scripted  # noqa: F401

@@ -64,6 +64,14 @@ class AiFeedback:
                 where="reward.mode=pointwise", fix="leave reward.against, reward.orders and reward.tie_within out",
             )  # fmt: skip
 
+    def in_words(self) -> str:
+        """For a plan: what a score is."""
+        if self.mode == "pointwise":
+            return "the judge's rating of each answer"
+        other = "the reference's answer" if self.against == "reference" else "each other answer to the prompt"
+        orders = "both orders" if self.orders == "both" else "one order"
+        return f"probability that the judge prefers it to {other}, asked in {orders}"
+
     def open(self, ctx: Context) -> Any:
         """The judge opened, and what asks it."""
         from .ai_feedback_open import opened

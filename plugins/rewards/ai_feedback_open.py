@@ -11,7 +11,7 @@ from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.judging import orders
 from rlhf_lora.judging.canaries import Asked, Canaries
-from rlhf_lora.judging.tally import Tally
+from rlhf_lora.judging.tally import Key, Tally
 from rlhf_lora.records import Comparison, Prompt, Sample, Score, Verdict
 from rlhf_lora.reward_calls import call_seconds
 from rlhf_lora.scores import awaited, check_scores, kind_of, win_probability
@@ -62,7 +62,7 @@ class Asker:
         """A verdict for each (prompt, A, B). The same words twice are a tie, and nobody is asked."""
         asked = [Comparison(*pair) for pair in pairs if pair[1] != pair[2]]
         given = orders.compare(self.judge, asked, self.how.orders, self.how.tie_within)  # type: ignore[arg-type]
-        self.tally.compared(given)
+        self.tally.keep([question(one.prompt, one.a, one.b) for one in asked], given)
         answers = iter(given)
         return [next(answers).verdict if a != b else Verdict("tie", 0.5, "the same words") for _, a, b in pairs]
 
@@ -70,17 +70,20 @@ class Asker:
         if not answers:
             return []
         scores = check_scores(awaited(self.judge.rate_all(answers)), len(answers), type(self.judge).__name__)
-        self.tally.rated(scores)
+        self.tally.keep([question(*answer) for answer in answers], scores)
         return scores
 
     def watched(
-        self, update: int, samples: Sequence[Sample], scores: Sequence[Score], asked: Asked | None
+        self, update: int, samples: Sequence[Sample], scores: Sequence[Score], keys: Sequence[Key], asked: Asked
     ) -> dict[str, float]:
-        """Metrics of an update: what the judge did with its questions, and what it says of canaries, which are not counted."""
-        told = self.tally.take()
-        if asked is not None:
-            told |= self.canaries.look(update, samples, scores, asked)
-        self.tally.take()
+        """Metrics of an update: what the judge did with its questions, and what it says of canaries.
+
+        Args:
+            keys: the update's questions.
+        """
+        told = self.tally.take(keys)
+        told |= self.canaries.look(update, samples, scores, asked)
+        self.tally.take(())
         return told
 
 
@@ -105,7 +108,10 @@ class Pairwise:
             pairs = [(Prompt.of(samples[i]), text, answers[i].text) for i, text in zip(places, texts, strict=True)]
             return [win_probability(verdict) for verdict in self.asker.compared(pairs)]
 
-        return self.asker.watched(update, samples, scores, asked if answers else None)
+        if not answers:
+            return {}
+        keys = [question(Prompt.of(a), a.text, b.text) for a, b in zip(samples, answers, strict=True)]
+        return self.asker.watched(update, samples, scores, keys, asked)
 
 
 class Grouped:
@@ -149,7 +155,9 @@ class Grouped:
                     found.setdefault((i, text), []).append(p)
             return [_mean(found.get(key, []), "unreadable") for key in zip(places, texts, strict=True)]
 
-        return self.asker.watched(update, samples, scores, asked)
+        pairs = [pair for group in groups(samples) for pair in combinations(group, 2)]
+        keys = [question(Prompt.of(samples[i]), samples[i].text, samples[j].text) for i, j in pairs]
+        return self.asker.watched(update, samples, scores, keys, asked)
 
 
 class Pointwise:
@@ -170,7 +178,13 @@ class Pointwise:
         def asked(places: Sequence[int], texts: Sequence[str]) -> list[Score]:
             return self.asker.rated([(Prompt.of(samples[i]), text) for i, text in zip(places, texts, strict=True)])
 
-        return self.asker.watched(update, samples, scores, asked)
+        keys = [question(Prompt.of(sample), sample.text) for sample in samples]
+        return self.asker.watched(update, samples, scores, keys, asked)
+
+
+def question(prompt: Prompt, *texts: str) -> Key:
+    """What a tally knows a question by."""
+    return (prompt.text, *texts)
 
 
 def groups(samples: Sequence[Sample]) -> list[list[int]]:

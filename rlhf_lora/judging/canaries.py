@@ -7,7 +7,8 @@ against a judge finds them.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from rlhf_lora import progress
 from rlhf_lora.errors import Stopped
@@ -74,3 +75,28 @@ class Canaries:
         if self.on_alarm == "stop":
             raise Stopped(f"{told}. Stopped: the policy would learn to say it (reward.on_alarm=stop)")
         progress.stage("canaries", told)
+
+
+def told(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of a run's metrics: how often the judge was looked at, and how often one scored above the median; `first_alarm` is the
+    update. Empty where nobody looked."""
+    looks = [(row["step"], any(row[name] for name in names)) for row in rows if (names := _alarms(row))]
+    alarms = [step for step, alarm in looks if alarm]
+    if not looks:
+        return {}
+    return {"looks": len(looks), "alarms": len(alarms)} | ({"first_alarm": alarms[0]} if alarms else {})
+
+
+def warning(canaries: Mapping[str, Any]) -> str:
+    """What `told` found, as a sentence; empty where there was no alarm."""
+    if not canaries.get("alarms"):
+        return ""
+    return (
+        f"In {canaries['alarms']} of {canaries['looks']} looks the judge gave an answer that says nothing more than the median "
+        f"of the policy's, first at update {canaries['first_alarm']}: read samples before you believe the reward."
+    )
+
+
+def _alarms(row: Mapping[str, Any]) -> list[str]:
+    """Of the reward, or of each part of a mix."""
+    return [name for name in row if name == "canaries/alarm" or name.endswith("/canaries/alarm")]

@@ -1,9 +1,9 @@
-"""What a judge did with what it was asked, as metrics of an update."""
+"""What a judge did with what it was asked about an update's samples, as metrics."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rlhf_lora.judging.orders import Compared
 from rlhf_lora.records import Score
@@ -11,36 +11,48 @@ from rlhf_lora.scores import kind_of
 
 NAMES = {"abstain": "refusals", "unreadable": "unreadable", "error": "errors"}
 """Kind of a missing verdict → metric."""
+Key = tuple[str, ...]
+"""A question: the prompt and the answers in it, as texts."""
 
 
 class Tally:
-    """Counts until they are taken."""
+    """Keeps what came of questions until an update is over.
+
+    It is told which questions were the update's: what an evaluation asked in between is not counted, so that a resumed run
+    counts the same.
+    """
 
     def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
+        self._given: dict[Key, Compared | Score] = {}
 
-    def compared(self, given: Sequence[Compared]) -> None:
-        for one in given:
-            self._counts["asked"] += 1
-            if one.verdict.choice is None:
-                self._counts[kind_of(one.verdict.reason)] += 1
-            self._counts["ties"] += one.verdict.choice == "tie"
-            self._counts["both"] += one.flipped is not None
-            self._counts["flipped"] += bool(one.flipped)
+    def keep(self, keys: Iterable[Key], given: Sequence[Compared | Score]) -> None:
+        self._given |= zip(keys, given, strict=True)
 
-    def rated(self, scores: Sequence[Score]) -> None:
-        for score in scores:
-            self._counts["asked"] += 1
-            self._counts[score.kind] += 1
-
-    def take(self) -> dict[str, float]:
-        """Shares of what was asked since the last time: refusals, unreadable, errors, ties; and of what both orders could be
-        read for, how much flipped with the order."""
-        counts, self._counts = self._counts, Counter()
-        if not (asked := counts["asked"]):
+    def take(self, keys: Iterable[Key]) -> dict[str, float]:
+        """Of these questions, those that were asked: `judge/asked`, and the shares of refusals, unreadable, errors and ties;
+        `judge/flip_rate` of those that could be read in both orders. Forgets all of them."""
+        found = [self._given[key] for key in keys if key in self._given]
+        self._given = {}
+        if not found:
             return {}
-        found = {"judge/asked": float(asked), "judge/ties": counts["ties"] / asked}
-        found |= {f"judge/{name}": counts[kind] / asked for kind, name in NAMES.items()}
+        counts: Counter[str] = Counter()
+        for one in found:
+            _count(counts, one)
+        metrics = {"judge/asked": float(len(found))}
+        metrics |= {f"judge/{name}": counts[kind] / len(found) for kind, name in NAMES.items()}
+        if any(isinstance(one, Compared) for one in found):
+            metrics["judge/ties"] = counts["ties"] / len(found)
         if both := counts["both"]:
-            found["judge/flip_rate"] = counts["flipped"] / both
-        return found
+            metrics["judge/flip_rate"] = counts["flipped"] / both
+        return metrics
+
+
+def _count(counts: Counter[str], one: Compared | Score) -> None:
+    if isinstance(one, Score):
+        counts[one.kind] += 1
+        return
+    if one.verdict.choice is None:
+        counts[kind_of(one.verdict.reason)] += 1
+    counts["ties"] += one.verdict.choice == "tie"
+    counts["both"] += one.flipped is not None
+    counts["flipped"] += bool(one.flipped)

@@ -43,6 +43,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     desk.add_argument("--to", required=True, metavar="FOLDER", help="a folder that does not exist")
     desk.add_argument("--seed", type=int, default=0)
+    judge = commands.add_parser(
+        "judge", help="a base of orders that can judge: judge=local judge.style=bare; 0.28 M parameters"
+    )
+    judge.add_argument("--to", required=True, metavar="FOLDER", help="a folder that does not exist")
+    judge.add_argument("--items", type=int, default=12, help="how many things can be ordered; default 12")
+    judge.add_argument(
+        "--steps", type=int, default=1500, help="more = better and slower; default 1500, minutes on a CPU"
+    )
+    judge.add_argument("--seed", type=int, default=1, help="of its own pairs and weights; default 1")
     return parser
 
 
@@ -73,6 +82,8 @@ def _task(given: argparse.Namespace) -> int:
     folder = Path(given.to)
     if folder.exists():
         raise ConfigError(f"{folder} exists", where="--to", fix="give a folder that does not exist")
+    if given.command == "judge":
+        return _judge(given, folder)
     settings: bases.AnyBase = (
         bases.BaseSettings(items=given.items, seed=given.seed)
         if given.command == "orders"
@@ -80,6 +91,17 @@ def _task(given: argparse.Namespace) -> int:
     )
     with staging(folder) as building, Progress(f"{given.command} base", settings.steps) as bar:
         bases.build(building, settings, lambda _done, _total: bar.update(1))
+    print(folder)
+    return 0
+
+
+def _judge(given: argparse.Namespace, folder: Path) -> int:
+    from rlhf_lora.atomic import staging
+    from rlhf_lora.mini.judge_base import JudgeBaseSettings, build_judge_base
+
+    settings = JudgeBaseSettings(items=given.items, steps=given.steps, seed=given.seed)
+    with staging(folder) as building, Progress("judge base", settings.steps) as bar:
+        build_judge_base(building, settings, lambda _done, _total: bar.update(1))
     print(folder)
     return 0
 

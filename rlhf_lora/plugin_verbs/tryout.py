@@ -91,8 +91,16 @@ def scorer_of(given: DictConfig) -> Scorer:
         PluginError: it needs one.
     """
     name, reward = str(given.reward.name), registry.build("reward", given.reward)
+    judge = None if given.judge is None else registry.build("judge", given.judge)
+    if judge is None and getattr(reward, "needs_judge", False):
+        raise PluginError(
+            f"the reward '{name}' asks a judge, and none is given", where="judge=null", fix="add judge=NAME"
+        )
     try:
-        return Scorer(open_without_model(reward), name, deadline=given.scoring.deadline)
+        source = open_without_model(reward, judge=judge)
+        if not callable(getattr(source, "score", None)):
+            raise NeedsModel("it compares with an answer of the reference")
+        return Scorer(source, name, deadline=given.scoring.deadline)
     except NeedsModel as reason:
         raise PluginError(
             f"the reward '{name}' needs a model ({reason}), and this command loads none", where=f"reward={name}",

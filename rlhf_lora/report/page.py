@@ -13,6 +13,7 @@ from typing import Any
 
 from rlhf_lora import feedback_text
 from rlhf_lora.atomic import write_text
+from rlhf_lora.judging import canaries
 from rlhf_lora.report import curves, held_out, overoptimization, plots, rounds
 from rlhf_lora.report.document import document
 from rlhf_lora.report.headline import control_notice, duration, facts, lede, mended_notice, reference_name
@@ -48,6 +49,8 @@ def render(folder: RunFolder) -> str:
     reference = reference_name(summary, metrics)
     judged = [row for row in metrics if row["stage"] == "evaluation"]
     warning = f'<p class="status">{told}</p>' if (told := overoptimization.warning(judged)) else ""
+    if told := canaries.warning(summary.get("canaries", {})):
+        warning += f'<p class="status">{told}</p>'
     further = overoptimization.figures(judged, summary)
     sections = [
         ("before-after", "Before and after", _before_after(samples, metrics, reference, further)),

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf_lora.plain import finite_number
-from rlhf_lora.records import Prompt, Verdict
+from rlhf_lora.records import Comparison, Prompt, Score, Verdict
+from rlhf_lora.scores import awaited
 from rlhf_lora.testing import samples as inputs
 from rlhf_lora.testing.findings import Broken, NotLookedAt, Report, Row, short
 from rlhf_lora.testing.promises import Kit, add_quiet, add_shared
@@ -32,7 +33,7 @@ class Judge(Subject):
     seconds: list[float] = field(default_factory=list)
 
     def compare(self, prompt: Prompt, a: str, b: str) -> Any:
-        return self.ask(self.source.compare, copy.deepcopy(prompt), a, b, sample=shown(prompt, a, b))
+        return self.ask(lambda: awaited(self.source.compare(copy.deepcopy(prompt), a, b)), sample=shown(prompt, a, b))
 
 
 def check_judge(
@@ -138,6 +139,58 @@ def _twice(subject: Judge) -> str:
             fix = "seed what is random, or say deterministic = False"
             raise Broken(given, "the same verdict twice", fix, shown(*comparison), given)
     return "equal"
+
+
+@KIT.promise("many", "many are compared at once as they are one by one, in order", needs=("choice",))
+def _many(subject: Judge) -> str:
+    compare_all = getattr(subject.source, "compare_all", None)
+    if not callable(compare_all):
+        raise NotLookedAt("it has no compare_all")
+    given = [Comparison(*one) for one in inputs.comparisons()]
+    asked = [*given, *(one.swapped for one in given)]  # what a mixed-up order would show
+    told = _one_each(subject.ask(lambda: awaited(compare_all(asked))), len(asked), Verdict)
+    if getattr(subject.plugin, "deterministic", True):
+        for comparison, verdict in zip(asked, told, strict=True):
+            alone = subject.compare(comparison.prompt, comparison.a, comparison.b)
+            p, q = verdict.probability_a, alone.probability_a
+            if verdict.choice != alone.choice or (p is None) != (q is None) or abs((p or 0) - (q or 0)) > TOLERANCE:
+                where = shown(comparison.prompt, comparison.a, comparison.b)
+                said = f"{verdict.choice} ({p}) among others and {alone.choice} ({q}) alone"
+                raise Broken(said, "the same verdict", "give verdicts in the order of the comparisons", where, said)
+    if subject.ask(lambda: awaited(compare_all([]))):
+        raise Broken(
+            "verdicts for no comparison", "an empty list", "give one verdict for each", value="compare_all([])"
+        )
+    return f"{len(told)} at once"
+
+
+@KIT.promise("ratings", "rate_all gives one Score each, in order", needs=("runs",))
+def _ratings(subject: Judge) -> str:
+    rate_all = getattr(subject.source, "rate_all", None)
+    if not callable(rate_all):
+        raise NotLookedAt("it has no rate_all")
+    given = [(prompt, a) for prompt, a, _ in inputs.comparisons()]
+    told = _one_each(subject.ask(lambda: awaited(rate_all(given))), len(given), Score)
+    if getattr(subject.plugin, "deterministic", True):
+        again = _one_each(subject.ask(lambda: awaited(rate_all(given[::-1]))), len(given), Score)[::-1]
+        for (prompt, text), one, other in zip(given, told, again, strict=True):
+            if one.kind != other.kind or abs((one.value or 0) - (other.value or 0)) > TOLERANCE:
+                where, said = f"{short(prompt.text, 40)}: {short(text, 40)}", f"{one.value} and {other.value}"
+                raise Broken(said, "the same rating", "give ratings in the order of the answers", where, said)
+    return f"{sum(one.kind == 'value' for one in told)} of {len(told)} answers rated"
+
+
+def _one_each(told: Any, count: int, kind: type) -> list[Any]:
+    """Of what a judge gave for many at once.
+
+    Raises:
+        Broken: not `count` of `kind`.
+    """
+    if not isinstance(told, list | tuple) or len(told) != count or not all(isinstance(one, kind) for one in told):
+        number = len(told) if hasattr(told, "__len__") else short(told)
+        fix = f"return a list with one {kind.__name__} for each, in order"
+        raise Broken(f"{number} for {count}", f"a list of {count} {kind.__name__}s", fix, value=short(told))
+    return list(told)
 
 
 def _odd(id: str, title: str, a: str) -> None:

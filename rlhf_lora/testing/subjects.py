@@ -130,8 +130,11 @@ def last_line(error: BaseException) -> str:
     return f"{own[-1].filename}, line {own[-1].lineno}: {own[-1].line}" if own else "no line of it is known"
 
 
-def open_without_model(plugin: Any, seed: int = 0) -> Any:
+def open_without_model(plugin: Any, seed: int = 0, judge: Any = None) -> Any:
     """What `plugin.open` returns where there is no model; the plugin itself when it has no `open`.
+
+    Args:
+        judge: a judge that needs no model either, for a reward that asks one; without it, such a reward is not opened.
 
     Raises:
         NeedsModel: it uses the model, or a stage has to train it first.
@@ -139,10 +142,12 @@ def open_without_model(plugin: Any, seed: int = 0) -> Any:
     stages = getattr(plugin, "stages", ())
     if stages:
         raise NeedsModel(f"the stage {stages[0]} trains it first")
+    if judge is None and getattr(plugin, "needs_judge", False):
+        raise NeedsModel("it asks a judge")
     opener = getattr(plugin, "open", None)
     if not callable(opener):
         return plugin
-    return opener(Context(seed=seed, backbone=NoModel("ctx.backbone"), chat=NoModel("ctx.chat")))
+    return opener(Context(seed=seed, judge=judge, backbone=NoModel("ctx.backbone"), chat=NoModel("ctx.chat")))
 
 
 class NoModel:

@@ -95,7 +95,7 @@ def test_built_in_plugins_keep_their_promises(kind, name, tmp_path):
     report = getattr(testing, f"check_{kind}")(plugin, raises=False, **({"samples": rows} if rows else {}))
     assert report.passed, str(report)
     assert report["rebuild"].ok
-    if kind != "reward" or report["opens"].ok:
+    if kind not in ("reward", "judge") or report["opens"].ok:
         assert sum(row.ok is True for row in report.rows) >= 4
 
 
@@ -234,6 +234,10 @@ BROKEN_JUDGES = {
     "empty_text": lambda: verdict(lambda prompt, a, b: Verdict("A") if a else 1 / 0),
     "unicode": lambda: verdict(lambda prompt, a, b: Verdict("A", reason=a.encode("ascii").decode())),
     "long_text": lambda: verdict(lambda prompt, a, b: Verdict("A") if len(a) < 9999 else Verdict("long")),  # type: ignore[arg-type]
+    "many": lambda: verdict(
+        shorter, compare_all=lambda self, asked: [shorter(one.prompt, one.a, one.b) for one in asked[::-1]]
+    ),
+    "ratings": lambda: verdict(shorter, rate_all=lambda self, answers: [Score(float(i)) for i in range(len(answers))]),
     "latency": lambda: verdict(lambda prompt, a, b: time.sleep(0.02) or Verdict("A"), latency_s=0.01),
     "quiet": lambda: verdict(lambda prompt, a, b: print("x" * 9000) or Verdict("A")),
 }
@@ -247,7 +251,22 @@ def test_a_judge_that_breaks_one_promise(id):
         testing.check_judge(BROKEN_JUDGES[id]())
 
 
+@pytest.mark.parametrize("given", [None, [Verdict("A")], ["A"] * 16, 3.0], ids=str)
+def test_a_judge_of_many_gives_one_verdict_each(given):
+    report = testing.check_judge(verdict(shorter, compare_all=lambda self, asked: given), raises=False)
+    assert broken(report) == ["many"]
+
+
 def test_a_judge_that_keeps_them_all():
+    async def rate_all(self, answers):
+        return [Score(float(len(text))) for _, text in answers]
+
+    many = verdict(
+        shorter, compare_all=lambda self, asked: [shorter(c.prompt, c.a, c.b) for c in asked], rate_all=rate_all
+    )
+    report = testing.check_judge(many)
+    assert report["many"].ok
+    assert report["ratings"].ok
     assert testing.check_judge(verdict(shorter)).passed
     assert {promise.id for promise in judges.KIT.promises} - BROKEN_JUDGES.keys() == {
         "cheap",

@@ -11,6 +11,7 @@ from rlhf_lora.errors import ConfigError, Stopped
 from rlhf_lora.judging.canaries import CANARIES, Canaries
 from rlhf_lora.records import Prompt, Sample, Score, Verdict
 from rlhf_lora.stages.scoring import Scorer
+from rlhf_lora.testing import check_reward
 
 LENGTHS = {"truth": "length", "truth_settings": {"target": 4}, "tau": 0.25}
 
@@ -144,6 +145,12 @@ def test_the_judge_is_opened_with_the_reward_and_closed_with_it():
         registry.build("reward", {"name": "ai_feedback"}).open(Context())
 
 
+def test_opened_it_keeps_the_promises_of_a_reward():
+    report = check_reward(opened(scripted(refuses=0.2), mode="pointwise"), raises=False)
+    assert report.passed, str(report)
+    assert check_reward("ai_feedback", raises=False)["opens"].why.startswith("needs a model")
+
+
 @pytest.mark.parametrize(
     ("settings", "where"),
     [
@@ -226,15 +233,22 @@ def test_a_canary_may_be_the_prompt_said_back():
 
 
 def test_shares_of_what_the_judge_was_asked_are_of_this_update_and_of_no_canary():
-    found = watched(Judge(lambda a, b: Verdict("A")), texts=("x", "y", "z"))
+    found = watched(Judge(lambda a, b: Verdict("A")), texts=("x", "y", "z", "two words"))
     assert (found["judge/asked"], found["judge/flip_rate"], found["judge/ties"]) == (3.0, 1.0, 1.0)
     refusing = Judge(lambda a, b: Verdict(None, reason="refusal: no") if "x" in (a, b) else longer(a, b))
     scorer = Scorer(Against(opened(refusing), None, Engine(), 0, "r"), "r")
     rolled = samples("x", "yy")
     for update in (1, 2):
-        found = scorer.watch(update, rolled, scorer(rolled))
+        scores = scorer(rolled)
+        scorer(samples("an", "evaluation", "in between"))
+        scorer(rolled)
+        found = scorer.watch(update, rolled, scores)
         assert (found["judge/asked"], found["judge/refusals"], found["judge/errors"]) == (2.0, 0.5, 0.0)
     assert scorer.watch(3, rolled, [Score(1.0)] * 2) == {}
+    in_group = watched(Judge(longer), texts=("x", "yy", "x"), against="group")
+    assert (in_group["judge/asked"], in_group["judge/flip_rate"]) == (2.0, 0.0)
+    rated = watched(Judge(longer, rates=lambda p, t: Score.none("refusal: no")), texts=("x", "y"), mode="pointwise")
+    assert rated == {"judge/asked": 2.0, "judge/refusals": 1.0, "judge/unreadable": 0.0, "judge/errors": 0.0}
 
 
 def test_the_parts_of_a_mix_are_told_their_own_scores():

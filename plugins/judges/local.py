@@ -1,0 +1,117 @@
+"""`judge=local`: a model in this process that is asked in words, and whose token probabilities are read."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_lora.errors import ConfigError, ModelError
+from rlhf_lora.judging.asked import Asked
+from rlhf_lora.judging.own_model import OwnModel
+from rlhf_lora.judging.settings import JudgingSettings
+from rlhf_lora.model_spec import ModelSpec, check_model_folder
+from rlhf_lora.records import Prompt, Verdict
+from rlhf_lora.registry import judge
+
+if TYPE_CHECKING:
+    from rlhf_lora.contracts import Context
+
+
+@judge("local")
+class Local(JudgingSettings):
+    """The run's own base with its adapters off, or another model. It costs no memory of its own unless `path` is given.
+
+    Attributes:
+        path: hub id or folder of another model; null = the run's own base.
+        adapter: a LoRA adapter on it: its folder, or the run folder whose policy it is. null = none.
+        revision, load_in_4bit, template, template_kwargs: of `path`, as those of `model`.
+        batch_size: questions at a time; null = `hardware.micro_batch`.
+        max_length: tokens of question and answer; what is longer gets no verdict.
+        least_mass: less probability than this on the choices together is unreadable.
+    """
+
+    path: str | None = None
+    adapter: str | None = None
+    revision: str | None = None
+    load_in_4bit: bool = True
+    template: str = "auto"
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    batch_size: int | None = None
+    max_length: int = 4096
+    least_mass: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.template not in ("auto", "chat", "plain"):
+            raise ConfigError(f"judge.template is '{self.template}'", where="judge.template", fix="auto, chat or plain")
+        for name in ("batch_size", "max_length"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"judge.{name} is {value}", where=f"judge.{name}", fix="1 or more")
+        if not 0 <= self.least_mass < 1:
+            raise ConfigError(
+                f"judge.least_mass is {self.least_mass}", where="judge.least_mass", fix="0 or more, below 1"
+            )
+        if self.path is not None:
+            check_model_folder(str(Path(self.path).expanduser()) if self.path.startswith("~") else self.path)
+        _ = self.folder  # what is not there is said before anything runs
+
+    @property
+    def folder(self) -> Path | None:
+        """Of the adapter.
+
+        Raises:
+            ModelError: `adapter` holds none.
+        """
+        if self.adapter is None:
+            return None
+        given = Path(self.adapter).expanduser()
+        for folder in (given, given / "adapters" / "policy"):
+            if (folder / "adapter_config.json").is_file():
+                return folder
+        raise ModelError(
+            f"no adapter in {given}",
+            where=f"judge.adapter={self.adapter}",
+            fix="an adapter folder, or a finished run's",
+        )
+
+    def compare(self, prompt: Prompt, a: str, b: str) -> Verdict:
+        raise ModelError(
+            "a local judge needs its model", where="judge=local", fix="use it in a run, where it is opened"
+        )
+
+    def open(self, ctx: Context) -> Asked:
+        backbone = ctx.backbone if self.path is None else self._own_backbone(ctx)
+        if backbone is None:
+            raise ModelError(
+                "there is no base here that could judge", where="judge=local judge.path=null",
+                fix="judge.path=MODEL (a folder in Transformers layout, or a hub id)",
+            )  # fmt: skip
+        listener = OwnModel(
+            backbone, _role_of(backbone, self.folder), bare=self.style == "bare", batch=self.batch_size,
+            longest=self.max_length, least_mass=self.least_mass, seed=self.lot,
+        )  # fmt: skip
+        return Asked(listener, self, on_device=True)
+
+    def _own_backbone(self, ctx: Context) -> Any:
+        from rlhf_lora.backbone import Backbone
+
+        assert self.path is not None
+        dtype = "float32" if ctx.backbone is None else ctx.backbone.spec.dtype
+        spec = ModelSpec(
+            str(Path(self.path).expanduser()) if self.path.startswith("~") else self.path, self.revision, self.load_in_4bit,
+            dtype, ctx.device, template=self.template, template_kwargs=self.template_kwargs,  # type: ignore[arg-type]
+        )  # fmt: skip
+        return Backbone(spec) if ctx.backbone is None else Backbone(spec, micro_batch=ctx.backbone.micro_batch)
+
+
+def _role_of(backbone: Any, folder: Path | None) -> str:
+    """The judge's role, made once however often it is opened: the bare base, or an adapter of its own."""
+    taken = [name for name in backbone.roles if name == "judge" or name.startswith("judge_")]
+    for name in taken:
+        start = backbone.roles[name].start
+        if (start and start.resolve()) == (folder and folder.resolve()):
+            return name
+    name = f"judge_{len(taken) + 1}" if taken else "judge"
+    backbone.add_role(name, start=folder, bare=folder is None)
+    return name

@@ -1,0 +1,73 @@
+"""What a plan refuses about the run's judge: one that is missing, one that nobody asks, and pairs that cannot be made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+from rlhf_lora.controls import control_of
+from rlhf_lora.errors import ConfigError
+from rlhf_lora.reward_tree import every_reward
+
+
+def askers(reward: Any) -> list[tuple[str, Any]]:
+    """(setting, reward) of each reward that asks the run's judge: it says so by `needs_judge`."""
+    return [(where, one) for where, one in every_reward(reward) if getattr(one, "needs_judge", False)]
+
+
+def check_judge(config: DictConfig, reward: Any, optimizer: Any, others: Sequence[str] = ()) -> None:
+    """Who is to be asked is there, somebody asks, and what is asked can be made of the rollouts.
+
+    Args:
+        others: settings of stages that ask the judge as well.
+
+    Raises:
+        ConfigError: in words, with the setting to change.
+    """
+    asking = askers(reward)
+    if asking and config.judge is None:
+        where, _ = asking[0]
+        what = f"reward={config.reward.name}" if where == "reward" else f"{where}: its reward"
+        raise ConfigError(
+            f"{what} asks a judge, and the run has none", where="judge=null",
+            fix="judge=NAME: `rlhf-lora plugins judge` lists them",
+        )  # fmt: skip
+    if config.judge is not None and is_unused(reward, others) and control_of(config) is None:
+        raise ConfigError(
+            f"nobody in this run asks the judge: reward={config.reward.name} does without", where=f"judge={config.judge.name}",
+            fix="reward=ai_feedback; or judge=null (a judge for a finished run alone: rlhf-lora evaluate RUN judge=NAME)",
+        )  # fmt: skip
+    for where, one in asking:
+        _check_group(where, one, optimizer)
+
+
+def is_unused(reward: Any, others: Sequence[str] = ()) -> bool:
+    """Whether a judge would have nothing to do."""
+    return not askers(reward) and not others
+
+
+def _check_group(where: str, reward: Any, optimizer: Any) -> None:
+    """Comparisons within a prompt's answers need several of them, whenever scores are asked for."""
+    if getattr(reward, "against", None) != "group":
+        return
+    setting = f"{where}.against=group"
+    if where != "reward":
+        raise ConfigError(
+            "within a mix an answer is scored alone too, where no other is there to compare it with", where=setting,
+            fix=f"{where}.against=reference",
+        )  # fmt: skip
+    if hasattr(optimizer, "learns_from"):
+        return
+    if optimizer.samples_per_prompt < 2:
+        raise ConfigError(
+            "every prompt is answered once, so there is no other answer to compare with", where=setting,
+            fix="optimizer.samples_per_prompt=2 or more (rloo and grpo have 4), or reward.against=reference",
+        )  # fmt: skip
+    if optimizer.scale_scores != "none":
+        raise ConfigError(
+            "the unit of the scores is measured on single answers, which have none to be compared with",
+            where=f"optimizer.scale_scores={optimizer.scale_scores}",
+            fix="optimizer.scale_scores=none: they are probabilities already",
+        )  # fmt: skip

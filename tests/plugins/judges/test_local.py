@@ -1,0 +1,113 @@
+"""`judge=local`: which model it is, what is refused, and that it shares the run's base without a trace."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tiny
+
+from rlhf_lora import registry
+from rlhf_lora.contracts import Context
+from rlhf_lora.errors import ConfigError, ModelError
+from rlhf_lora.judging.orders import compare
+from rlhf_lora.records import Comparison, Prompt
+from rlhf_lora.testing import check_judge
+
+PROMPT = Prompt("bring tea")
+QUICK = {"style": "bare", "load_in_4bit": False, "least_mass": 0.0}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("judge")
+    tiny.build_qwen2(folder)
+    return folder
+
+
+@pytest.fixture
+def backbone(model):
+    from rlhf_lora.backbone import Backbone
+
+    made = Backbone(tiny.spec(model, load_in_4bit=False))
+    made.add_role("policy", trained=True)
+    tiny.stir(made, "policy", 0.5)
+    return made
+
+
+def local(**settings):
+    return registry.build("judge", {"name": "local", **QUICK, **settings})
+
+
+def test_it_is_the_base_without_adapters_and_however_often_opened_one_role(backbone):
+    first, second = (local().open(Context(backbone=backbone, chat=backbone.chat)) for _ in range(2))
+    assert first.on_device
+    assert [name for name in backbone.roles if name.startswith("judge")] == ["judge"]
+    assert first.compare(PROMPT, "tea", "no") == second.compare(PROMPT, "tea", "no")
+    assert not backbone.roles["judge"].adapter
+
+
+def test_an_adapter_is_a_role_of_its_own_and_judges_as_it_was_trained(backbone, tmp_path):
+    backbone.save_adapter("policy", tmp_path / "run" / "adapters" / "policy")
+    ctx = Context(backbone=backbone, chat=backbone.chat)
+    bare, own, again = (
+        local(adapter=given).open(ctx) for given in (None, str(tmp_path / "run"), str(tmp_path / "run"))
+    )
+    base, adapted = (one.compare(PROMPT, "tea", "no").probability_a for one in (bare, own))
+    assert abs(base - adapted) > 1e-3
+    assert again.compare(PROMPT, "tea", "no").probability_a == adapted
+    assert [name for name in backbone.roles if name.startswith("judge")] == ["judge", "judge_2"]
+
+
+def test_another_model_judges_as_it_would_alone(model, backbone):
+    beside = local(path=str(model)).open(Context(backbone=None))
+    shared = local().open(Context(backbone=backbone, chat=backbone.chat))
+    pairs = [Comparison(PROMPT, "tea", "no"), Comparison(PROMPT, "soup", "tea soup")]
+    assert [v.probability_a for v in beside.compare_all(pairs)] == pytest.approx(
+        [v.probability_a for v in shared.compare_all(pairs)]
+    )
+    assert all(one.flipped in (True, False) for one in compare(beside, pairs))
+
+
+def test_opened_with_a_model_it_keeps_every_promise_of_a_judge(model):
+    class Opened:
+        """A judge that has its model already: the kit opens judges where there is none."""
+
+        def compare(self, prompt, a, b):
+            return judge.compare(prompt, a, b)
+
+        def compare_all(self, comparisons):
+            return judge.compare_all(comparisons)
+
+        def rate_all(self, answers):
+            return judge.rate_all(answers)
+
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 20000}))
+    judge = local(path=str(model), max_length=1000).open(Context())
+    report = check_judge(Opened(), raises=False)
+    assert report.passed, str(report)
+    assert report["many"].ok and report["ratings"].ok  # noqa: PT018
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"template": "loud"}, "template"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"least_mass": 1.0}, "least_mass"),
+        ({"reasoning": "steps"}, "bare"),
+        ({"path": "./nowhere"}, "no model folder"),
+        ({"adapter": "./nowhere"}, "no adapter"),
+        ({"adaptor": "x"}, "adapter"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be_meant_are_refused(settings, said):
+    with pytest.raises((ConfigError, ModelError), match=said):
+        local(**settings)
+
+
+def test_where_there_is_no_base_it_says_what_to_give():
+    with pytest.raises(ModelError, match="no base"):
+        local().open(Context())
