@@ -176,6 +176,8 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
     if any(override.startswith("seed=") for override in overrides):
         raise UserError("seed is the run's own", where="seed=", fix="evaluation.seed=N draws other answers")
     asked = [override for override in overrides if override.partition("=")[0].partition(".")[0] == "judge"]
+    if _asks_a_judge(overrides):
+        asked = []  # it is the reward that asks
     again = recompose(folder.config, [override for override in overrides if override not in asked])
     if again.judge is not None and judge_checks.is_unused(registry.build("reward", again.reward)):
         again.judge = None  # of the reward that the run was trained on, and another is asked now
@@ -194,6 +196,12 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
     if judge is not None:
         result.summary["judge"]["name"] = registry.to_config(judge)["name"]
     return {"reward": plan.config.reward.name, **result.summary}
+
+
+def _asks_a_judge(overrides: Sequence[str]) -> bool:
+    """Whether another reward is asked for, and asks a judge itself."""
+    names = [override.partition("=")[2] for override in overrides if override.startswith("reward=")]
+    return any(getattr(registry.lookup("reward", name).cls, "needs_judge", False) for name in names)
 
 
 def close_all(scorers: Mapping[str, Any]) -> None:

@@ -124,10 +124,10 @@ def win_probability(verdict: Verdict) -> Score:
     Args:
         verdict: of the answer as A against the reference answer as B.
     """
-    if verdict.probability_a is not None:
-        return Score(float(verdict.probability_a), reason=verdict.reason)
     if verdict.choice is None:
         return Score.none(verdict.reason or "the comparison could not be read", kind=kind_of(verdict.reason))
+    if verdict.probability_a is not None:
+        return Score(float(verdict.probability_a), reason=verdict.reason)
     return Score({"A": 1.0, "tie": 0.5, "B": 0.0}[verdict.choice], reason=verdict.reason)
 
 

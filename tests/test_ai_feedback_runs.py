@@ -85,12 +85,17 @@ def test_within_a_mix_best_of_n_judged_midway_and_again_and_replayed(tiny_base, 
     )  # fmt: skip
     code, run = trained(tiny_base, tmp_path / "run", *more)
     assert code == 0, capsys.readouterr().err
+    capsys.readouterr()
     first = run.metrics("policy")[0]
     assert {"a/judge/asked", "a/canaries/alarm"} <= first.keys()
     assert first["a/judge/asked"] <= 12
     assert {"2"} == run.summary["best_of_n"].keys()
     assert cli.run(["evaluate", str(run.path), "reward=length", "reward.target=4", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.partition("{")[2].join(["{", ""]))["reward"] == "length"
+    assert json.loads(capsys.readouterr().out)["reward"] == "length"
+    asked = ["reward=ai_feedback", "judge=scripted", "judge.always=tie", "evaluation.best_of_n=null"]
+    assert cli.run(["evaluate", str(run.path), *asked, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["reward"], told["policy"]["score_mean"]) == ("ai_feedback", 0.5)
     words = ["plugins", "try", "--run", str(run.path), "reward=ai_feedback", "reward.mode=pointwise", "judge=scripted"]
     assert cli.run([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["missing"] == 0
