@@ -179,7 +179,7 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
     if _asks_a_judge(overrides):
         asked = []  # it is the reward that asks
     again = recompose(folder.config, [override for override in overrides if override not in asked])
-    if again.judge is not None and judge_checks.is_unused(registry.build("reward", again.reward)):
+    if again.judge is not None and not judge_checks.askers(again, registry.build("reward", again.reward)):
         again.judge = None  # of the reward that the run was trained on, and another is asked now
     plan = make_plan(again)
     judge = judge_of(asked)

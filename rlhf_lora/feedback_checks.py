@@ -109,31 +109,9 @@ def check_stages(config: DictConfig, names: Sequence[str]) -> None:
         )  # fmt: skip
 
 
-def askers(config: DictConfig, names: Sequence[str]) -> list[str]:
-    """The settings of stages that ask the run's judge, as a person would write them."""
-    found = [f"reward_model.pairs={config.reward_model.pairs}"] if "labels" in names else []
-    if "revisions" in names and config.revisions.by == "judge":
-        found.append("revisions.by=judge")
-    return found
-
-
 def asking_stages(config: DictConfig) -> tuple[str, ...]:
     """The stages that ask the run's judge, if they run."""
     return ("labels", "revisions") if config.revisions.by == "judge" else ("labels",)
-
-
-def check_judge(config: DictConfig, names: Sequence[str]) -> None:
-    """Who is to be asked is there.
-
-    Raises:
-        ConfigError: a stage asks a judge, and the run has none.
-    """
-    asking = askers(config, names)
-    if asking and config.judge is None:
-        raise ConfigError(
-            f"{asking[0]} asks a judge, and the run has none", where="judge=null",
-            fix="judge=NAME: `rlhf-lora plugins judge` lists them",
-        )  # fmt: skip
 
 
 def check_rows(config: DictConfig, names: Sequence[str], read: Sources) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig
@@ -12,40 +11,42 @@ from rlhf_lora.errors import ConfigError
 from rlhf_lora.reward_tree import every_reward
 
 
-def askers(reward: Any) -> list[tuple[str, Any]]:
-    """(setting, reward) of each reward that asks the run's judge: it says so by `needs_judge`."""
-    return [(where, one) for where, one in every_reward(reward) if getattr(one, "needs_judge", False)]
+def askers(config: DictConfig, reward: Any) -> list[str]:
+    """The settings that ask the run's judge, as a person would write them: rewards that say so by `needs_judge`, and stages."""
+    found = [
+        f"reward={config.reward.name}" if where == "reward" else f"{where}: its reward"
+        for where, one in every_reward(reward)
+        if getattr(one, "needs_judge", False)
+    ]
+    if config.reward_model.pairs != "dataset":
+        found.append(f"reward_model.pairs={config.reward_model.pairs}")
+    if config.revisions.rounds > 0 and config.revisions.by == "judge":
+        found.append("revisions.by=judge")
+    if config.refresh.by == "judge":
+        found.append("refresh.by=judge")
+    return found
 
 
-def check_judge(config: DictConfig, reward: Any, optimizer: Any, others: Sequence[str] = ()) -> None:
+def check_judge(config: DictConfig, reward: Any, optimizer: Any) -> None:
     """Who is to be asked is there, somebody asks, and what is asked can be made of the rollouts.
-
-    Args:
-        others: settings of stages that ask the judge as well.
 
     Raises:
         ConfigError: in words, with the setting to change.
     """
-    asking = askers(reward)
+    asking = askers(config, reward)
     if asking and config.judge is None:
-        where, _ = asking[0]
-        what = f"reward={config.reward.name}" if where == "reward" else f"{where}: its reward"
         raise ConfigError(
-            f"{what} asks a judge, and the run has none", where="judge=null",
+            f"{asking[0]} asks a judge, and the run has none", where="judge=null",
             fix="judge=NAME: `rlhf-lora plugins judge` lists them",
         )  # fmt: skip
-    if config.judge is not None and is_unused(reward, others) and control_of(config) is None:
+    if config.judge is not None and not asking and control_of(config) is None:
         raise ConfigError(
             f"nobody in this run asks the judge: reward={config.reward.name} does without", where=f"judge={config.judge.name}",
-            fix="reward=ai_feedback; or judge=null (a judge for a finished run alone: rlhf-lora evaluate RUN judge=NAME)",
+            fix="reward=ai_feedback; reward_model.pairs=relabel; or judge=null (a judge for a finished run alone: "
+            "rlhf-lora evaluate RUN judge=NAME)",
         )  # fmt: skip
-    for where, one in asking:
+    for where, one in every_reward(reward):
         _check_group(where, one, optimizer)
-
-
-def is_unused(reward: Any, others: Sequence[str] = ()) -> bool:
-    """Whether a judge would have nothing to do."""
-    return not askers(reward) and not others
 
 
 def _check_group(where: str, reward: Any, optimizer: Any) -> None:

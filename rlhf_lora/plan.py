@@ -189,7 +189,6 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     has_demonstrations = bool(splits.demonstrations or config.sft.dataset is not None)
     names = plan_checks.stage_names(config, reward, source, has_demonstrations)
     feedback_checks.check_stages(config, names)
-    feedback_checks.check_judge(config, names)
     feedback_checks.check_rows(config, names, read)
     if "labels" in names:
         config.reward_model.loss = "pairwise"

@@ -70,8 +70,6 @@ def _check_refresh(config: DictConfig, names: Sequence[str], splits: Splits) -> 
             where=f"refresh.by={by}", fix="reward_model.loss=pairwise, or refresh.by=null",
         )  # fmt: skip
     if by == "judge":
-        if config.judge is None:
-            raise ConfigError("no judge was given to compare with", where="refresh.by=judge", fix="judge=NAME")
         return
     annotator = registry.build("reward", {"name": by})
     if getattr(annotator, "stages", ()):
