@@ -4,4 +4,4 @@ registry reaches them."""
 if __name__ == "plugins":
     raise ImportError("import rlhf_lora.plugins, not plugins: a second copy would register everything twice")
 
-from . import datasets, optimizers, rewards, rollouts, trackers  # noqa: F401
+from . import datasets, judges, optimizers, rewards, rollouts, trackers  # noqa: F401

@@ -215,6 +215,7 @@ SHIPPED = [(e.kind, e.name) for e in registry.entries() if e.origin.startswith("
 NEEDED = {
     ("dataset", "jsonl"): ["dataset.path=FILE"],
     ("dataset", "hub"): ["dataset.path=NAME"],
+    ("judge", "openai_api"): ["judge.model=tiny"],
     ("reward", "mix"): ["reward.parts.a=length"],
     ("reward", "sequence_classifier"): ["reward.path=NAME"],
     ("reward", "regex"): ["reward.pattern=a"],

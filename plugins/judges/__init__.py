@@ -1,0 +1,3 @@
+"""Built-in judges."""
+
+from . import openai_api  # noqa: F401
