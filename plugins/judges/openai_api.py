@@ -41,7 +41,7 @@ class Opened:
         (answer,) = self.listener.ask([question], _readable)
         if answer.kind != "text":
             return Verdict(None, reason=f"{answer.kind}: {answer.reason}")
-        return Verdict(answer.text.strip(), (answer.probabilities or {}).get("A"))  # type: ignore[arg-type]
+        return Verdict(answer.text.strip(), (answer.probabilities or {}).get("A"))
 
     def close(self) -> None:
         self.listener.close()
