@@ -16,7 +16,8 @@ from rlhf_lora.judging.questions import Question
 
 WITHIN_S = 10.0
 """A server that says no, says it within this; one that thinks is given `deadline`."""
-AGAIN_S = 0.5
+PATIENCE_S, AGAIN_S = 5.0, 0.5
+"""A hiccup is asked about again for so long, each time after so long."""
 ENDS = "most addresses end in /v1"
 NOT_UNDERSTOOD = {400, 422, 501}
 QUESTION = Question(
@@ -58,8 +59,7 @@ async def preflight(settings: EndpointSettings, wire: Wire, ask: Ask) -> int:
 
 
 async def _patiently(ask: Ask, body: dict[str, Any]) -> dict[str, Any]:
-    """Once more where the failure may pass, for 10 s."""
-    until = time.monotonic() + WITHIN_S
+    until = time.monotonic() + PATIENCE_S
     while True:
         try:
             return await ask(body)
