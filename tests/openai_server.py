@@ -124,7 +124,7 @@ class Server:
                 self.under_way += 1
                 self.most = max(self.most, self.under_way)
                 try:
-                    goes_on = await self._handle(request, writer)
+                    goes_on = await self._handle(request, reader, writer)
                 finally:
                     self.under_way -= 1
                 if not goes_on:
@@ -152,7 +152,7 @@ class Server:
         self.requests.append(request)
         return request
 
-    async def _handle(self, request: Request, writer: asyncio.StreamWriter) -> bool:
+    async def _handle(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         if self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
             given = request.headers.get("authorization", "none").removeprefix("Bearer ")
             return await send(writer, 401, {"error": {"message": f"Incorrect API key provided: {given}"}})
@@ -167,6 +167,9 @@ class Server:
         fault = self.fault(request) if self.early or request.id != PREFLIGHT else None
         if fault is not None:
             self.faults[fault] += 1
+            if fault == "hang":
+                await reader.read(1)  # until the client leaves
+                return False
             return await self._fail(fault, request, writer)
         goes_on = await send(writer, 200, self.reply(request))
         self.paid[request.id] += 1
@@ -192,8 +195,6 @@ class Server:
             return await send(writer, 307, {}, {"location": self.location})
         if name == "drop":  # before a byte of an answer
             return False
-        if name == "hang":
-            await asyncio.sleep(3600)
         if name == "garbage":
             return await send(writer, 200, b'<html>\xff\x00 {"choices": [NaN')
         if name == "deep":

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-GROWTH = 1.0
+GROWTH = 2.0
 """Requests that the bound grows by for each bound's worth of answers; a 429 halves it (additive increase, multiplicative
 decrease, as TCP does)."""
 

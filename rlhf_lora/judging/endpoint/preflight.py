@@ -35,7 +35,7 @@ async def preflight(settings: EndpointSettings, wire: Wire, ask: Ask) -> int:
     """Ask once.
 
     Returns:
-        How many token probabilities can be asked for; 0 where the server gives none.
+        How many token probabilities can be asked for; 0 where the server refuses to be asked.
 
     Raises:
         ConfigError: the server does not answer, or not as one that speaks `chat/completions`.
@@ -52,6 +52,10 @@ async def preflight(settings: EndpointSettings, wire: Wire, ask: Ask) -> int:
             if not isinstance(reply.get("choices"), list):
                 no_choices = Failure("its reply has no choices", "body")
                 raise await _told(no_choices, settings, wire)
+            if settings.logprobs and not _gives_logprobs(reply):
+                progress.stage(
+                    "judge", f"{settings.base_url} gives no token probabilities: answers are read from the text alone"
+                )
             return top_logprobs
     finally:
         slow.cancel()
@@ -69,6 +73,12 @@ async def _patiently(ask: Ask, body: dict[str, Any]) -> dict[str, Any]:
             if not passing or time.monotonic() + pause >= until:
                 raise
             await asyncio.sleep(pause)
+
+
+def _gives_logprobs(reply: dict[str, Any]) -> bool:
+    """Some servers take the word and do nothing about it."""
+    first = reply["choices"][0] if reply["choices"] else None
+    return isinstance(first, dict) and bool(first.get("logprobs"))
 
 
 def _still_waiting(settings: EndpointSettings) -> None:

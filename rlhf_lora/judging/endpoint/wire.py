@@ -218,6 +218,10 @@ class LookedUp(httpx2.AsyncHTTPTransport):
 
 def _tls(settings: EndpointSettings) -> ssl.SSLContext:
     """Raises ConfigError: the CA file cannot be used."""
+    if settings.url.scheme == "http" and not settings.proxy:
+        return ssl.SSLContext(
+            ssl.PROTOCOL_TLS_CLIENT
+        )  # trusts nobody and is not used: reading the system's takes a while
     if settings.ca_file is None:
         return httpx2.create_ssl_context(trust_env=False)
     try:
