@@ -78,12 +78,12 @@ def test_probabilities_that_are_none_leave_the_text(logprobs):
 @pytest.mark.parametrize(
     ("told", "kind"),
     [
-        ({}, "unreadable"),
-        ({"choices": []}, "unreadable"),
-        ({"choices": {}}, "unreadable"),
-        ({"choices": [None]}, "unreadable"),
-        ({"choices": [{}]}, "unreadable"),
-        ({"choices": [{"message": "A"}]}, "unreadable"),
+        ({}, "broken"),
+        ({"choices": []}, "broken"),
+        ({"choices": {}}, "broken"),
+        ({"choices": [None]}, "broken"),
+        ({"choices": [{}]}, "broken"),
+        ({"choices": [{"message": "A"}]}, "broken"),
         (reply(None), "unreadable"),
         (reply(""), "unreadable"),
         (reply(" \n"), "unreadable"),
@@ -138,7 +138,7 @@ def scrambled(value, draw: random.Random):
     return [scrambled(inner, draw) for inner in value] if isinstance(value, list) else value
 
 
-def test_whatever_comes_is_read_or_unreadable_and_never_raises():
+def test_whatever_comes_nothing_is_raised():
     draw = random.Random(0)
     whole = reply("A", top={"A": 0.6, "B": 0.4}) | {"usage": {"prompt_tokens": 3, "completion_tokens": 4}}
     kinds = set()
@@ -150,4 +150,4 @@ def test_whatever_comes_is_read_or_unreadable_and_never_raises():
             usage(told)
             if found.probabilities is not None:
                 assert math.fsum(found.probabilities.values()) == pytest.approx(1)
-    assert kinds >= {"text", "unreadable"}
+    assert kinds >= {"text", "unreadable", "broken"}

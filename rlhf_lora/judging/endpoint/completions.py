@@ -32,9 +32,9 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a server's body says."""
+    """What a server's body says; `broken` is what is no reply of `chat/completions` at all."""
 
-    kind: Literal["text", "refusal", "unreadable"]
+    kind: Literal["text", "refusal", "unreadable", "broken"]
     text: str = ""
     probabilities: Mapping[str, float] | None = None
     reason: str = ""
@@ -75,14 +75,14 @@ def too_long(question: Question, context: int | None) -> bool:
 
 
 def read(reply: Mapping[str, Any], question: Question) -> Reply:
-    """Read a reply; whatever is not as `chat/completions` has it is unreadable."""
+    """Read a reply, whatever it holds."""
     choices = reply.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        return Reply("unreadable", reason="the reply has no choices")
+        return Reply("broken", reason="the reply has no choices")
     choice, message = choices[0], choices[0].get("message")
     ended = choice.get("finish_reason")
     if not isinstance(message, dict):
-        return Reply("unreadable", reason="the reply has no message")
+        return Reply("broken", reason="the reply has no message")
     if isinstance(refused := message.get("refusal"), str) and refused:
         return Reply("refusal", reason=f"the model refused: {refused[:200]}")
     if ended == "content_filter":

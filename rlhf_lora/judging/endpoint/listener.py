@@ -195,17 +195,20 @@ class Endpoint:
         self, key: str, body: dict[str, Any], question: Question, readable: Readable
     ) -> Answer | Failure:
         unread = 0
+        failure: Failure | None = None
         for attempt in range(1, self.settings.attempts + 1):
+            if attempt > 1:
+                asked = found.wait if isinstance(found, Failure) else None
+                await asyncio.sleep(full_jitter(attempt, *self._backoff) if asked is None else asked)
             await self._outages.over()
             found = await self._attempt(key, body, question, readable)
-            if isinstance(found, Answer):
-                unread += found.kind == "unreadable"
-                if found.kind != "unreadable" or unread > UNREADABLE_AGAIN:
-                    return found
-            if attempt < self.settings.attempts:
-                asked = found.wait if isinstance(found, Failure) else None
-                await asyncio.sleep(full_jitter(attempt + 1, *self._backoff) if asked is None else asked)
-        return found
+            if isinstance(found, Failure):
+                failure = found
+                continue
+            unread += found.kind == "unreadable"
+            if found.kind != "unreadable" or unread > UNREADABLE_AGAIN:
+                return found
+        return failure or found  # with a failure among them, it was not asked for as often as it may be
 
     async def _attempt(
         self, key: str, body: dict[str, Any], question: Question, readable: Readable
@@ -244,6 +247,8 @@ class Endpoint:
 
     async def _exchange(self, key: str, body: dict[str, Any], question: Question, readable: Readable) -> Answer:
         reply = completions.read(await self._send(body, completions.estimate(question, body)), question)
+        if reply.kind == "broken":
+            raise Failure(reply.reason, "body", again=True, paid=True)
         answer = self._clean(Answer(question.id, reply.kind, reply.text, reply.probabilities, reply.reason))
         if answer.kind == "text":
             if not readable(question, answer):
