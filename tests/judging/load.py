@@ -128,7 +128,7 @@ def client(url: str, count: int, folder: Path) -> None:
     asked = [Question(f"q{i}", ({"role": "user", "content": f"which is better? id: q{i}"},)) for i in range(count)]
     answers = endpoint.ask(asked, lambda question, answer: answer.text.startswith("re: "))
     texts = {answer.id: answer.text for answer in answers if answer.kind == "text"}
-    print(json.dumps({"texts": texts, "kept": endpoint.counts.kept, "most": endpoint._pace.most}))
+    print(json.dumps({"texts": texts, "kept": endpoint.counts.kept, "most": endpoint._metered.pace.most}))
     endpoint.close()
 
 

@@ -94,12 +94,12 @@ def test_a_real_server_answers_and_is_not_asked_twice(transformers_serve, tiny_b
     assert spent.tokens > 0
     word = [Question("w", asked[0].messages, ("A", "B"), max_tokens=4)]
     endpoint = Endpoint(settings, tmp_path, tmp_path)
-    before = endpoint.counts.requests
+    before = endpoint._metered.sent
     first = endpoint.ask(word, lambda question, answer: True)
     again = endpoint.ask(word, lambda question, answer: True)
     assert first == again
     assert first[0].probabilities is None  # it takes `logprobs` and gives none
-    assert endpoint.counts.requests == before + 1
+    assert endpoint._metered.sent == before + 1
     endpoint.close()
 
 

@@ -101,7 +101,8 @@ def test_a_server_that_answers_otherwise(quick, fault, what, where):
         assert ("max_completion_tokens: 2000" if "max_tokens" in fault else "temperature: null") in error.fix
 
 
-def test_a_hiccup_at_the_start_is_no_error(quick):
+def test_a_hiccup_at_the_start_is_no_error(monkeypatch):
+    monkeypatch.setattr(preflight, "AGAIN_S", 0.02)
     with Server(early=True, fault=lambda request: "503" if request.nth < 4 else None) as server:
         assert ask(server)[0].kind == "text"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,10 @@ from weakref import WeakValueDictionary
 from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ContractError, Stopped
 from rlhf_lora.judging.endpoint import answers, budget, completions, keys
-from rlhf_lora.judging.endpoint.completions import Usage
 from rlhf_lora.judging.endpoint.loop_thread import LoopThread
+from rlhf_lora.judging.endpoint.metered import Metered
 from rlhf_lora.judging.endpoint.outages import IN_A_ROW, Outages, full_jitter
-from rlhf_lora.judging.endpoint.pace import Pace
-from rlhf_lora.judging.endpoint.preflight import QUESTION, preflight
+from rlhf_lora.judging.endpoint.preflight import preflight
 from rlhf_lora.judging.endpoint.settings import EndpointSettings
 from rlhf_lora.judging.endpoint.wire import LONGEST_RETRY_AFTER_S, Failure, Wire
 from rlhf_lora.judging.questions import Answer, Question, Readable
@@ -43,10 +42,9 @@ class Counts:
     """What an endpoint did since it was opened.
 
     Attributes:
-        requests: sent. kept: questions answered from disk. failed, refused, unreadable: questions that ended so.
+        kept: questions answered from disk. failed, refused, unreadable: questions that ended so.
     """
 
-    requests: int = 0
     kept: int = 0
     answered: int = 0
     refused: int = 0
@@ -93,17 +91,14 @@ class Endpoint:
     async def _open(self, key: str | None, cache_dir: Path | None, run_dir: Path | None) -> None:
         settings = self.settings
         self._wire = Wire(settings, key, self._redact)
-        self._pace = Pace(settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute)
         self._kept = answers.Answers(cache_dir and cache_dir / answers.NAME)
         self._budget = budget.Budget(settings, run_dir and run_dir / budget.NAME)
+        self._metered = Metered(settings, self._wire, self._budget)
+        in_a_row = max(IN_A_ROW, 2 * settings.concurrency)
         self._outages = Outages(
-            self._probe,
-            settings.wait_for_server,
-            settings.base_url,
-            max(IN_A_ROW, 2 * settings.concurrency),
-            *self._backoff,
+            self._metered.probe, settings.wait_for_server, settings.base_url, in_a_row, *self._backoff
         )
-        self._top_logprobs = await preflight(settings, self._wire, self._ask_first)
+        self._top_logprobs = await preflight(settings, self._wire, self._metered.ask_first)
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -195,6 +190,7 @@ class Endpoint:
         self, key: str, body: dict[str, Any], question: Question, readable: Readable
     ) -> Answer | Failure:
         unread = 0
+        found: Answer | Failure | None = None
         failure: Failure | None = None
         for attempt in range(1, self.settings.attempts + 1):
             if attempt > 1:
@@ -208,7 +204,9 @@ class Endpoint:
             unread += found.kind == "unreadable"
             if found.kind != "unreadable" or unread > UNREADABLE_AGAIN:
                 return found
-        return failure or found  # with a failure among them, it was not asked for as often as it may be
+        last = failure or found
+        assert last is not None
+        return last  # with a failure among them, it was not asked for as often as it may be
 
     async def _attempt(
         self, key: str, body: dict[str, Any], question: Question, readable: Readable
@@ -246,7 +244,8 @@ class Endpoint:
         _error_of(task)  # asyncio complains of one that nobody looks at
 
     async def _exchange(self, key: str, body: dict[str, Any], question: Question, readable: Readable) -> Answer:
-        reply = completions.read(await self._send(body, completions.estimate(question, body)), question)
+        reply = completions.read(await self._metered.post(body, question), question)
+        self._outages.answered()
         if reply.kind == "broken":
             raise Failure(reply.reason, "body", again=True, paid=True)
         answer = self._clean(Answer(question.id, reply.kind, reply.text, reply.probabilities, reply.reason))
@@ -255,38 +254,6 @@ class Endpoint:
                 return Answer(question.id, "unreadable", reason=f"not as it was asked for: {answer.text[:200]!r}")
             self._kept.put(key, {"text": answer.text, "probabilities": answer.probabilities})
         return answer
-
-    async def _send(self, body: Mapping[str, Any], most: Usage) -> dict[str, Any]:
-        """One request in its turn, within the budget.
-
-        Raises:
-            Failure: it gave no JSON object.
-        """
-        async with self._pace.slot(most.tokens) as slot, self._budget.aside(most) as spent:
-            self.counts.requests += 1
-            try:
-                reply = await self._wire.post("/chat/completions", body)
-            except Failure as failure:
-                if not failure.paid:
-                    spent.was(None)
-                if failure.status == 429:
-                    slot.too_many()
-                raise
-            usage = completions.usage(reply) or most
-            spent.was(usage)
-            slot.went_well(usage.tokens)
-            self._outages.answered()
-            return reply
-
-    async def _ask_first(self, body: dict[str, Any]) -> dict[str, Any]:
-        return await self._send(body, completions.estimate(QUESTION, body))
-
-    async def _probe(self) -> Failure | None:
-        try:
-            await self._ask_first(completions.request_body(QUESTION, self.settings, 0))
-        except Failure as failure:
-            return failure
-        return None
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
