@@ -3,7 +3,7 @@
     with Server(fault=lambda request: "429" if request.nth == 1 else None) as server: ...
 
 What is asked ends in `id: NAME`; the answer says `re: NAME`, so that an answer to another question is seen. `paid[NAME]`
-counts answers that were sent whole.
+counts answers that were sent whole. A question without that is known by its whole text.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PREFLIGHT = "preflight"
+FIRST = "Which letter comes first"
+"""How the question of the preflight begins."""
 
 
 @dataclass
@@ -146,7 +148,7 @@ class Server:
         request = Request(method, path, headers, json.loads(data) if data else {})
         text = " ".join(turn["content"] for turn in request.body.get("messages", []))
         found = re.search(r"id: (\S+)", text)
-        request.id = found[1] if found else PREFLIGHT
+        request.id = found[1] if found else PREFLIGHT if text.startswith(FIRST) or not text else text
         self.asked[request.id] += 1
         request.nth = self.asked[request.id]
         self.requests.append(request)

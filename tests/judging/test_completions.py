@@ -101,9 +101,9 @@ def test_kinds(told, kind):
     assert bool(found.reason) is (kind != "text")
 
 
-def test_a_model_that_thinks_too_long_is_told_as_such():
-    told = reply("", finish_reason="length", message={"content": "", "reasoning_content": "hm"})
-    assert "thinks first" in read(told, FREE).reason
+@pytest.mark.parametrize("question", [FREE, WORD])
+def test_a_model_that_thinks_too_long_is_told_as_such(question):
+    assert "thinks first" in read(reply("", finish_reason="length"), question).reason
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_a_real_server_answers_and_is_not_asked_twice(transformers_serve, tiny_b
     endpoint.close()
     # a model that speaks no language mostly runs to its limit, and what is cut is no answer
     assert {answer.kind for answer in answers} <= {"text", "unreadable"}
-    assert all("8 tokens" in answer.reason for answer in answers if answer.kind == "unreadable")
+    assert all("cut off" in answer.reason for answer in answers if answer.kind == "unreadable")
     assert spent.calls >= 7
     assert spent.tokens > 0
     word = [Question("w", asked[0].messages, ("A", "B"), max_tokens=4)]

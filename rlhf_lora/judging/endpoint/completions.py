@@ -87,13 +87,17 @@ def read(reply: Mapping[str, Any], question: Question) -> Reply:
         return Reply("refusal", reason=f"the model refused: {refused[:200]}")
     if ended == "content_filter":
         return Reply("refusal", reason="the server's content filter stopped the answer")
-    text = message.get("content")
-    if ended == "length" and not question.choices:
-        thought = (
-            " (it thinks first: give it more)" if message.get("reasoning_content") or message.get("reasoning") else ""
+    content = message.get("content")
+    text = content if isinstance(content, str) else ""
+    empty = not text.strip()
+    if ended == "length" and (empty or not question.choices):
+        where = (
+            "before the answer began: the model thinks first, so give it more (judge.body)"
+            if empty
+            else "in the middle"
         )
-        return Reply("unreadable", reason=f"cut off at {question.max_tokens} tokens{thought}")
-    if not isinstance(text, str) or not text.strip():
+        return Reply("unreadable", reason=f"cut off at its limit of tokens, {where}")
+    if empty:
         return Reply("unreadable", reason="the answer is empty")
     return Reply("text", text, _probabilities(choice.get("logprobs"), question.choices))
 

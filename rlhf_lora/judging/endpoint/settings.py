@@ -60,6 +60,12 @@ class EndpointSettings:
     body: dict[str, Any] = field(default_factory=dict)
     cache: bool = True
 
+    not_compared = (
+        "api_key_env", "ca_file", "proxy", "concurrency", "requests_per_minute", "tokens_per_minute", "attempts", "deadline",
+        "idle", "wait_for_server", "max_calls", "max_tokens", "max_usd", "usd_per_million_in", "usd_per_million_out", "cache",
+    )  # fmt: skip
+    """What a run that is gone on with may change: how the server is asked, and not what it says."""
+
     def __post_init__(self) -> None:
         for name in POSITIVE:
             value = getattr(self, name)
