@@ -89,6 +89,7 @@ class Judge(Protocol):
         compare_all(comparisons): many at once, one Verdict for each `Comparison`, in order; may be `async`.
         rate_all(answers): of (Prompt, str), one Score for each on the judge's own scale, in order; may be `async`.
         on_device: it computes on the backbone's device. Default: False.
+        preflight(ctx): of the plugin, before anything long begins: it raises UserError where it could not be asked.
         not_compared: of the plugin, names of settings that a run may change when it is gone on with. Default: none.
     """
 

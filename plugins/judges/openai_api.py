@@ -25,6 +25,10 @@ class OpenAIAPI(EndpointSettings):
 
         return Opened(Endpoint.of(self, ctx))
 
+    def preflight(self, ctx: Context) -> None:
+        """Raises ConfigError: likewise."""
+        self.open(ctx).close()
+
     def compare(self, prompt: Prompt, a: str, b: str) -> Verdict:
         raise ContractError("the judge 'openai_api' is opened before it is asked")
 

@@ -88,3 +88,5 @@ def test_a_server_that_is_not_there_is_told_before_anything_is_left_behind(tiny_
     assert "cannot be reached" in told.stderr
     assert "judge.base_url" in told.stderr
     assert "Traceback" not in told.stderr
+    assert "sft" not in told.stderr
+    assert not (tmp_path / "run").exists()
