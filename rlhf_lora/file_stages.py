@@ -239,7 +239,8 @@ def meet_judge(parts: Assembly, done: Callable[[StagePlan], bool]) -> None:
     stages = [stage for stage in plan.stages if not done(stage)]
     asked = [s for s in stages if s.name in feedback_checks.asking_stages(plan.config) and s.reused is None]
     by_reward = any(getattr(one, "needs_judge", False) for _, one in every_reward(plan.reward))
-    if asked or (by_reward and any(stage.name == "policy" for stage in stages)):
+    asks_policy = by_reward or plan.config.refresh.by == "judge"
+    if asked or (asks_policy and any(stage.name == "policy" for stage in stages)):
         with _open(plan.judge, FileStages(parts).context_without_base()):
             pass
 

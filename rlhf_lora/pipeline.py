@@ -312,9 +312,13 @@ class Run:
         """Before anything long begins: what it lacks is told at once, and every stage is tracked."""
         from rlhf_lora.assembly import opened
 
+        self._tracker = opened(self.plan.tracker, self._bare_context)
+
+    @property
+    def _bare_context(self) -> Context:
+        """For plugins that need no model."""
         plan = self.plan
-        ctx = Context(seed=plan.config.seed, cache_dir=plan.cache_dir, run_dir=self.folder, device=plan.spec.device)
-        self._tracker = opened(plan.tracker, ctx)
+        return Context(seed=plan.config.seed, cache_dir=plan.cache_dir, run_dir=self.folder, device=plan.spec.device)
 
     def _close_tracker(self) -> None:
         tracker, self._tracker = self._tracker, None

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from rlhf_lora import doors, registry
-from rlhf_lora.errors import ContractError
+from rlhf_lora.errors import ContractError, Stopped
 from rlhf_lora.records import Sample, Score
 from rlhf_lora.scores import check_scores, given_by, score_of_plain
 
@@ -53,7 +53,8 @@ def ask(source: Any, samples: Sequence[Sample], columns: Columns, name: str) -> 
     """Scores of copies of the samples, whether `score` is a plain or an async method.
 
     Raises:
-        Failed: it raised, or asked Python to exit. ContractError: what it gave is no list of scores.
+        Failed: it raised, or asked Python to exit. ContractError: what it gave is no list of scores. Stopped: it says that
+            nothing more can be had of it.
     """
     copies = [
         replace(sample, columns=copy.deepcopy(dict(sample.columns)), messages=copy.deepcopy(sample.messages))
@@ -61,7 +62,7 @@ def ask(source: Any, samples: Sequence[Sample], columns: Columns, name: str) -> 
     ]
     try:
         given = given_by(source, copies, copy.deepcopy(dict(columns)))
-    except (ContractError, Failed):
+    except (ContractError, Failed, Stopped):
         raise
     except (Exception, SystemExit) as error:
         raise Failed(f"raised {type(error).__name__}: {error}{_place(error)}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -38,7 +38,7 @@ def claim(plan: Plan) -> tuple[RunFolder, bool]:
             f"{plan.run_dir} is a run already", where="run_dir", fix="another run_dir, or resume=auto to go on with it"
         )
     folder = RunFolder.open(plan.run_dir)
-    differs = differences(folder.config, config)
+    differs = differences(folder.config, config, free=_of_no_account(plan))
     if differs:
         raise ConfigError(
             f"{plan.run_dir} holds a run with other settings: {'; '.join(differs[:5])}", where="run_dir",
@@ -74,15 +74,22 @@ def _note_mended(folder: RunFolder, now: Mapping[str, str]) -> None:
     folder.save_versions(versions | {"inputs": {**began, **now}, "mended": [*versions.get("mended", []), *noted]})
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
-    """`optimizer.beta 0.05 → 0.1` for every setting that differs."""
+def _of_no_account(plan: Plan) -> frozenset[str]:
+    """Settings of the judge that change how it is asked and not what it says: a budget, a deadline."""
+    return frozenset(f"judge.{name}" for name in getattr(plan.judge, "not_compared", ()))
+
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], where: str = "", free: Collection[str] = ()
+) -> list[str]:
+    """`optimizer.beta 0.05 → 0.1` for every setting that differs, but for those that are `free` to."""
     found = []
     for key in [*new, *(k for k in old if k not in new)]:
         a, b, place = old.get(key), new.get(key), f"{where}{key}"
-        if place in NOT_COMPARED:
+        if place in NOT_COMPARED or place in free:
             continue
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{place}.")
+            found += differences(a, b, f"{place}.", free)
         elif a != b:
             found.append(f"{place} {a} → {b}")
     return found

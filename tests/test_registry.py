@@ -216,6 +216,7 @@ NEEDED = {
     ("dataset", "jsonl"): ["dataset.path=FILE"],
     ("dataset", "labels"): ["dataset.path=FILE"],
     ("dataset", "hub"): ["dataset.path=NAME"],
+    ("judge", "openai_api"): ["judge.model=tiny"],
     ("reward", "mix"): ["reward.parts.a=length"],
     ("reward", "sequence_classifier"): ["reward.path=NAME"],
     ("reward", "regex"): ["reward.pattern=a"],

@@ -1,3 +1,3 @@
 """Built-in judges: importing them enters them in the table."""
 
-from . import local, scripted  # noqa: F401
+from . import local, openai_api, scripted  # noqa: F401

@@ -8,11 +8,12 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from openai_server import Server
 from tiny import jsonl, labels_model
 
 from rlhf_lora import Data, Pair, Prompt, Sample, Score, Verdict, label_files, registry, reward, testing
@@ -39,6 +40,12 @@ def requests() -> list[Sample]:
         "dataset", {"name": "helpdesk", "demonstrations": 8, "pairs": 0, "prompts": 8, "seed": 0}
     ).load()
     return [Sample(row.prompt.text, row.completion, columns=row.prompt.columns) for row in made.demonstrations]
+
+
+@pytest.fixture(scope="module")
+def judge_server() -> Iterator[Server]:
+    with Server(answer=lambda request: "A") as server:
+        yield server
 
 
 # --- what comes with the kit ------------------------------------------------------------------------------------------
@@ -79,7 +86,7 @@ ROWS: dict[str, list[Sample]] = {
 
 
 @pytest.mark.parametrize(("kind", "name"), built_in(*QUIET_KINDS, "optimizer"))
-def test_built_in_plugins_keep_their_promises(kind, name, tmp_path):
+def test_built_in_plugins_keep_their_promises(kind, name, tmp_path, judge_server):
     settings, rows = SETTINGS.get(f"{kind}={name}", {}), ROWS.get(f"{kind}={name}")
     if f"{kind}={name}" in ("dataset=jsonl", "dataset=hub"):
         pairs = [{"prompt": f"please bring {i}", "chosen": "certainly tea", "rejected": f"no {i}"} for i in range(20)]
@@ -89,6 +96,8 @@ def test_built_in_plugins_keep_their_promises(kind, name, tmp_path):
         pairs = [Pair(Prompt(f"please bring {i}"), "certainly tea", f"no {i}") for i in range(20)]
         label_files.write(tmp_path / "labels.jsonl", map(row_of, pairs))
         settings = {"path": str(tmp_path / "labels.jsonl")}
+    if name == "openai_api":
+        settings = {"base_url": judge_server.url, "model": "tiny"}
     if name == "rule_model":
         settings = {"path": str(labels_model(tmp_path / "model")), "rules": {"polite": "always be courteous"}}
     plugin = registry.build(kind, {"name": name, **settings})
