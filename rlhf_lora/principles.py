@@ -1,7 +1,7 @@
 """The constitution of critiques and revisions: `revisions.constitution`, a list of sentences or a file of them.
 
-A file is text, one sentence a line, or JSON or YAML: a list of sentences, a list of {id, principle}, or, as Bai et al. 2022 published theirs, named
-{prompt, edit_request}: in which words a critique and a revision are asked for.
+A file is text, one sentence a line, or JSON or YAML: a list of sentences, a list of {id, principle}, or, as Bai et al. 2022
+published theirs, named {prompt, edit_request}: in which words a critique and a revision are asked for.
 """
 
 from __future__ import annotations
