@@ -29,9 +29,7 @@ FLOORS = {
     "model_spec loading backbone adapters chat bare_tokenizer derived_rows splits memory adamw objectives padding testing mini": 2,
     "train_settings token_rows trainers trainer_checkpoints dpo_trainer": 2,
     "comparison length_control best_of_n against": 2,
-    "judging row_file comparison_rows revising mending principles revised_rows": 2,
-    "ai_labels feedback_checks feedback_plan feedback_text": 3,
-    "file_stages": 5,
+    "judging": 2,
     "user_presets": 0,
     "schema hydra_errors config honoured controls derive sources plan plan_checks plan_view plan_tokens reward_labels": 3,
     "data_view data_lengths data_show": 3,
@@ -40,6 +38,9 @@ FLOORS = {
     "assembly pipeline adapter_stages taking_up evaluation held_out midway report labels verify": 5,
     "sweep sweep_axes sweep_jobs sweep_objective sweep_optuna sweep_table": 5,
     "cli plugin_verbs notebook __main__ completion completion_index help_texts summary_text": 6,
+    "row_file comparison_rows revising mending principles revised_rows": 2,
+    "ai_labels feedback_checks feedback_plan feedback_text": 3,
+    "file_stages": 5,
 }
 FLOOR = {name: floor for names, floor in FLOORS.items() for name in names.split()}
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "accelerate", "wandb", "matplotlib"}
