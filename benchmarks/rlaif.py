@@ -28,7 +28,7 @@ SEEDS = (51, 52, 53)
 COMMON = ("dataset.tau=1.0",)
 RELABEL = "reward_model.pairs=relabel"
 J1 = ("judge=scripted", "judge.truth=orders_gold", "judge.noise=0.7", "judge.first=1.0", RELABEL)
-LM = ("judge=local", "judge.path={model}", RELABEL)
+LM = ("judge=local", "judge.path={model}", "judge.style=bare", RELABEL)
 PEOPLE = "people (the data's labels)"
 ARMS: dict[str, tuple[str, ...]] = {
     PEOPLE: (),

@@ -1,7 +1,7 @@
 """The constitution of critiques and revisions: `revisions.constitution`, a list of sentences or a file of them.
 
-A file is JSON or YAML: a list of sentences, a list of {id, principle}, or, as Bai et al. 2022 published theirs, named
-{prompt, edit_request}: in which words a critique and a revision are asked for.
+A file is text, one sentence a line, or JSON or YAML: a list of sentences, a list of {id, principle}, or, as Bai et al. 2022
+published theirs, named {prompt, edit_request}: in which words a critique and a revision are asked for.
 """
 
 from __future__ import annotations
@@ -62,8 +62,13 @@ def _read(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(path.expanduser().read_text("utf-8"))
+        text = path.expanduser().read_text("utf-8")
+        if path.suffix == ".txt":
+            return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        return yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(
-            f"the constitution cannot be read: {error}", where=f"{WHERE}={path}", fix="a file of JSON or YAML, in UTF-8"
+            f"the constitution cannot be read: {error}",
+            where=f"{WHERE}={path}",
+            fix="a file of text, JSON or YAML, in UTF-8",
         ) from error

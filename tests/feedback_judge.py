@@ -21,6 +21,7 @@ class Knowing:
     """Attributes:
     truth: a reward's name. first: log-odds that it gives to what it reads first. unread: every so manieth has no verdict.
     log: a file that gets a line for each call. gone: it cannot be reached.
+    needs_base: it works on the run's base.
     """
 
     truth: str = "orders_gold"
@@ -30,10 +31,17 @@ class Knowing:
     log: str = ""
     deterministic: bool = True
     gone: bool = False
+    needs_base: bool = False
+
+    @property
+    def on_device(self):
+        return self.needs_base
 
     def open(self, ctx):
         if self.gone:
             raise ConfigError("nobody answers", where="judge.gone", fix="start the server")
+        if self.needs_base and ctx.backbone is None:
+            raise ConfigError("there is no base", where="judge.needs_base", fix="give it one")
         return self
 
     def compare(self, prompt, a, b):

@@ -58,10 +58,15 @@ CAI = ("revisions.rounds=2", "revisions.by=judge", "revisions.where={kind: unsaf
        "reward_model.pairs=rollouts")  # fmt: skip
 
 
-@pytest.mark.parametrize("how", ["relabel", "rollouts"])
-def test_a_reward_model_learns_from_a_judges_labels_and_the_policy_from_it(tiny_base, tmp_path, how):
+@pytest.mark.parametrize(("how", "needs_base"), [("relabel", "true"), ("rollouts", "false")])
+def test_a_reward_model_learns_from_a_judges_labels_and_the_policy_from_it(tiny_base, tmp_path, how, needs_base):
     run = train(
-        tiny_base, tmp_path / "run", f"reward_model.pairs={how}", "ai_labels.keep_dataset=0.3", "judge.first=1.0"
+        tiny_base,
+        tmp_path / "run",
+        f"reward_model.pairs={how}",
+        "ai_labels.keep_dataset=0.3",
+        "judge.first=1.0",
+        f"judge.needs_base={needs_base}",
     )
     figures = run.summary["ai_labels"]
     labels = RowFile(run.path / "labels" / "labels.jsonl").rows()[1:]

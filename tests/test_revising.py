@@ -155,6 +155,9 @@ def test_a_constitution_is_sentences_or_a_file_of_them(tmp_path):
     file = tmp_path / "rules.yaml"
     file.write_text("- {id: kind, principle: Be kind.}\n- Be brief.\n")
     assert constitution(str(file)) == [Principle("kind", "Be kind."), Principle("2", "Be brief.")]
+    lines = tmp_path / "rules.txt"
+    lines.write_text("# ours\nBe kind: always.\n\nBe brief.\n")
+    assert constitution(str(lines)) == [Principle("1", "Be kind: always."), Principle("2", "Be brief.")]
     file.write_text('{"harm0": {"prompt": "What is harmful?", "edit_request": "Take it out."}}')
     assert constitution(str(file)) == [Principle("harm0", "What is harmful?", "What is harmful?", "Take it out.")]
 
