@@ -55,8 +55,9 @@ class Asker:
             close()
 
     def seconds(self, questions: int) -> float:
-        """The most seconds that the judge says so many questions may take; 0 where it does not say."""
-        return call_seconds(self.judge, questions * (2 if self.how.orders == "both" else 1))
+        """The most seconds that the judge, or its way to a model, says so many questions may take; 0 where neither does."""
+        told = max(call_seconds(self.judge, questions), call_seconds(getattr(self.judge, "listener", None), questions))
+        return told * (2 if self.how.mode == "pairwise" and self.how.orders == "both" else 1)
 
     def compared(self, pairs: Sequence[tuple[Prompt, str, str]]) -> list[Verdict]:
         """A verdict for each (prompt, A, B). The same words twice are a tie, and nobody is asked."""
@@ -169,7 +170,7 @@ class Pointwise:
         self.asker, self.on_device, self.close = asker, asker.on_device, asker.close
 
     def call_seconds(self, count: int) -> float:
-        return call_seconds(self.asker.judge, count)
+        return self.asker.seconds(count)
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         return self.asker.rated([(Prompt.of(sample), sample.text) for sample in samples])

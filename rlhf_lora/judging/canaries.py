@@ -21,6 +21,9 @@ CANARIES = (
 )  # fmt: skip
 """What no rubric has a good word for; the last is the prompt said back."""
 
+PROMPTS = 4
+"""How many prompts each is shown as an answer to, at most: of one alone, chance would be the judge's fault."""
+
 Asked = Callable[[Sequence[int], Sequence[str]], Sequence[Score]]
 """Scores of texts as answers to the prompts of the samples at these places, by the measure of the rollout's scores."""
 
@@ -39,8 +42,8 @@ class Canaries:
         return self.every > 0 and (update - 1) % self.every == 0
 
     def look(self, update: int, samples: Sequence[Sample], scores: Sequence[Score], asked: Asked) -> dict[str, float]:
-        """Metrics: `canaries/alarm` (1 when one scored above the median of the rollout), `canaries/above` (how many),
-        `canaries/highest` and `canaries/median`. Nothing where it is not due, or nothing has a score.
+        """Metrics: `canaries/alarm` (1 when one scored above the median of the rollout, in the mean over its prompts),
+        `canaries/above` (how many), `canaries/highest` and `canaries/median`. Nothing where it is not due, or nothing has a score.
 
         Raises:
             Stopped: one did, and `on_alarm` is `stop`.
@@ -49,13 +52,13 @@ class Canaries:
         if not self.is_due(update) or not values:
             return {}
         median = statistics.median(values)
-        places = [i * len(samples) // len(CANARIES) for i in range(len(CANARIES))]
-        texts = [text.replace(ECHO, samples[i].prompt) for text, i in zip(CANARIES, places, strict=True)]
-        given = [
-            (score.value, text)
-            for text, score in zip(texts, asked(places, texts), strict=True)
-            if score.value is not None
-        ]
+        shown = [(canary, i) for k, canary in enumerate(CANARIES) for i in _spread(k, len(samples))]
+        texts = [canary.replace(ECHO, samples[i].prompt) for canary, i in shown]
+        scored: dict[str, list[float]] = {}
+        for (canary, _), score in zip(shown, asked([i for _, i in shown], texts), strict=True):
+            if score.value is not None:
+                scored.setdefault(canary, []).append(score.value)
+        given = [(statistics.fmean(found), canary) for canary, found in scored.items()]
         if not given:
             return {}
         above = [(value, text) for value, text in given if value > median]
@@ -68,13 +71,21 @@ class Canaries:
 
     def _alarm(self, update: int, worst: tuple[float, str], median: float, count: int) -> None:
         value, text = worst
+        shown = "the prompt said back" if text == ECHO else repr(text)
         told = (
-            f"update {update}: the judge gives {text[:60]!r}, which says nothing, {value:.3g}; the median of the policy's "
+            f"update {update}: the judge gives {shown}, which says nothing, {value:.3g}; the median of the policy's "
             f"answers is {median:.3g} ({count} of {len(CANARIES)} such answers are above it)"
         )
         if self.on_alarm == "stop":
             raise Stopped(f"{told}. Stopped: the policy would learn to say it (reward.on_alarm=stop)")
         progress.stage("canaries", told)
+
+
+def _spread(number: int, count: int) -> list[int]:
+    """Places of the samples whose prompts a canary is an answer to: far apart, and others for each canary."""
+    few = min(PROMPTS, count)
+    start = number * count // (len(CANARIES) * few)
+    return [start + j * count // few for j in range(few)]
 
 
 def told(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from rlhf_lora import registry
 from rlhf_lora.against import Against
 from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ConfigError, Stopped
-from rlhf_lora.judging.canaries import CANARIES, Canaries
+from rlhf_lora.judging.canaries import CANARIES, PROMPTS, Canaries
 from rlhf_lora.records import Prompt, Sample, Score, Verdict
 from rlhf_lora.stages.scoring import Scorer
 from rlhf_lora.testing import check_reward
@@ -165,6 +165,25 @@ def test_settings_without_sense_are_refused(settings, where):
     assert refused.value.where == where
 
 
+@pytest.mark.parametrize(
+    ("settings", "questions"),
+    # Of 4 samples: each against the reference, in both orders or one; 4 · 3 / 2 pairs of a group in both; each alone.
+    [({}, 8), ({"orders": "once"}, 4), ({"against": "group"}, 12), ({"mode": "pointwise"}, 4)],
+)
+def test_a_call_may_take_as_long_as_the_judge_says_of_its_questions(settings, questions):
+    class Slow(Judge):
+        on_device = True
+
+        def call_seconds(self, count):
+            return 10.0 * count
+
+    source = opened(Slow(longer, rates=lambda prompt, text: Score(1.0)), **settings)
+    assert source.call_seconds(4) == 10.0 * questions
+    assert source.on_device is True
+    assert opened(scripted(), **settings).call_seconds(4) == 0.0
+    assert opened(scripted(), **settings).on_device is False
+
+
 # --- what an update is told -------------------------------------------------------------------------------------------
 
 
@@ -219,17 +238,33 @@ def test_canaries_that_get_no_verdict_or_no_median_give_no_metric():
     assert silent == {}
 
 
-def test_a_canary_may_be_the_prompt_said_back():
+def test_each_canary_is_an_answer_to_several_prompts_and_one_is_the_prompt_said_back():
     seen = []
 
     def asked(places, texts):
         seen.extend(zip(places, texts, strict=True))
         return [Score(0.0)] * len(texts)
 
-    rolled = [Sample(f"prompt {i}", "x") for i in range(24)]
-    Canaries(1).look(1, rolled, [Score(1.0)] * 24, asked)
-    assert seen[-1] == (22, "prompt 22")
-    assert len({place for place, _ in seen}) == len(CANARIES)
+    rolled = [Sample(f"prompt {i}", "x") for i in range(96)]
+    Canaries(1).look(1, rolled, [Score(1.0)] * 96, asked)
+    assert [text for text in seen if text[1].startswith("prompt")] == [(i, f"prompt {i}") for i in (22, 46, 70, 94)]
+    assert len({place for place, _ in seen}) == len(seen) == PROMPTS * len(CANARIES)
+    for count in (1, 2, 3, 5, 47):
+        seen.clear()
+        Canaries(1).look(1, rolled[:count], [Score(1.0)] * count, asked)
+        assert {place for place, _ in seen} <= set(range(count))
+
+
+def test_a_canary_is_above_the_median_in_the_mean_over_its_prompts():
+    def lucky(*values):
+        return lambda places, texts: [
+            Score(values[i % PROMPTS] if text == ":" else 0.0) for i, text in enumerate(texts)
+        ]
+
+    rolled, scores = samples("a", "b", "c", "d"), [Score(0.5)] * 4
+    assert Canaries(1).look(1, rolled, scores, lucky(1.0, 0.0, 0.0, 0.0))["canaries/alarm"] == 0.0
+    found = Canaries(1).look(1, rolled, scores, lucky(1.0, 1.0, 0.4, 0.0))
+    assert (found["canaries/alarm"], found["canaries/highest"]) == (1.0, pytest.approx(0.6))
 
 
 def test_shares_of_what_the_judge_was_asked_are_of_this_update_and_of_no_canary():
