@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 import urllib.request
@@ -325,6 +326,25 @@ def test_closing_breaks_off_what_is_under_way_and_leaves_no_thread():
         opened.close()
     assert ended
     assert not [thread for thread in threading.enumerate() if thread.name == "judge"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no such timer")
+def test_ctrl_c_ends_the_wait_and_the_next_question_is_answered(monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with Server(fault=first("hang")) as server:
+            opened = endpoint(server, idle=1.0, concurrency=1, max_calls=4)
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(KeyboardInterrupt):
+                opened.ask(questions(2), readable)
+            assert [answer.kind for answer in opened.ask(questions(1), readable)] == ["text"]
+            opened.close()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
