@@ -11,6 +11,7 @@ import urllib.request
 import pytest
 from asking import ask, endpoint, questions, readable, settings
 from openai_server import PREFLIGHT, Server
+from tiny import few
 
 from rlhf_lora.errors import ConfigError, ContractError, Stopped
 from rlhf_lora.judging.endpoint import listener, wire
@@ -30,7 +31,7 @@ def always(fault: str):
 
 
 def test_every_answer_is_its_questions_own_however_late_it_comes():
-    with Server(latency=lambda request: 0.05 * (int(request.id[1:]) % 3) if request.id != PREFLIGHT else 0) as server:
+    with Server(latency=lambda request: 0.02 * (int(request.id[1:]) % 3) if request.id != PREFLIGHT else 0) as server:
         answers = ask(server, 30)
     assert [(answer.id, answer.text) for answer in answers] == [(f"q{i}", f"re: q{i}") for i in range(30)]
 
@@ -118,10 +119,10 @@ def test_attempts_are_bounded_and_a_question_that_used_them_up_has_one_more_roun
 
 
 def test_retry_after_is_honoured_up_to_a_minute(monkeypatch):
-    with Server(fault=first("429:0.4")) as server:
+    with Server(fault=first("429:0.2")) as server:
         began = time.monotonic()
         assert ask(server)[0].kind == "text"
-    assert 0.4 <= time.monotonic() - began < 3
+    assert 0.2 <= time.monotonic() - began < 3
     headers = wire.httpx2.Headers({"retry-after": "3600"})
     assert wire._retry_after(headers) == 60
     assert wire._retry_after(wire.httpx2.Headers({"retry-after-ms": "250"})) == 0.25
@@ -287,7 +288,7 @@ def test_a_server_that_comes_back_in_time_is_waited_for():
     with Server() as server:
         opened = endpoint(server, wait_for_server=20.0, backoff=(0.05, 0.1))
         server.stop()
-        threading.Timer(0.7, server.start).start()
+        threading.Timer(0.3, server.start).start()
         answers = opened.ask(questions(40), readable)
         opened.close()
     assert [answer.kind for answer in answers] == ["text"] * 40
@@ -297,7 +298,7 @@ def test_when_the_run_stops_what_is_under_way_is_let_finish_and_kept(tmp_path):
     """One question in eight is refused with 401 at once; the others are answered later, and are paid."""
     with Server(
         fault=lambda request: "401" if request.id == "q3" else None,
-        latency=lambda request: 0.05 if request.id == "q3" else 0.3 if request.id != PREFLIGHT else 0.0,
+        latency=lambda request: 0.05 if request.id == "q3" else 0.2 if request.id != PREFLIGHT else 0.0,
     ) as server:
         with pytest.raises(Stopped):
             ask(server, 8, tmp_path)
@@ -336,8 +337,8 @@ def test_ctrl_c_ends_the_wait_and_the_next_question_is_answered(monkeypatch):
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         with Server(fault=first("hang")) as server:
-            opened = endpoint(server, idle=1.0, concurrency=1, max_calls=4)
-            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            opened = endpoint(server, idle=0.4, concurrency=1, max_calls=4)
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
             with pytest.raises(KeyboardInterrupt):
                 opened.ask(questions(2), readable)
             assert [answer.kind for answer in opened.ask(questions(1), readable)] == ["text"]
