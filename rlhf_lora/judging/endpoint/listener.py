@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+from rlhf_lora import progress
 from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ContractError, Stopped
 from rlhf_lora.judging.endpoint import answers, budget, completions, keys
@@ -39,10 +40,10 @@ FILTERED = ("content_filter", "content management policy")
 
 @dataclass
 class Counts:
-    """What an endpoint did since it was opened.
+    """What became of questions since the endpoint was opened.
 
     Attributes:
-        kept: questions answered from disk. failed, refused, unreadable: questions that ended so.
+        answered: by a text, of which `kept` from disk. failed, refused, unreadable: those that ended so.
     """
 
     kept: int = 0
@@ -50,6 +51,12 @@ class Counts:
     refused: int = 0
     unreadable: int = 0
     failed: int = 0
+
+    @property
+    def words(self) -> str:
+        """`120 answered (80 from disk), 2 refused`."""
+        others = [f"{count} {name}" for name in ("refused", "unreadable", "failed") if (count := getattr(self, name))]
+        return ", ".join([f"{self.answered} answered ({self.kept} from disk)", *others])
 
 
 class Endpoint:
@@ -123,14 +130,6 @@ class Endpoint:
         """Of the whole run, resumes included."""
         return self._thread.run(self._spent())
 
-    def metrics(self) -> dict[str, float]:
-        """What is worth logging, by name."""
-        spent, counts = self.spent, self.counts
-        return {
-            "judge/calls": spent.calls, "judge/tokens": spent.tokens, "judge/usd": spent.usd, "judge/kept": counts.kept,
-            "judge/refused": counts.refused, "judge/unreadable": counts.unreadable, "judge/failed": counts.failed,
-        }  # fmt: skip
-
     def close(self) -> None:
         """Break off what is under way, and let everything go. A second call does nothing."""
         self._redact.detach()
@@ -143,6 +142,8 @@ class Endpoint:
 
     async def _close(self) -> None:
         await _ended(self._under_way, cancel=True)
+        if self.counts != Counts():
+            progress.stage("judge", f"{self.counts.words}; the run has spent {self._budget.spent.words}")
         for part in ("_kept", "_budget"):
             if hasattr(self, part):
                 getattr(self, part).close()
