@@ -114,7 +114,9 @@ def refusal(cell: Cell, room: Room) -> str | None:
 
 
 def folder(room: Room, cell: Cell) -> Path:
-    return room.home / "runs" / "-".join(word for part in cell for word in part.replace("/", " ").replace(",", "").split())
+    return (
+        room.home / "runs" / "-".join(word for part in cell for word in part.replace("/", " ").replace(",", "").split())
+    )
 
 
 def measure(cell: Cell, room: Room, extra: Sequence[str]) -> dict[str, Any]:
@@ -222,7 +224,11 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--columns", nargs="+", default=list(COLUMNS), choices=list(COLUMNS))
     parser.add_argument("--home", type=Path, help="keep runs here, to go on with; default: a folder that is removed")
-    parser.add_argument("--judge", type=Path, help="a judging base: python -m rlhf_lora.mini judge --to FOLDER; made where it is missing")
+    parser.add_argument(
+        "--judge",
+        type=Path,
+        help="a judging base: python -m rlhf_lora.mini judge --to FOLDER; made where it is missing",
+    )
     parser.add_argument("--page", action="store_true", help="write docs/matrix.md from the last measurement")
     given, extra = parser.parse_known_args()
     if given.page:

@@ -181,7 +181,7 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
     again = recompose(folder.config, [override for override in overrides if override not in asked])
     if again.judge is not None and not judge_checks.askers(again, registry.build("reward", again.reward)):
         again.judge = None  # of the reward that the run was trained on, and another is asked now
-    plan = make_plan(again)
+    plan = make_plan(again, trains=False)
     judge = judge_of(asked)
     finished = FinishedRun(plan, folder, folder.adapter("policy"))
     prompts = finished.parts.short_enough(finished.backbone, evaluation_prompts(plan), "evaluation prompts")

@@ -143,11 +143,14 @@ class Plan:
         return plan_checks.train_settings(node, name, most)
 
 
-def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: dataset.load()) -> Plan:
+def make_plan(
+    config: DictConfig, load: Callable[[Any], Data] = lambda dataset: dataset.load(), trains: bool = True
+) -> Plan:
     """Check a composed configuration and make it buildable.
 
     Args:
         load: reads a dataset; a sweep gives one that reads each dataset once for all of its jobs.
+        trains: False of a plan to judge a finished run by, perhaps with another reward than it was trained on.
 
     Raises:
         ConfigError, PluginError, DataError, ModelError: whatever would fail later, with where and what to do.
@@ -163,8 +166,8 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
     datasets = sources.built(config, dataset)
     asked = datasets.get("policy.dataset", dataset)
     derive.derive(config, shape.hidden, derive.max_positions(config, mini), asked)
-    source = row_source.of(config.optimizer)
     reward = registry.build("reward", config.reward)
+    source = row_source.choose(config.optimizer, reward)
     needed = plan_checks.stage_names(config, reward, source)
     read = sources.read(config, datasets, load, feedback_checks.readers(needed), source.existing)
     source = row_source.settle(config.optimizer, read.existing)
@@ -186,6 +189,8 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
         plan_checks.check_adapter_fits(folder, shape, setting)
     plan_checks.check_missing(config, built["optimizer"])
     judge_checks.check_judge(config, reward, built["optimizer"])
+    if trains:
+        row_source.check_reward(source, config, reward)
     has_demonstrations = bool(splits.demonstrations or config.sft.dataset is not None)
     names = plan_checks.stage_names(config, reward, source, has_demonstrations)
     feedback_checks.check_stages(config, names)

@@ -19,7 +19,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from rlhf_lora import registry
+from rlhf_lora.errors import ConfigError
 from rlhf_lora.records import Label, Pair
+from rlhf_lora.reward_tree import every_reward
 from rlhf_lora.sources import Sources
 from rlhf_lora.splits import Splits
 
@@ -75,14 +77,50 @@ def of(optimizer: Any) -> RowSource:
     return RowSource(str(optimizer[setting]), learns_from, f"optimizer.{setting}")
 
 
+def choose(optimizer: Any, reward: Any) -> RowSource:
+    """The same where the reward is known. `auto` with a reward that is not learned from the data's labels is `relabel`, and
+    written back as that: every reward drives every optimizer."""
+    source = of(optimizer)
+    if source.name != "auto" or source.setting is None or learned_here(reward):
+        return source
+    return _written(optimizer, source, "relabel")
+
+
 def settle(optimizer: Any, existing: Splits) -> RowSource:
-    """The same once the data are read: `auto` is written back as what it comes to."""
+    """The same once the data are read: an `auto` that is left is the data's own labels, and written back as that."""
     source = of(optimizer)
     if source.name != "auto" or source.setting is None:
         return source
-    name = "pairs" if existing.pairs and not existing.labels else "dataset"
+    is_pairs = source.learns_from == "labels" and existing.pairs and not existing.labels
+    return _written(optimizer, source, "pairs" if is_pairs else "dataset")
+
+
+def _written(optimizer: Any, source: RowSource, name: str) -> RowSource:
+    assert source.setting is not None
     optimizer[source.setting.partition(".")[2]] = name
     return RowSource(name, source.learns_from, source.setting)
+
+
+def learned_here(reward: Any) -> bool:
+    """Whether the reward is a model of this run, and nothing beside it: then the labels it would learn from can teach a
+    policy directly."""
+    return [one for _, one in every_reward(reward)] == [reward] and bool(getattr(reward, "stages", ()))
+
+
+def check_reward(source: RowSource, config: Any, reward: Any) -> None:
+    """What teaches the policy is what was chosen to.
+
+    Raises:
+        ConfigError: the data's own labels would teach it, and the reward that was given would not.
+    """
+    if source.asks_reward or learned_here(reward):
+        return
+    raise ConfigError(
+        f"the policy would learn from the data's own labels, and reward={config.reward.name} has no part in them",
+        where=f"{source.setting}={source.name}" if source.setting else f"optimizer={config.optimizer.name}",
+        fix=f"{source.setting}=relabel or rollouts, which it orders; to judge a finished run by it: "
+        f"rlhf-lora evaluate RUN reward={config.reward.name}",
+    )  # fmt: skip
 
 
 def reads(source: RowSource, existing: Splits) -> str:

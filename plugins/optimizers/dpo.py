@@ -15,7 +15,7 @@ from .off_policy import OffPolicySettings, check_beta
 
 SMOOTHED = ("sigmoid", "robust", "exo_pair")
 LOSSES = (*SMOOTHED, "hinge", "ipo", "apo_zero", "apo_down", "discopop", "sigmoid_norm")
-PAIRS = ("dataset", "relabel", "rollouts")
+PAIRS = ("auto", "dataset", "relabel", "rollouts")
 
 
 @optimizer("dpo")
@@ -30,7 +30,8 @@ class DPO(OffPolicySettings):
         loss: `sigmoid` is DPO, with `label_smoothing` cDPO; the others are TRL's by the same name. TRL's `ipo`
             divides log-probs by length.
         label_smoothing: share of labels taken to be wrong, in [0, 0.5).
-        pairs: `dataset`, or made by a reward: `relabel` orders the dataset's answers, `rollouts` the policy's own.
+        pairs: `dataset`, or made by a reward: `relabel` orders the dataset's answers, `rollouts` the policy's own. `auto` =
+            dataset where the reward would be learned from its labels, as they are; relabel for any other reward.
         pairs_from: of made pairs, which of a prompt's answers: `best_worst`, `best_rest` (the best with each other), `all`.
         min_margin: no pair is made of scores that are closer than this, in the reward's unit; equal ones never are.
         soft_labels: made pairs have P(chosen is better) = σ(score difference) as their label instead of 1.
@@ -43,7 +44,7 @@ class DPO(OffPolicySettings):
     beta: float = 0.2
     loss: str = "sigmoid"
     label_smoothing: float = 0.0
-    pairs: str = "dataset"
+    pairs: str = "auto"
     pairs_from: str = "best_worst"
     min_margin: float = 0.0
     soft_labels: bool = False

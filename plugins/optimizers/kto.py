@@ -23,9 +23,9 @@ class KTO(OffPolicySettings):
 
     Attributes:
         beta: KL strength, as in every optimizer here: smaller moves further from ρ.
-        labels: `dataset`, its labels; `pairs`, its chosen answers good and its rejected ones bad; `auto` = labels where
-            the data has them, else pairs; or made by the reward: `relabel` scores the dataset's answers, `rollouts` the
-            policy's own.
+        labels: `dataset`, its labels; `pairs`, its chosen answers good and its rejected ones bad; or made by the reward:
+            `relabel` scores the dataset's answers, `rollouts` the policy's own. `auto` = relabel; where the reward would be
+            learned from the data's labels, those as they are, or pairs where there are none.
         threshold: scores above it are good, below it bad: `median` or `mean` of the prompt's scores, or a number.
         desirable_weight: weight of the loss on good answers.
         undesirable_weight: of that on bad ones; null = so that both kinds weigh the same in all.
