@@ -378,7 +378,7 @@ def test_the_rows_of_the_default_settings_are_what_they_always_were():
     """Whoever changes this changes every figure that was measured on the task."""
     data = registry.build("dataset", {"name": "helpdesk", "demonstrations": 500, "pairs": 500}).load()
     digests = [
-        hashlib.sha256(repr(list(rows)).encode()).hexdigest()[:16]
+        hashlib.sha256(re.sub(r", finished=(True|\(True, True\))", "", repr(list(rows))).encode()).hexdigest()[:16]
         for rows in (data.prompts, data.pairs, data.demonstrations)
     ]
     assert len(data.prompts) == 12_000
