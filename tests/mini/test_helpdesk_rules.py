@@ -310,7 +310,8 @@ def test_the_rows_of_the_default_settings_are_what_they_always_were():
     for held_out, prompts, pairs in ((None, "45b1a6765d4980f1", "841c9e2da2b63693"),
                                      ("sober_refusal", "af7613d5b44cf22b", "85a109179e28b2eb")):  # fmt: skip
         data = registry.build("dataset", {"name": "helpdesk_rules", **few, "held_out": held_out}).load()
-        found = [hashlib.sha256(repr(list(rows)).encode()).hexdigest()[:16] for rows in (data.prompts, data.pairs)]
+        told = [repr(list(rows)).replace(", finished=(True, True)", "") for rows in (data.prompts, data.pairs)]
+        found = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in told]
         assert found == [prompts, pairs]
         assert len(data.prompts) == 6_000
 

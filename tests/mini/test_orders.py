@@ -166,7 +166,12 @@ def test_two_answers_are_the_pairs_that_they_always_were():
     """Locked: figures that are published stand on these rows."""
     data = small(demonstrations=50, prompts=60, seed=3).load()
     text = json.dumps(
-        [[dataclasses.astuple(row) for row in rows] for rows in (data.demonstrations, data.pairs, data.prompts)]
+        [
+            *(
+                [dataclasses.astuple(row)[:-1] for row in rows] for rows in (data.demonstrations, data.pairs)
+            ),  # but `finished`
+            [dataclasses.astuple(row) for row in data.prompts],
+        ]
     )
     assert hashlib.sha256(text.encode()).hexdigest() == ROWS_OF_SEED_3
     assert data.rankings == ()
