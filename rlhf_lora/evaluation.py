@@ -132,8 +132,9 @@ def evaluation_prompts(plan: Plan) -> Sequence[Prompt]:
 
 
 def evaluation_pairs(plan: Plan) -> Sequence[Pair]:
-    """Of the dataset that an optimizer learns pairs from, as many as prompts at most; none for one that rolls out."""
-    if getattr(plan.optimizer, "learns_from", None) != "pairs":
+    """Of the dataset that an optimizer of pairs or labels reads, as many as prompts at most; none for one that rolls out, or
+    imitates: its policy implies no reward."""
+    if getattr(plan.optimizer, "learns_from", None) not in ("pairs", "labels"):
         return []
     split = plan.sources.existing
     chosen = split.tuning_pairs if plan.config.evaluation.split == "tuning" else split.final_pairs

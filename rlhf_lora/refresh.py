@@ -91,7 +91,7 @@ def _new_pairs(stages: AdapterStages, stage: StagePlan) -> tuple[list[Pair], dic
     pairs, figures = counted(compared)
     figures |= _told_before(parts, pairs)
     with staging(folder) as temp:
-        lines = [json.dumps(_plain(pair), ensure_ascii=False, allow_nan=False) for pair in pairs]
+        lines = [json.dumps(_plain(pair), allow_nan=False) for pair in pairs]
         write_text(temp / PAIRS, "".join(f"{line}\n" for line in lines))
         write_text(temp / "figures.json", json.dumps(figures, indent=1, allow_nan=False) + "\n")
         write_text(temp / "key", stage.key + "\n")

@@ -51,7 +51,7 @@ def figures(plan: Plan) -> set[str]:
         if plan.config.evaluation.every is not None:
             found.add("seconds.midway")
             found |= {"best_update"} if plan.config.evaluation.keep == "best" else set()
-    elif plan.optimizer.learns_from == "pairs" and evaluation_pairs(plan):
+    elif evaluation_pairs(plan):
         found |= {f"implicit_reward.{name}" for name in (*ACCURACIES, *truth, "too_long")}
     return found | _evaluated(plan)
 

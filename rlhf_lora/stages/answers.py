@@ -154,7 +154,7 @@ def rows(sets: Sequence[AnswerSet]) -> list[dict[str, Any]]:
 def save(folder: Path, sets: Sequence[AnswerSet]) -> None:
     """Publish `answers.jsonl`: one prompt a line, with its answers and their scores."""
     with staging(folder) as temp:
-        lines = [json.dumps(_plain(one), ensure_ascii=False, allow_nan=False) for one in sets]
+        lines = [json.dumps(_plain(one), allow_nan=False) for one in sets]
         write_text(temp / ANSWERS, "".join(f"{line}\n" for line in lines))
         write_manifest(temp)
 
@@ -201,4 +201,4 @@ def _read(file: Path) -> list[dict[str, Any]] | None:
 
 
 def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    write_text(file, json.dumps(list(rows), ensure_ascii=True, allow_nan=False) + "\n")
+    write_text(file, json.dumps(list(rows), allow_nan=False) + "\n")

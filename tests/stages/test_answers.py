@@ -104,7 +104,7 @@ def test_answers_come_back_from_the_folder_as_they_went(tmp_path: Path):
         AnswerSet(
             Prompt("p\n", talk, {"n": 1}, "g"),
             (
-                Answered("a\u2028b", Score(1.5, {"part": 0.5}, "why"), True, (1, 2), 3.0),
+                Answered("a\u2028b\ud800", Score(1.5, {"part": 0.5}, "why"), True, (1, 2), 3.0),
                 Answered("", Score.none("declined"), False),
             ),
         )
