@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--to", required=True, metavar="FOLDER", help="a folder that does not exist")
     judge.add_argument("--items", type=int, default=12, help="how many things can be ordered; default 12")
     judge.add_argument(
-        "--steps", type=int, default=1500, help="more = better and slower; default 1500, minutes on a CPU"
+        "--steps", type=int, default=1400, help="more = better and slower; default 1400, minutes on a CPU"
     )
     judge.add_argument("--seed", type=int, default=1, help="of its own pairs and weights; default 1")
     return parser

@@ -56,7 +56,7 @@ class JudgeBaseSettings:
     heads: int = 2
     feed_forward: int = 192
     warm_up: float = 0.07
-    steps: int = 1500
+    steps: int = 1400
     batch: int = 64
     learning_rate: float = 4e-3
     plain: float = 0.2

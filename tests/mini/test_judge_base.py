@@ -136,3 +136,20 @@ def test_settings_that_cannot_be_built_are_refused():
         JudgeBaseSettings(items=3)
     with pytest.raises(ConfigError, match="five layers"):
         JudgeBaseSettings(layers=4)
+
+
+@pytest.mark.slow
+def test_after_a_minute_it_judges_better_than_by_lot_through_the_judge_that_is_asked(tmp_path):
+    from rlhf_lora.judge_measured import measure
+
+    build_judge_base(tmp_path / "judge", JudgeBaseSettings(steps=300))
+    asked = (
+        "judge=local",
+        "judge.style=bare",
+        f"judge.path={tmp_path / 'judge'}",
+        "dataset=orders",
+        "hardware.device=cpu",
+    )
+    told = measure(*asked, "dataset.pairs=2000", pairs=300).figures
+    assert told["pairs_read"] == 300
+    assert told["gold"]["agreement_far_ci95"][0] > 0.5
