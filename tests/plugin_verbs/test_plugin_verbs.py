@@ -139,7 +139,10 @@ def test_a_name_may_be_that_of_a_file_that_lies_here(capsys, monkeypatch):
         (["try", "reward=length", "--data", "none.jsonl"], "none.jsonl"),
         (["try", "reward=learned"], "needs a model"),
         (["try", "reward=ai_feedback"], "asks a judge, and none is given"),
-        (["try", "reward=ai_feedback", "judge=scripted"], "needs a model (it compares with an answer of the reference)"),
+        (
+            ["try", "reward=ai_feedback", "judge=scripted"],
+            "needs a model (it compares with an answer of the reference)",
+        ),
         (["try", "nonsense"], "try takes overrides, not 'nonsense'"),
         (["try"], "no reward is named"),
         (["--run", "x"], "has no option --run"),
