@@ -92,6 +92,8 @@ def test_noise_stays_with_the_answer_and_slips_are_drawn_for_each_order():
     assert 40 < sum(one.verdict.choice == "A" for one in noisy) < 190
     slipping = compare(judge(slips=3.0, **WORDS), many(200))
     assert sum(one.flipped for one in slipping) > 40
+    equal = compare(judge(slips=1.0, **WORDS), many(20, "a b", "c d"))  # what is drawn twice does not cancel
+    assert all(abs(one.verdict.probability_a - 0.5) > 1e-6 for one in equal)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +106,15 @@ def test_a_share_of_questions_has_no_verdict_and_says_why(fault, first_word):
     ratings = judge(**{fault: 0.3}, **WORDS).rate_all([(prompt, "a b") for prompt in prompts(500)])
     kinds = {rating.kind for rating in ratings if rating.value is None}
     assert kinds == {{"refusal": "abstain"}.get(first_word, first_word)}
+
+
+def test_shares_without_a_verdict_stand_side_by_side():
+    found = judge(refuses=0.3, unreadable=0.2, errors=0.1, **WORDS).compare_all(many(1000))
+    words = [verdict.reason.partition(":")[0] for verdict in found if verdict.choice is None]
+    # Three standard errors of a share of 1,000 are 0.044 at most.
+    assert [words.count(word) / 1000 for word in ("refusal", "unreadable", "error")] == pytest.approx(
+        [0.3, 0.2, 0.1], abs=0.044
+    )
 
 
 def test_ratings_go_from_one_to_ten():

@@ -265,6 +265,7 @@ def test_a_canary_is_above_the_median_in_the_mean_over_its_prompts():
     assert Canaries(1).look(1, rolled, scores, lucky(1.0, 0.0, 0.0, 0.0))["canaries/alarm"] == 0.0
     found = Canaries(1).look(1, rolled, scores, lucky(1.0, 1.0, 0.4, 0.0))
     assert (found["canaries/alarm"], found["canaries/highest"]) == (1.0, pytest.approx(0.6))
+    assert Canaries(1).look(1, rolled, scores, lucky(0.5, 0.5, 0.5, 0.5))["canaries/alarm"] == 0.0
 
 
 def test_shares_of_what_the_judge_was_asked_are_of_this_update_and_of_no_canary():
