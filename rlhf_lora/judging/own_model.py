@@ -96,10 +96,7 @@ class OwnModel:
     def _answer(
         self, question: Question, sequences: Sequences, table: Mapping[Any, Mapping[int, float]], top: int
     ) -> Answer:
-        mass = dict.fromkeys(question.choices, 0.0)
-        for tokens, choice in sequences.items():
-            p = math.prod(table[tokens[:k]][tokens[k]] for k in range(len(tokens)))
-            mass[choice] += p * max(0.0, 1 - math.fsum(table.get(tokens, {}).values()))
+        mass = masses(sequences, table)
         total = math.fsum(mass.values())
         if not math.isfinite(total):
             return Answer(question.id, "error", reason="the model's log-probs are not finite")
@@ -173,6 +170,19 @@ class OwnModel:
                 raise
         prompt = Prompt(prompt.text, _without_system(messages))
         return prompt, list(chat.prompt_ids(prompt))
+
+
+def masses(sequences: Sequences, table: Mapping[tuple[int, ...], Mapping[int, float]]) -> dict[str, float]:
+    """How probable each choice is, spelt in any of its ways, and not as the beginning of a longer one.
+
+    Args:
+        table: of every beginning of a spelling, the probabilities of the tokens that go on with one.
+    """
+    found = dict.fromkeys(sequences.values(), 0.0)
+    for tokens, choice in sequences.items():
+        spelt = math.prod(table[tokens[:k]][tokens[k]] for k in range(len(tokens)))
+        found[choice] += spelt * max(0.0, 1 - math.fsum(table.get(tokens, {}).values()))
+    return found
 
 
 def _without_system(messages: Sequence[Message]) -> tuple[Message, ...]:

@@ -11,7 +11,7 @@ import tiny
 
 from rlhf_lora.errors import ModelError
 from rlhf_lora.judging.asked import Asked
-from rlhf_lora.judging.own_model import OwnModel
+from rlhf_lora.judging.own_model import OwnModel, masses
 from rlhf_lora.judging.questions import Question
 from rlhf_lora.judging.settings import JudgingSettings
 from rlhf_lora.records import Comparison, Prompt
@@ -90,7 +90,14 @@ def test_probabilities_are_those_of_a_forward_pass_whatever_is_asked_with_it(bac
         assert answer.text == ("A" if a > b else "B")
 
 
-def test_ten_is_not_taken_for_one(backbone):
+def test_ten_is_not_taken_for_one():
+    """p("1") = 0.5, behind it p("0") = 0.4: 0.3 for 1 and 0.2 for 10; a way to spell 2 with a space adds to it."""
+    sequences = {(1,): "1", (1, 0): "10", (2,): "2", (9, 2): "2"}
+    found = masses(sequences, {(): {1: 0.5, 2: 0.2, 9: 0.1}, (1,): {0: 0.4}, (9,): {2: 0.5}})
+    assert found == pytest.approx({"1": 0.3, "10": 0.2, "2": 0.25})
+
+
+def test_ratings_have_the_probabilities_of_a_forward_pass(backbone):
     numbers = tuple(str(i) for i in range(1, 11))
     (answer,) = ask(backbone, bare("x | answer: tea | 1 to 10:", numbers), bare=True)
     plain = {
