@@ -24,6 +24,7 @@ from rlhf_lora import progress, rounds
 from rlhf_lora.adapter_stages import AdapterStages, Record
 from rlhf_lora.assembly import Assembly, opened
 from rlhf_lora.atomic import staging, write_text
+from rlhf_lora.file_stages import FileStages
 from rlhf_lora.made_rows import drawn
 from rlhf_lora.plan import StagePlan
 from rlhf_lora.records import Pair, Prompt, named_seed
@@ -67,7 +68,7 @@ def _fit(stages: AdapterStages, stage: StagePlan, new: Sequence[Pair], figures: 
     plan = parts.plan
     first = plan.stage("reward_model")
     assert first is not None
-    old = plan.rows(first)
+    old = plan.rows(first, FileStages(parts).pairs() if plan.stage("labels") else None)
     between = [pair for number in range(2, parts.turn.number) for pair in _load(_folder(parts, number))]
     rows = [*old, *between, *new]
     progress.stage(stage.name, f"{len(rows)} pairs, {len(new)} of them new")

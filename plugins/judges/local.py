@@ -41,6 +41,13 @@ class Local(JudgingSettings):
     max_length: int = 4096
     least_mass: float = 0.01
 
+    deterministic = True
+
+    @property
+    def on_device(self) -> bool:
+        """Whether it works on the run's base."""
+        return self.path is None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.template not in ("auto", "chat", "plain"):

@@ -16,8 +16,10 @@ from typing import Any
 from rlhf_lora import registry
 from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ConfigError
+from rlhf_lora.mending import Mender
 from rlhf_lora.records import Comparison, Prompt, Sample, Score, Verdict
 from rlhf_lora.registry import judge
+from rlhf_lora.revising import Draft, Revision
 from rlhf_lora.scores import check_scores, columns_of, given_by, kind_of, values_of
 
 ALWAYS = ("", "first", "second", "tie")
@@ -158,6 +160,14 @@ class OpenScripted:
             self._rating(prompt, text, value)
             for (prompt, text), value in zip(answers, self._values(answers), strict=True)
         ]
+
+    def revise_all(self, drafts: Sequence[Draft]) -> list[Revision]:
+        """Mends what the truth calls wrong, with the probability `mends`."""
+
+        def truth(samples: Sequence[Sample]) -> list[float | None]:
+            return [score.value for score in self._scored([(Prompt.of(sample), sample.text) for sample in samples])]
+
+        return Mender(truth, self.settings.mends, self.settings.seed).revise_all(drafts)
 
     # --- one question -------------------------------------------------------------------------------------------------
 
