@@ -211,7 +211,9 @@ def make_plan(
         evaluation_checks.check_best_of_n(config, built["reward"], names)
     round_checks.check(config, source, names, built["optimizer"], splits)
     cache_dir = cache_folder()
-    inputs = _inputs(config, spec, mini, read, reward, {"model.adapter": start_adapter, **reward_adapters})
+    inputs = _inputs(
+        config, spec, mini, read, reward, built["judge"], {"model.adapter": start_adapter, **reward_adapters}
+    )
     stages = _stages(config, names, spec, shape, read, built, inputs, cache_dir)
     return Plan(
         config=config, spec=spec, mini=mini, dataset=dataset, sources=read, stages=tuple(stages), inputs=inputs,
@@ -233,7 +235,7 @@ def cache_folder() -> Path:
 
 
 def _inputs(
-    config: DictConfig, spec: ModelSpec, mini: bases.AnyBase | None, read: Sources, reward: Any,
+    config: DictConfig, spec: ModelSpec, mini: bases.AnyBase | None, read: Sources, reward: Any, judge: Any,
     adapters: Mapping[str, Path | None],
 ) -> dict[str, str]:  # fmt: skip
     """What decides the result beside the settings, by content: a run is gone on with only while all of it is the same."""
@@ -247,6 +249,10 @@ def _inputs(
         **{name: adapter_hash(folder) for name, folder in adapters.items() if folder is not None},
         **read.fingerprints(),
         **{f"the plugin {name}": source for name, source in plugins.items() if source},
+        **{
+            f"the plugin judge={config.judge.name}: {what}": of
+            for what, of in getattr(judge, "contents", dict)().items()
+        },
     }
 
 

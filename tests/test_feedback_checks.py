@@ -6,6 +6,7 @@ from tiny import few
 from rlhf_lora.config import compose
 from rlhf_lora.errors import ConfigError, DataError
 from rlhf_lora.feedback_checks import unasked
+from rlhf_lora.plan import make_plan
 
 JUDGE = ("plugins=[tests/feedback_judge.py]", "judge=knowing")
 
@@ -104,3 +105,13 @@ def test_what_cannot_work_is_refused_in_words(plan, overrides, where, fix):
         plan(*overrides)
     assert where in refused.value.where
     assert fix in refused.value.fix
+
+
+def test_a_run_knows_what_its_judge_goes_by_and_not_only_where_it_lies(tmp_path):
+    rubric = tmp_path / "rubric.txt"
+    rubric.write_text("The politer one is better.")
+    asking = ("reward=ai_feedback", "judge=openai_api", "judge.model=any", f"judge.rubric={rubric}")
+    before = make_plan(compose(*asking)).inputs
+    rubric.write_text("The shorter one is better.")
+    after = make_plan(compose(*asking)).inputs
+    assert {name for name in before if before[name] != after[name]} == {"the plugin judge=openai_api: rubric"}

@@ -10,7 +10,7 @@ from rlhf_lora.errors import ConfigError, ModelError
 from rlhf_lora.judging.asked import Asked
 from rlhf_lora.judging.own_model import OwnModel
 from rlhf_lora.judging.settings import JudgingSettings
-from rlhf_lora.model_spec import ModelSpec, check_model_folder
+from rlhf_lora.model_spec import ModelSpec, adapter_hash, base_hash, check_model_folder
 from rlhf_lora.records import Prompt, Verdict
 from rlhf_lora.registry import judge
 
@@ -81,6 +81,11 @@ class Local(JudgingSettings):
             where=f"judge.adapter={self.adapter}",
             fix="an adapter folder, or a finished run's",
         )
+
+    def contents(self) -> dict[str, str]:
+        model = {} if self.path is None else {"model": base_hash(str(Path(self.path).expanduser()), self.revision)}
+        adapter = {} if self.folder is None else {"adapter": adapter_hash(self.folder)}
+        return super().contents() | model | adapter
 
     def compare(self, prompt: Prompt, a: str, b: str) -> Verdict:
         raise ModelError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,12 @@ class JudgingSettings:
     @property
     def rules(self) -> tuple[Rule, ...]:
         return constitution_of(self.constitution)
+
+    def contents(self) -> dict[str, str]:
+        """The words of rubric or constitution, by their hash: a file may be edited between two starts of a run."""
+        said = [self.standard, *(rule.text for rule in self.rules)]
+        digest = hashlib.sha256("\0".join(said).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        return {"rubric": digest} if self.constitution is None else {"constitution": digest}
 
     @property
     def furthest(self) -> float | None:
