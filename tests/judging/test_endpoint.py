@@ -269,6 +269,17 @@ def test_a_server_that_dies_stops_the_run_and_everything_paid_is_kept(tmp_path):
         assert set(server.paid.values()) - {server.paid[PREFLIGHT]} == {1}
 
 
+def test_a_server_that_is_gone_is_not_asked_by_everybody():
+    """After sixteen failures in a row, and what was under way by then, one asks. Else there were 1,000 requests."""
+    with Server(fault=always("503")) as server:
+        opened = endpoint(server)
+        server.early = True  # the question that finds out whether it is back is not answered either
+        with pytest.raises(Stopped, match="HTTP 503"):
+            opened.ask(questions(200), readable)
+        opened.close()
+    assert sum(number for id, number in server.asked.items() if id != PREFLIGHT) <= 60
+
+
 def test_a_server_that_comes_back_in_time_is_waited_for():
     with Server() as server:
         opened = endpoint(server, wait_for_server=20.0, backoff=(0.05, 0.1))
@@ -292,6 +303,13 @@ def test_when_the_run_stops_what_is_under_way_is_let_finish_and_kept(tmp_path):
         assert [answer.kind for answer in ask(server, 8, tmp_path)] == ["text"] * 8
     assert len(paid) == 8  # the preflight, and all but q3
     assert all(server.paid[id] == 1 for id in paid if id != PREFLIGHT)
+
+
+def test_when_the_run_stops_nothing_more_is_sent():
+    with Server(fault=always("401")) as server:
+        with pytest.raises(Stopped):
+            ask(server, 100, concurrency=4)
+        assert len(server.requests) <= 1 + 2 * 4
 
 
 def test_closing_breaks_off_what_is_under_way_and_leaves_no_thread():

@@ -82,6 +82,7 @@ class Endpoint:
         self._redact.attach()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._under_way: set[asyncio.Task[Answer]] = set()
+        self._sent: set[asyncio.Task[Any] | None] = set()
         self._top_logprobs = 0
         self._thread = LoopThread("judge")
         try:
@@ -197,7 +198,6 @@ class Endpoint:
             if attempt > 1:
                 asked = found.wait if isinstance(found, Failure) else None
                 await asyncio.sleep(full_jitter(attempt, *self._backoff) if asked is None else asked)
-            await self._outages.over()
             found = await self._attempt(key, body, question, readable)
             if isinstance(found, Failure):
                 failure = found
@@ -238,14 +238,23 @@ class Endpoint:
         task = asyncio.create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._off)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task not in self._sent:
+                task.cancel()
+            raise
 
     def _off(self, task: asyncio.Task[Answer]) -> None:
         self._under_way.discard(task)
+        self._sent.discard(task)
         _error_of(task)  # asyncio complains of one that nobody looks at
 
+    def _note_sent(self) -> None:
+        self._sent.add(asyncio.current_task())
+
     async def _exchange(self, key: str, body: dict[str, Any], question: Question, readable: Readable) -> Answer:
-        reply = completions.read(await self._metered.post(body, question), question)
+        reply = completions.read(await self._metered.post(body, question, self._outages, self._note_sent), question)
         self._outages.answered()
         if reply.kind == "broken":
             raise Failure(reply.reason, "body", again=True, paid=True)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rlhf_lora.judging.endpoint import completions
 from rlhf_lora.judging.endpoint.budget import Budget
-from rlhf_lora.judging.endpoint.pace import Pace
+from rlhf_lora.judging.endpoint.outages import Outages
+from rlhf_lora.judging.endpoint.pace import Pace, Slot
 from rlhf_lora.judging.endpoint.preflight import QUESTION
 from rlhf_lora.judging.endpoint.settings import EndpointSettings
 from rlhf_lora.judging.endpoint.wire import Failure, Wire
 from rlhf_lora.judging.questions import Question
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 class Metered:
@@ -25,15 +31,38 @@ class Metered:
         self.pace = Pace(settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute)
         self.sent = 0
 
-    async def post(self, body: dict[str, Any], question: Question) -> dict[str, Any]:
+    async def post(
+        self,
+        body: dict[str, Any],
+        question: Question,
+        outages: Outages | None = None,
+        sends: Callable[[], None] = _nothing,
+    ) -> dict[str, Any]:
         """One request in its turn, within the budget.
+
+        Args:
+            outages: whether the server is there is looked at when the turn has come: the many who wait for theirs would else all
+                find out for themselves. None: ask in any case.
+            sends: called when the request goes out: from then on it may be paid.
 
         Raises:
             Failure: it gave no JSON object. Stopped: the budget is spent.
         """
         most = completions.estimate(question, body)
-        async with self.pace.slot(most.tokens) as slot, self._budget.aside(most) as spent:
+        while True:
+            if outages is not None:
+                await outages.over()
+            async with self.pace.slot(most.tokens) as slot:
+                if outages is None or outages.are_over:
+                    return await self._post(body, most, slot, sends)
+                slot.unused()  # whoever asks whether the server is back needs a turn
+
+    async def _post(
+        self, body: dict[str, Any], most: completions.Usage, slot: Slot, sends: Callable[[], None]
+    ) -> dict[str, Any]:
+        async with self._budget.aside(most) as spent:
             self.sent += 1
+            sends()
             try:
                 reply = await self._wire.post("/chat/completions", body)
             except Failure as failure:

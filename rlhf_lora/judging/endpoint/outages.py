@@ -36,12 +36,20 @@ class Outages:
         self._probe, self._patience, self._where = probe, patience, where
         self._in_a_row, self._first, self._longest = in_a_row, first, longest
         self._failed = 0
-        self._there = asyncio.Event()
-        self._there.set()
+        self._outage: asyncio.Future[None] | None = None
+
+    @property
+    def are_over(self) -> bool:
+        return self._outage is None
 
     async def over(self) -> None:
-        """Wait until nobody is waiting for the server."""
-        await self._there.wait()
+        """Wait until nobody is waiting for the server.
+
+        Raises:
+            Stopped: it was waited for in vain.
+        """
+        if self._outage is not None:
+            await asyncio.shield(self._outage)
 
     def answered(self) -> None:
         self._failed = 0
@@ -62,13 +70,19 @@ class Outages:
         Raises:
             Stopped: it does not within `patience` seconds.
         """
-        if not self._there.is_set():
+        if self._outage is not None:
             return await self.over()
-        self._there.clear()
+        self._outage = outage = asyncio.get_running_loop().create_future()
         try:
             await self._asked_again()
+        except Stopped as stopped:
+            outage.set_exception(stopped)
+            outage.exception()  # nobody may have waited with it
+            raise
         finally:
-            self._there.set()
+            self._outage = None
+            if not outage.done():
+                outage.set_result(None)
 
     async def _asked_again(self) -> None:
         until, attempt = time.monotonic() + self._patience, 1

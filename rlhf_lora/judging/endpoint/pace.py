@@ -119,6 +119,13 @@ class Slot:
         pace._now = min(pace._now + GROWTH / pace._now, float(pace._bound))
         pace._admit()
 
+    def unused(self) -> None:
+        """Nothing was sent."""
+        if self._pace._tokens:
+            self._pace._tokens.give_back(self._tokens)
+        if self._pace._requests:
+            self._pace._requests.give_back(1)
+
     def too_many(self) -> None:
         """The server said 429. Of those that were under way together, the first alone halves the bound."""
         pace = self._pace
