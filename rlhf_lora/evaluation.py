@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from rlhf_lora import judge_checks, registry
+from rlhf_lora import registry
 from rlhf_lora.best_of_n import judge_best_of_n, sizes
 from rlhf_lora.comparison import compare, compare_by_judge, length_differences, mean_length
 from rlhf_lora.config import recompose
@@ -172,9 +172,7 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
     if _asks_a_judge(overrides):
         asked = []  # it is the reward that asks
     again = recompose(folder.config, [override for override in overrides if override not in asked])
-    if again.judge is not None and judge_checks.is_unused(registry.build("reward", again.reward)):
-        again.judge = None  # of the reward that the run was trained on, and another is asked now
-    plan = make_plan(again)
+    plan = make_plan(again, idle_judge=True)  # of the reward that the run was trained on, and another may be asked now
     judge = judge_of(asked)
     if plan.mini is not None:
         plan = replace(plan, spec=replace(plan.spec, path=str(bases.ensure(plan.cache_dir, plan.mini))))

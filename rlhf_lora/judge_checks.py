@@ -17,35 +17,32 @@ def askers(reward: Any) -> list[tuple[str, Any]]:
     return [(where, one) for where, one in every_reward(reward) if getattr(one, "needs_judge", False)]
 
 
-def check_judge(config: DictConfig, reward: Any, optimizer: Any, others: Sequence[str] = ()) -> None:
+def check_judge(
+    config: DictConfig, reward: Any, optimizer: Any, others: Sequence[str] = (), idle: bool = False
+) -> None:
     """Who is to be asked is there, somebody asks, and what is asked can be made of the rollouts.
 
     Args:
-        others: settings of stages that ask the judge as well.
+        others: settings of stages that ask the judge as well. idle: a judge that nobody asks is no mistake.
 
     Raises:
         ConfigError: in words, with the setting to change.
     """
     asking = askers(reward)
-    if asking and config.judge is None:
-        where, _ = asking[0]
-        what = f"reward={config.reward.name}" if where == "reward" else f"{where}: its reward"
+    named = [f"reward={config.reward.name}" if where == "reward" else f"{where}: its reward" for where, _ in asking]
+    named += others
+    if named and config.judge is None:
         raise ConfigError(
-            f"{what} asks a judge, and the run has none", where="judge=null",
+            f"{named[0]} asks a judge, and the run has none", where="judge=null",
             fix="judge=NAME: `rlhf-lora plugins judge` lists them",
         )  # fmt: skip
-    if config.judge is not None and is_unused(reward, others) and control_of(config) is None:
+    if config.judge is not None and not named and not idle and control_of(config) is None:
         raise ConfigError(
             f"nobody in this run asks the judge: reward={config.reward.name} does without", where=f"judge={config.judge.name}",
             fix="reward=ai_feedback; or judge=null (a judge for a finished run alone: rlhf-lora evaluate RUN judge=NAME)",
         )  # fmt: skip
     for where, one in asking:
         _check_group(where, one, optimizer)
-
-
-def is_unused(reward: Any, others: Sequence[str] = ()) -> bool:
-    """Whether a judge would have nothing to do."""
-    return not askers(reward) and not others
 
 
 def _check_group(where: str, reward: Any, optimizer: Any) -> None:

@@ -124,11 +124,14 @@ class Plan:
         return plan_checks.train_settings(node, name, most)
 
 
-def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: dataset.load()) -> Plan:
+def make_plan(
+    config: DictConfig, load: Callable[[Any], Data] = lambda dataset: dataset.load(), idle_judge: bool = False
+) -> Plan:
     """Check a composed configuration and make it buildable.
 
     Args:
         load: reads a dataset; a sweep gives one that reads each dataset once for all of its jobs.
+        idle_judge: a judge that nobody asks is no mistake: a finished run is looked at with another reward.
 
     Raises:
         ConfigError, PluginError, DataError, ModelError: whatever would fail later, with where and what to do.
@@ -166,9 +169,9 @@ def make_plan(config: DictConfig, load: Callable[[Any], Data] = lambda dataset: 
         plan_checks.check_adapter_fits(folder, shape, setting)
     plan_checks.check_pairs_asked(built["optimizer"])
     plan_checks.check_missing(config, built["optimizer"])
-    judge_checks.check_judge(config, reward, built["optimizer"])
     has_demonstrations = bool(splits.demonstrations or config.sft.dataset is not None)
     names = plan_checks.stage_names(config, reward, learns_from is None, has_demonstrations)
+    judge_checks.check_judge(config, reward, built["optimizer"], idle=idle_judge)
     if "reward_model" in names:
         config.reward_model.loss = reward_labels.loss_for(config.reward_model.loss, splits)
     has_reward_model = bool(reward_adapters) or "reward_model" in names
