@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rlhf_lora import judge_checks, registry
+from rlhf_lora import registry
 from rlhf_lora.best_of_n import judge_best_of_n, sizes
 from rlhf_lora.comparison import compare, compare_by_judge, length_differences, mean_length
 from rlhf_lora.config import recompose
@@ -180,8 +180,6 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
     if _asks_a_judge(overrides):
         asked = []  # it is the reward that asks
     again = recompose(folder.config, [override for override in overrides if override not in asked])
-    if again.judge is not None and not judge_checks.askers(again, registry.build("reward", again.reward)):
-        again.judge = None  # of the reward that the run was trained on, and another is asked now
     plan = make_plan(again, trains=False)
     judge = judge_of(asked)
     finished = FinishedRun(plan, folder, folder.adapter("policy"))

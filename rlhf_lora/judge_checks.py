@@ -27,8 +27,11 @@ def askers(config: DictConfig, reward: Any) -> list[str]:
     return found
 
 
-def check_judge(config: DictConfig, reward: Any, optimizer: Any) -> None:
+def check_judge(config: DictConfig, reward: Any, optimizer: Any, idle: bool = False) -> None:
     """Who is to be asked is there, somebody asks, and what is asked can be made of the rollouts.
+
+    Args:
+        idle: a judge that nobody asks is no mistake.
 
     Raises:
         ConfigError: in words, with the setting to change.
@@ -39,7 +42,7 @@ def check_judge(config: DictConfig, reward: Any, optimizer: Any) -> None:
             f"{asking[0]} asks a judge, and the run has none", where="judge=null",
             fix="judge=NAME: `rlhf-lora plugins judge` lists them",
         )  # fmt: skip
-    if config.judge is not None and not asking and control_of(config) is None:
+    if config.judge is not None and not asking and not idle and control_of(config) is None:
         raise ConfigError(
             f"nobody in this run asks the judge: reward={config.reward.name} does without", where=f"judge={config.judge.name}",
             fix="reward=ai_feedback; reward_model.pairs=relabel; or judge=null (a judge for a finished run alone: "

@@ -188,9 +188,7 @@ def make_plan(
     for setting, folder in reward_adapters.items():
         plan_checks.check_adapter_fits(folder, shape, setting)
     plan_checks.check_missing(config, built["optimizer"])
-    judge_checks.check_judge(config, reward, built["optimizer"])
-    if trains:
-        row_source.check_reward(source, config, reward)
+    judge_checks.check_judge(config, reward, built["optimizer"], idle=not trains)
     has_demonstrations = bool(splits.demonstrations or config.sft.dataset is not None)
     names = plan_checks.stage_names(config, reward, source, has_demonstrations)
     feedback_checks.check_stages(config, names)
@@ -205,6 +203,8 @@ def make_plan(
     reward_labels.refuse_ties(built["optimizer"], read.existing.pairs)
     controls.check_control(config, names, source.taught_by)
     if "policy" in names:
+        if trains:
+            row_source.check_reward(source, config, reward)
         relabelled = getattr(read.existing, policy_reads) if source.name == "relabel" else ()
         plan_checks.check_columns(built["reward"], splits, built["optimizer"], relabelled)
         evaluation_checks.check_midway(config, built["optimizer"], splits, data.gold)

@@ -1,9 +1,8 @@
-"""A judge behind any server that speaks OpenAI's `chat/completions`: Ollama, vLLM, LM Studio, llama.cpp, a cloud."""
+"""`judge=openai_api`: a judge behind any server that speaks OpenAI's `chat/completions` (docs/judge_servers.md)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ContractError
 from rlhf_lora.judging.asked import Asked
 from rlhf_lora.judging.endpoint.settings import EndpointSettings
@@ -11,22 +10,30 @@ from rlhf_lora.judging.settings import JudgingSettings
 from rlhf_lora.records import Prompt, Verdict
 from rlhf_lora.registry import judge
 
-if TYPE_CHECKING:
-    from rlhf_lora.contracts import Context
-
 
 @judge("openai_api")
 class OpenAIAPI(JudgingSettings, EndpointSettings):
-    """Asks a server that speaks OpenAI's chat/completions (docs/judge_servers.md)."""
+    """Ollama, vLLM, LM Studio, llama.cpp or a cloud. Settings of the server: `EndpointSettings`; of what it is asked:
+    `JudgingSettings`."""
 
-    deterministic = False
+    deterministic = False  # a server promises nothing
     latency_s = 60.0
 
-    def open(self, ctx: Context) -> Asked:
-        """Raises ConfigError: the server does not answer a first question."""
+    def open(self, ctx: Context) -> AskedServer:
+        """Raises ConfigError: the server does not answer a first question, or not as it should."""
         from rlhf_lora.judging.endpoint.listener import Endpoint
 
-        return Asked(Endpoint.of(self, ctx), self)
+        return AskedServer(Endpoint.of(self, ctx), self)
 
     def compare(self, prompt: Prompt, a: str, b: str) -> Verdict:
         raise ContractError("the judge 'openai_api' is opened before it is asked")
+
+
+class AskedServer(Asked):
+    """At work: how long it may take is known by the endpoint's own limits."""
+
+    def call_seconds(self, count: int) -> float:
+        """The most seconds that so many comparisons or ratings can take."""
+        how = self.settings
+        each = how.principles_per_item * (2 if how.reasoning == "steps" else 1)
+        return float(self.listener.call_seconds(count * each))  # type: ignore[attr-defined]
