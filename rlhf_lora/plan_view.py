@@ -83,7 +83,8 @@ def _made_by(plan: Plan, stage: str) -> str:
     config = plan.config
     if stage == "labels" or (stage == "revisions" and config.revisions.by == "judge"):
         return f"judge={config.judge.name}"
-    return "the SFT model" if stage == "revisions" else "training"
+    made = {"revisions": "the SFT model", "answers": f"reward={config.reward.name}"}
+    return made.get(stage, "training")
 
 
 def _split_line(plan: Plan) -> str:

@@ -135,7 +135,8 @@ def test_turned_labels_that_nothing_learns_from_are_refused(plan, more):
 
 def test_a_random_reward_that_nothing_learns_from_is_refused(plan):
     with pytest.raises(ConfigError, match="learns from pairs, not from the reward"):
-        plan("control=random_reward", "optimizer=dpo")
+        plan("control=random_reward", "optimizer=dpo", "optimizer.pairs=dataset")
+    assert plan("control=random_reward", "optimizer=dpo").config.optimizer.pairs == "relabel"
 
 
 # --- told as what it is -----------------------------------------------------------------------------------------------

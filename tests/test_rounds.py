@@ -11,7 +11,7 @@ from tiny import few, jsonl, overrides
 
 from rlhf_lora import cli, registry, rounds, row_source, summary_text
 from rlhf_lora.config import compose
-from rlhf_lora.errors import DataError, UserError
+from rlhf_lora.errors import ConfigError, DataError, UserError
 from rlhf_lora.made_rows import drawn
 from rlhf_lora.records import Label, Pair, Prompt
 from rlhf_lora.report import rounds as report_rounds
@@ -47,9 +47,10 @@ def test_the_reward_and_its_stages_run_where_it_makes_the_rows(plan, more, stage
 def test_kto_reads_labels_where_there_are_labels_and_pairs_where_there_are_none(plan, tmp_path):
     assert plan("optimizer=kto").config.optimizer.labels == "pairs"
     rows = [{"prompt": f"bring {i}", "completion": "tea", "label": i % 2 == 0} for i in range(200)]
-    given = ("dataset=jsonl", f"dataset.path={jsonl(tmp_path / 'labels.jsonl', rows)}", "reward=length")
+    given = ("dataset=jsonl", f"dataset.path={jsonl(tmp_path / 'labels.jsonl', rows)}")
     labelled = plan("optimizer=kto", *given)
     assert labelled.config.optimizer.labels == "dataset"
+    assert plan("optimizer=kto", *given, "reward=length").config.optimizer.labels == "relabel"
     assert all(isinstance(row, Label) for row in labelled.rows(labelled.stage("policy")))
     with pytest.raises(DataError, match="policy needs pairs"):
         plan("optimizer=kto", "optimizer.labels=pairs", *given)
@@ -77,7 +78,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["rounds=2", "evaluation.every=1"], "each round is judged when it ends"),
     (["refresh.by=orders_gold"], "there is one round"),
     (["rounds=2", "refresh.by=orders_gold", "reward=length"], "no reward model of this run"),
-    (["rounds=2", "refresh.by=judge"], "no judge was given"),
+    (["rounds=2", "refresh.by=judge"], "refresh.by=judge asks a judge, and the run has none"),
     (["rounds=2", "refresh.by=learned"], "cannot label for itself"),
     (["rounds=2", "refresh.by=orders_golt"], "did you mean 'orders_gold'"),
     (["rounds=2", "refresh.by=orders_gold", "refresh.tau=-1"], "refresh.tau is -1"),
@@ -168,8 +169,23 @@ def test_each_round_answers_other_prompts_until_all_had_their_turn():
 def test_the_source_of_rows_is_read_off_the_optimizer(optimizer: str):
     source = row_source.of(compose(f"optimizer={optimizer}").optimizer)
     assert source.is_own == (optimizer == "ppo")
-    assert source.name == {"ppo": "own", "dpo": "dataset", "kto": "auto", "rejection_sampling": "rollouts"}[optimizer]
+    assert source.name == {"ppo": "own", "dpo": "auto", "kto": "auto", "rejection_sampling": "rollouts"}[optimizer]
     assert hasattr(registry.lookup("optimizer", optimizer).cls, "rows_of") == (optimizer != "ppo")
+
+
+@pytest.mark.parametrize(("more", "pairs"), [
+    ((), "dataset"),
+    (("reward=length",), "relabel"),
+    (("reward=mix", "reward.parts.a=learned", "reward.parts.b=length"), "relabel"),
+    (("optimizer.pairs=rollouts", "reward=length"), "rollouts"),
+])  # fmt: skip
+def test_unless_told_a_policy_learns_from_what_its_reward_says(plan, more, pairs):
+    assert plan("optimizer=dpo", *more).config.optimizer.pairs == pairs
+
+
+def test_labels_that_a_reward_has_no_part_in_are_refused_beside_it(plan):
+    with pytest.raises(ConfigError, match="reward=length has no part in them"):
+        plan("optimizer=dpo", "optimizer.pairs=dataset", "reward=length")
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ def test_hydra_composes_adamw_inside_the_optimizer_typed():
     [
         ({"beta": 0.0}, "beta must be > 0"),
         ({"loss": "sigmoidal"}, "loss must be one of sigmoid"),
-        ({"pairs": "mine"}, "pairs must be one of dataset"),
+        ({"pairs": "mine"}, "pairs must be one of auto, dataset"),
         ({"label_smoothing": 0.5}, r"label_smoothing must be in \[0, 0.5\)"),
         ({"loss": "hinge", "label_smoothing": 0.1}, "knows no label_smoothing"),
         ({"loss": "exo_pair"}, "needs label_smoothing"),
