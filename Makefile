@@ -21,7 +21,7 @@ THREADS := OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0
 PYTEST := $(THREADS) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format notebooks clean
+.PHONY: help install demo test test-slow check format notebooks nightly clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -42,6 +42,11 @@ check: $(INSTALLED) ## format, lint, types: changes nothing
 
 notebooks: $(INSTALLED) ## run every notebook and write its .ipynb; fails where a cell fails; under five minutes
 	$(BIN)/python tests/run_notebooks.py
+
+nightly: $(INSTALLED) ## every reward source with every optimizer on the miniature, hours: writes docs/matrix.md
+	$(THREADS) $(BIN)/python benchmarks/matrix.py
+	$(BIN)/python benchmarks/matrix.py --page
+	$(PYTEST) -m "nightly and not gpu"
 
 format: $(INSTALLED) ## put the format right, and what lint can mend by itself
 	$(BIN)/ruff check --fix .

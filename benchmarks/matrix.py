@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,14 @@ class Room:
     Attributes:
         home: runs and cache of the seed. url: of the server that judges; empty while no cell that asks it is run.
         judge: a base that can be asked which of two answers is better.
+        sizes: settings of `dataset=orders` that make it small, for tests.
     """
 
     seed: int
     home: Path
     url: str = "http://127.0.0.1:1/v1"
     judge: Path = Path("judge-base")
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def labels(self) -> Path:
@@ -53,20 +56,18 @@ class Room:
 
         file = self.home / "labels.jsonl"
         if not file.is_file():
-            data = registry.build("dataset", {"name": "orders", "seed": self.seed, "pairs": PAIRS}).load()
+            data = registry.build("dataset", {"name": "orders", "seed": self.seed, **self.sizes}).load()
+            data = dataclasses.replace(data, demonstrations=(), prompts=())
             file.parent.mkdir(parents=True, exist_ok=True)
             label_files.write(file, label_records.rows_of(data, rater="annotator"))
         return file
 
 
-PAIRS = 30_000
-"""Compared replies in the labels file, before the split: as many as `dataset=orders` has."""
-
 Overrides = Callable[[Room], Sequence[str]]
 
 ROWS: dict[str, Overrides] = {
     "learned": lambda room: ("reward=learned",),
-    "ai_feedback/local": lambda room: ("reward=ai_feedback", "judge=local", f"judge.path={room.judge}"),
+    "ai_feedback/local": lambda room: ("reward=ai_feedback", "judge=local", f"judge.path={room.judge}", "judge.style=bare"),
     "ai_feedback/openai_api": lambda room: ("reward=ai_feedback", "judge=openai_api", f"judge.base_url={room.url}",
                                             "judge.model=gold", "judge.concurrency=4"),
     "gold rule": lambda room: ("reward=orders_gold",),
@@ -95,7 +96,9 @@ CELLS: list[Cell] = [(row, column) for row in ROWS for column in COLUMNS]
 
 def overrides(cell: Cell, room: Room) -> list[str]:
     row, column = cell
-    return [f"seed={room.seed}", *COMMON, *ROWS[row](room), *COLUMNS[column]]
+    given = [*ROWS[row](room), *COLUMNS[column]]
+    orders = "sft.dataset" if "sft.dataset=orders" in given else "dataset"
+    return [f"seed={room.seed}", *COMMON, *given, *(f"{orders}.{name}={size}" for name, size in room.sizes.items())]
 
 
 def refusal(cell: Cell, room: Room) -> str | None:

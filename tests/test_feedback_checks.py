@@ -110,7 +110,8 @@ def test_what_cannot_work_is_refused_in_words(plan, overrides, where, fix):
 def test_a_run_knows_what_its_judge_goes_by_and_not_only_where_it_lies(tmp_path):
     rubric = tmp_path / "rubric.txt"
     rubric.write_text("The politer one is better.")
-    asking = ("reward=ai_feedback", "judge=openai_api", "judge.model=any", f"judge.rubric={rubric}")
+    few_rows = ("dataset.pairs=200", "dataset.demonstrations=80", "dataset.prompts=240")
+    asking = ("reward=ai_feedback", "judge=openai_api", "judge.model=any", f"judge.rubric={rubric}", *few_rows)
     before = make_plan(compose(*asking)).inputs
     rubric.write_text("The shorter one is better.")
     after = make_plan(compose(*asking)).inputs
