@@ -53,14 +53,14 @@ class JudgeBaseSettings:
     items: int = 12
     hidden: int = 64
     layers: int = 5
-    heads: int = 2
+    heads: int = 4
     feed_forward: int = 192
     warm_up: float = 0.07
     steps: int = 1400
     batch: int = 64
     learning_rate: float = 4e-3
     plain: float = 0.2
-    ratings: float = 0.15
+    ratings: float = 0.1
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -198,10 +198,7 @@ def _batches(table: dict[str, int], settings: JudgeBaseSettings) -> Iterator[Bat
                 lessons.rating if sort < settings.plain + settings.ratings else lessons.comparison,
                 settings.batch,
             )
-        given: list[Lesson] = []
-        while len(given) < count:
-            given += lesson(rng, rng.choice(seen), settings.items)
-        yield _batch(given, table)
+        yield _batch([lesson(rng, rng.choice(seen), settings.items) for _ in range(count)], table)
         step += 1
 
 

@@ -51,27 +51,26 @@ def vocabulary() -> list[str]:
     return list(dict.fromkeys([*orders.vocabulary(), *asked, *texts.PAIR_OR_TIE, *texts.RATINGS]))
 
 
-def comparison(rng: random.Random, triple: orders.Triple, items: int) -> list[Lesson]:
-    """Two replies, and which is better; in both orders, so that a place alone is never the answer."""
+def comparison(rng: random.Random, triple: orders.Triple, items: int) -> Lesson:
+    """Two replies in an order drawn by lot, and which is better."""
     prompt = orders.prompt_text(triple, rng.randrange(len(orders.TEMPLATES)))
     a, b = orders.compared(rng, triple, items)
     difference = orders.gold(prompt, a).value - orders.gold(prompt, b).value
     a_is_better, by = rng.random() < 0.5 * (1 + math.tanh(difference / (2 * SURE))), _principle(rng)
-    return [
-        question(texts.bare_pair(by, Prompt(prompt), *replies), "A" if a_is_better == first else "B", triple, prompt)
-        for first, replies in ((True, (a, b)), (False, (b, a)))
-    ]
+    swapped = rng.random() < 0.5
+    line = texts.bare_pair(by, Prompt(prompt), *((b, a) if swapped else (a, b)))
+    return question(line, "A" if a_is_better != swapped else "B", triple, prompt)
 
 
-def rating(rng: random.Random, triple: orders.Triple, items: int) -> list[Lesson]:
+def rating(rng: random.Random, triple: orders.Triple, items: int) -> Lesson:
     """A reply, and how good it is: two steps for each point of the gold score, so 10 for the best there is."""
     prompt = orders.prompt_text(triple, rng.randrange(len(orders.TEMPLATES)))
     reply = orders.compared(rng, triple, items)[0]
     good = max(1, min(10, round(2 * orders.gold(prompt, reply).value)))
-    return [question(texts.bare_answer(_principle(rng), Prompt(prompt), reply), str(good), triple, prompt)]
+    return question(texts.bare_answer(_principle(rng), Prompt(prompt), reply), str(good), triple, prompt)
 
 
-def text(rng: random.Random, triple: orders.Triple, items: int) -> list[Lesson]:
+def text(rng: random.Random, triple: orders.Triple, items: int) -> Lesson:
     """What the base of `orders` is pretrained on: a slip, or an order and a reply to it."""
     kind = rng.random()
     if kind < 0.3:
@@ -80,7 +79,7 @@ def text(rng: random.Random, triple: orders.Triple, items: int) -> list[Lesson]:
         reply, finished = orders.draft(rng, triple, items, orders.CAREFUL if kind < 0.5 else orders.WEB)
         words = f"{orders.prompt_text(triple, rng.randrange(len(orders.TEMPLATES)))} {reply}".split()
         words += [orders.END] if finished else []
-    return [Lesson(words, [], answer=False)]
+    return Lesson(words, [], answer=False)
 
 
 def _principle(rng: random.Random) -> str:
