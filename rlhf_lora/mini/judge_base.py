@@ -1,4 +1,4 @@
-"""A tiny base that can judge: 0.28 M parameters, word-level, built in a few CPU-minutes. It knows the words of `orders`, and
+"""A tiny base that can judge: 0.28 M parameters, word-level, built in four CPU-minutes. It knows the words of `orders`, and
 answers the short questions of `judge=local judge.style=bare` through the log-probs of A and B, or of 1 to 10.
 
     python -m rlhf_lora.mini judge --to my-judge
