@@ -30,7 +30,6 @@ HERE = Path(__file__).resolve().parent
 RESULT = measured.RESULTS / "matrix.json"
 PAGE = HERE.parent / "docs" / "matrix.md"
 USERS_FILE = HERE / "matrix_files" / "repeats_order.py"
-COMMON = ("evaluation.prompts=600",)
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def overrides(cell: Cell, room: Room) -> list[str]:
     row, column = cell
     given = [*ROWS[row](room), *COLUMNS[column]]
     orders = "sft.dataset" if "sft.dataset=orders" in given else "dataset"
-    return [f"seed={room.seed}", *COMMON, *given, *(f"{orders}.{name}={size}" for name, size in room.sizes.items())]
+    return [f"seed={room.seed}", *given, *(f"{orders}.{name}={size}" for name, size in room.sizes.items())]
 
 
 def refusal(cell: Cell, room: Room) -> str | None:
