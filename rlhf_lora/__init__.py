@@ -5,14 +5,18 @@ The public names; everything heavy (torch, transformers) is loaded when it is fi
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
-from rlhf_lora.records import Data, Demonstration, Label, Pair, Prompt, Sample, Score, Verdict
+from rlhf_lora.records import Comparison, Data, Demonstration, Label, Pair, Prompt, Sample, Score, Verdict
 from rlhf_lora.registry import dataset, judge, optimizer, reward, rollout, tracker
+
+# On CPUs with AVX512-BF16 it tells of a kernel that it could not fetch from the hub, as if something were wrong; it has its own.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"
 __all__ = [
-    "Data", "Demonstration", "Label", "Pair", "Prompt", "Sample", "Score", "Verdict",
+    "Comparison", "Data", "Demonstration", "Label", "Pair", "Prompt", "Sample", "Score", "Verdict",
     "answer", "compose", "dataset", "evaluate", "judge", "optimizer", "reward", "rollout", "start", "tracker", "train",
 ]  # fmt: skip
 

@@ -29,8 +29,15 @@ def section(summary: Mapping[str, Any], reference: str) -> str:
     rows: Rounds = summary.get("rounds", ())
     if not rows:
         return ""
-    head = "".join(f'<th class="n" scope="col">{name}</th>' for name in HEADS)
-    lines = "".join(f'<tr><th scope="row">{row["round"]}</th>{_cells(row)}</tr>' for row in rows)
+    cells = [_cells(row) for row in rows]
+    told = [
+        i for i in range(len(HEADS)) if any(of_row[i] for of_row in cells)
+    ]  # a column that no round fills is left out
+    head = "".join(f'<th class="n" scope="col">{HEADS[i]}</th>' for i in told)
+    lines = "".join(
+        f'<tr><th scope="row">{row["round"]}</th>' + "".join(f'<td class="n">{of_row[i]}</td>' for i in told) + "</tr>"
+        for row, of_row in zip(rows, cells, strict=True)
+    )
     text = (
         f"Each round starts from the policy of the round before; the KL is measured from {escape(reference)} in all of them. "
         "Wins by reward are by the reward of that round. The reward model is judged on the same held-out pairs in every "
@@ -53,14 +60,14 @@ def answers(summary: Mapping[str, Any]) -> str:
     return f"<h3>Answers that the reward scored</h3><table><tbody>{body}</tbody></table>"
 
 
-def _cells(row: Mapping[str, Any]) -> str:
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    """What stands under each of `HEADS`; empty where the round has no such figure."""
     policy, gold, model = row.get("policy", {}), row.get("gold", {}), row.get("reward_model", {})
-    cells = [
+    return [
         _rate(gold), _rate(policy), _number(gold.get("score_mean")), _number(policy.get("kl_to_reference")),
         _number(row.get("answers", {}).get("rows")), _percent(model.get("accuracy")),
         _percent(model.get("new", {}).get("accuracy_before")),
     ]  # fmt: skip
-    return "".join(f'<td class="n">{cell}</td>' for cell in cells)
 
 
 def _curve(rows: Rounds) -> str:
