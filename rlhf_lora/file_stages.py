@@ -22,7 +22,7 @@ from rlhf_lora.atomic import write_text
 from rlhf_lora.comparison_rows import among
 from rlhf_lora.contracts import Context
 from rlhf_lora.errors import DataError, PluginError
-from rlhf_lora.plan import StagePlan
+from rlhf_lora.plan_stages import StagePlan
 from rlhf_lora.principles import principles_of
 from rlhf_lora.records import Comparison, Demonstration, Pair, Prompt, Sample, named_seed
 from rlhf_lora.revised_rows import matches, revised_prompts, with_helpful

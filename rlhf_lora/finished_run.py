@@ -17,7 +17,8 @@ from rlhf_lora.best_of_n import AT_ONCE, Best, pick
 from rlhf_lora.config import recompose
 from rlhf_lora.errors import ConfigError, DataError, UserError
 from rlhf_lora.mini import bases
-from rlhf_lora.plan import Plan, StagePlan, cache_folder
+from rlhf_lora.plan import Plan, cache_folder
+from rlhf_lora.plan_stages import StagePlan
 from rlhf_lora.records import ASSISTANT, Data, Message, Prompt, Sample, Score, named_seed, transcript
 from rlhf_lora.run_folder import RunFolder, find_run
 from rlhf_lora.schema import PLUGIN_GROUPS

@@ -22,7 +22,7 @@ from rlhf_lora.assembly import Assembly, opened
 from rlhf_lora.chat import Chat
 from rlhf_lora.errors import Stopped
 from rlhf_lora.evaluation import close_all
-from rlhf_lora.plan import StagePlan
+from rlhf_lora.plan_stages import StagePlan
 from rlhf_lora.records import Prompt, Score, named_seed, prompt_of
 from rlhf_lora.stages import answers
 from rlhf_lora.stages.on_policy import SCALE_SAMPLES

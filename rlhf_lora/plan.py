@@ -6,8 +6,6 @@ and which are taken from the cache, and estimates memory. Everything that can be
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,30 +14,28 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from rlhf_lora import (
     __version__,
-    ai_labels,
     controls,
     derive,
     evaluation_checks,
     feedback_checks,
-    feedback_plan,
     honoured,
     judge_checks,
-    memory,
     plan_checks,
     plan_notes,
+    plan_stages,
     registry,
     reward_labels,
     round_checks,
     row_source,
     sources,
-    stage_cache,
 )
 from rlhf_lora.mini import bases
 from rlhf_lora.model_spec import ModelSpec, adapter_hash, base_hash
+from rlhf_lora.plan_stages import Given, StagePlan, stage_rows
 from rlhf_lora.records import Data
 from rlhf_lora.reward_tree import every_reward, trained_folders
 from rlhf_lora.schema import PLUGIN_GROUPS
@@ -48,27 +44,6 @@ from rlhf_lora.splits import Splits
 from rlhf_lora.train_settings import TrainSettings
 
 CACHE = "RLHF_LORA_CACHE"
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """One stage: what it reads and writes, and whether the cache has it.
-
-    Attributes:
-        key: names the stage by content: everything that decides its result.
-        reused: the folder it is taken from, when the cache has it.
-        repeatable: it comes out the same again, so that the cache may keep it; what a judge that is asked anew may answer
-            otherwise says is not, nor what is learned from it.
-    """
-
-    name: str
-    reads: str
-    writes: str
-    rows: int
-    key: str
-    memory: memory.Memory | None = None
-    reused: Path | None = None
-    repeatable: bool = True
 
 
 @dataclass(frozen=True)
@@ -214,7 +189,7 @@ def make_plan(
     inputs = _inputs(
         config, spec, mini, read, reward, built["judge"], {"model.adapter": start_adapter, **reward_adapters}
     )
-    stages = _stages(config, names, spec, shape, read, built, inputs, cache_dir)
+    stages = plan_stages.stages(Given(config, names, spec, shape, read, built, inputs, cache_dir))
     return Plan(
         config=config, spec=spec, mini=mini, dataset=dataset, sources=read, stages=tuple(stages), inputs=inputs,
         run_dir=_run_dir(config), cache_dir=cache_dir, width=shape.hidden, start_adapter=start_adapter,
@@ -229,9 +204,6 @@ def cache_folder() -> Path:
         return Path(given)
     home = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
     return Path(home or Path.home() / ".cache") / "rlhf_lora"
-
-
-# --- stages and their keys --------------------------------------------------------------------------------------------
 
 
 def _inputs(
@@ -254,125 +226,6 @@ def _inputs(
             for what, of in getattr(judge, "contents", dict)().items()
         },
     }
-
-
-def _stages(
-    config: DictConfig, names: Sequence[str], spec: ModelSpec, shape: memory.Shape, read: Sources,
-    built: Mapping[str, Any], inputs: Mapping[str, str], cache_dir: Path,
-) -> list[StagePlan]:  # fmt: skip
-    model = [
-        inputs["the base"],
-        spec.load_in_4bit,
-        spec.dtype,
-        spec.device,
-        vars(spec.lora),
-        spec.template,
-        dict(spec.template_kwargs),
-    ]
-    common = [stage_cache.code(), config.seed, model, config.hardware.threads]
-    first_key = start_key = inputs.get("model.adapter")
-    splits, repeatable = read.splits, True
-    plans: list[StagePlan] = []
-
-    def add(name: str, reads: str, writes: str, rows: int, of: list[Any], cached: bool = True) -> str:
-        key = hashlib.sha256(json.dumps([name, *common, *of], sort_keys=True, default=str).encode()).hexdigest()[:20]
-        folder = cache_dir / "stages" / f"{name}-{key}"
-        known = cached and repeatable and config.cache and stage_cache.has(folder)
-        expected = _stage_memory(name, config, shape, built, splits)
-        plans.append(StagePlan(name, reads, writes, rows, key, expected, folder if known else None, repeatable))
-        return key
-
-    if "sft" in names:
-        of: list[Any] = [start_key, _without_dataset(config.sft), splits.fingerprint("demonstrations")]
-        start_key = add("sft", "demonstrations", "adapters/sft", len(splits.demonstrations), of)
-    if "revisions" in names:
-        repeatable = feedback_plan.is_repeatable(config.revisions.by == "judge", built["judge"])
-        of = [start_key, *feedback_plan.revisions_of(config, splits, inputs)]
-        revisions_key = add("revisions", "prompts", "revisions", feedback_plan.revised_rows(config, splits), of)
-        if "revised_sft" in names:
-            of = [first_key, revisions_key, _without_dataset(config.sft), splits.fingerprint("demonstrations")]
-            rows = feedback_plan.revised_rows(config, splits, with_helpful_ones=True)
-            start_key = add("revised_sft", "demonstrations", "adapters/revised_sft", rows, of)
-    label_key: list[Any] = []
-    if "labels" in names:
-        repeatable = repeatable and feedback_plan.is_repeatable(True, built["judge"])
-        of = [start_key, *feedback_plan.labels_of(config, splits, inputs)]
-        reads = "prompts" if config.reward_model.pairs == "rollouts" else "pairs"
-        label_key = [add("labels", reads, "labels", ai_labels.work_of(config, splits).rows, of)]
-    reward_key: Any = [what for name, what in inputs.items() if name.startswith("reward.")]
-    if "reward_model" in names:
-        of = [
-            start_key,
-            _without_dataset(config.reward_model),
-            config.evaluation.split,
-            *label_key,
-            splits.fingerprint(
-                reward_labels.LISTS.get(reads := reward_labels.READS[config.reward_model.loss], reads),
-                "tuning_pairs", "final_pairs", "tuning_ratings", "final_ratings", "tuning_labels", "final_labels",
-            ),
-        ]  # fmt: skip
-        rows = (
-            ai_labels.work_of(config, splits).most_pairs(config.ai_labels.samples_per_prompt)
-            if label_key
-            else len(reward_labels.asked_for(getattr(splits, reads), config.reward_model))
-        )
-        reward_key += [add("reward_model", reads, "adapters/reward", rows, of)]
-    source = row_source.of(config.optimizer)
-    if "answers" in names:
-        of = [start_key, reward_key, row_source.deciding(source, config, read, inputs)]
-        reads = row_source.reads(source, read.existing)
-        start_key = add("answers", reads, "answers/", len(stage_rows(read, "policy", reads)), of, config.judge is None)
-    if "policy" in names:
-        reads = (source.existing or "prompts") if not source.made else f"{source.learns_from} of answers"
-        of = [
-            start_key,
-            reward_key,
-            *(OmegaConf.to_container(config[k]) for k in PLUGIN_GROUPS if config[k] is not None),
-            [what for name, what in inputs.items() if name.startswith("the plugin")],
-            *([inputs["the data"], inputs["the data of policy"]] if "the data of policy" in inputs else []),
-            *([config.reward_model.labels] if reads in ("pairs", "labels") else []),
-        ]
-        rows = 0 if source.made else len(stage_rows(read, "policy", reads))
-        add("policy", reads, "adapters/policy", rows, of, cached=False)
-    return plans
-
-
-def stage_rows(read: Sources, stage: str, reads: str) -> Sequence[Any]:
-    rows: Sequence[Any] = getattr(read.existing if stage == "policy" and reads != "prompts" else read.splits, reads)
-    return rows
-
-
-def _without_dataset(settings: DictConfig) -> dict[str, Any]:
-    """A stage's settings; its dataset counts by what it holds, not by where it lies."""
-    return {str(key): value for key, value in OmegaConf.to_container(settings).items() if key != "dataset"}  # type: ignore[union-attr]
-
-
-def _stage_memory(
-    name: str, config: DictConfig, shape: memory.Shape, built: Mapping[str, Any], splits: Splits
-) -> memory.Memory | None:
-    if name in ("labels", "revisions"):
-        return feedback_plan.stage_memory(name, config, shape, built["judge"])
-    name = "sft" if name == "revised_sft" else name
-    on_policy = name == "policy" and not hasattr(built["optimizer"], "learns_from")
-    stage: Any = name if name != "policy" else ("on_policy" if on_policy else "preference")
-    stage, on_policy = ("labelling", True) if name == "answers" else (stage, on_policy)
-    reply = config.rollout.get("max_new_tokens") or derive.DEFAULT_NEW_TOKENS
-    longest = (
-        config.max_prompt_tokens + reply
-        if on_policy
-        else (config.optimizer if name == "policy" else config[name]).max_length
-    )
-    is_reward_model = name == "reward_model"
-    rows = reward_labels.micro_batch(config, splits) if is_reward_model else config.hardware.micro_batch
-    sequences = reward_labels.answers_in_a_row(config.reward_model.loss, splits) if is_reward_model else None
-    if stage == "preference" and row_source.of(config.optimizer).learns_from != "pairs":
-        sequences = 1
-    return memory.estimate(
-        shape, stage=stage, load_in_4bit=config.model.load_in_4bit, dtype=config.model.dtype, r=config.adapter.r,
-        prompt_tokens=longest - min(reply, longest - 1), response_tokens=min(reply, longest - 1),
-        rollout_batch=config.hardware.rollout_batch, micro_batch=rows, sequences=sequences, chunk=config.hardware.logprob_chunk,
-        gradient_checkpointing=config.model.gradient_checkpointing, device_context=config.hardware.device == "cuda",
-    )  # fmt: skip
 
 
 def _run_dir(config: DictConfig) -> Path:

@@ -26,7 +26,7 @@ from rlhf_lora.assembly import Assembly, opened
 from rlhf_lora.atomic import staging, write_text
 from rlhf_lora.file_stages import FileStages
 from rlhf_lora.made_rows import drawn
-from rlhf_lora.plan import StagePlan
+from rlhf_lora.plan_stages import StagePlan
 from rlhf_lora.records import Pair, Prompt, named_seed
 from rlhf_lora.stages import answers
 from rlhf_lora.stages.annotators import Annotator, Judging, People, counted, labelled
