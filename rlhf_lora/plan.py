@@ -24,6 +24,7 @@ from rlhf_lora import (
     feedback_checks,
     honoured,
     judge_checks,
+    memory,
     plan_checks,
     plan_notes,
     plan_stages,
@@ -38,6 +39,7 @@ from rlhf_lora.model_spec import ModelSpec, adapter_hash, base_hash
 from rlhf_lora.plan_stages import Given, StagePlan, stage_rows
 from rlhf_lora.records import Data
 from rlhf_lora.reward_tree import every_reward, trained_folders
+from rlhf_lora.row_source import RowSource
 from rlhf_lora.schema import PLUGIN_GROUPS
 from rlhf_lora.sources import Sources
 from rlhf_lora.splits import Splits
@@ -80,7 +82,7 @@ class Plan:
         return not hasattr(self.optimizer, "learns_from")
 
     @property
-    def row_source(self) -> row_source.RowSource:
+    def row_source(self) -> RowSource:
         """Where the policy's optimizer has its rows from."""
         return row_source.of(self.config.optimizer)
 
@@ -142,58 +144,18 @@ def make_plan(
     asked = datasets.get("policy.dataset", dataset)
     derive.derive(config, shape.hidden, derive.max_positions(config, mini), asked)
     reward = registry.build("reward", config.reward)
-    source = row_source.choose(config.optimizer, reward)
-    needed = plan_checks.stage_names(config, reward, source)
-    read = sources.read(config, datasets, load, feedback_checks.readers(needed), source.existing)
-    source = row_source.settle(config.optimizer, read.existing)
-    data, splits = read.data, read.splits
-    derive.derive_updates(config, len(splits.prompts))
-    honoured.check_stop_rule(config)
-    built = {
-        kind: None if config[kind] is None else registry.build(kind, config[kind])
-        for kind in PLUGIN_GROUPS
-        if kind not in ("dataset", "reward")
-    }
-    built["reward"] = reward
+    read, source = _read(config, datasets, reward, load)
+    built = _built(config, reward)
     spec = derive.model_spec(config)
-    start_adapter = plan_checks.start_adapter_of(config)
-    if start_adapter is not None:
-        plan_checks.check_adapter_fits(start_adapter, shape, "model.adapter")
-    reward_adapters = trained_folders(reward)
-    for setting, folder in reward_adapters.items():
-        plan_checks.check_adapter_fits(folder, shape, setting)
-    plan_checks.check_missing(config, built["optimizer"])
-    judge_checks.check_judge(config, reward, built["optimizer"], idle=not trains)
-    has_demonstrations = bool(splits.demonstrations or config.sft.dataset is not None)
-    names = plan_checks.stage_names(config, reward, source, has_demonstrations)
-    feedback_checks.check_stages(config, names)
-    feedback_checks.check_rows(config, names, read)
-    if "labels" in names:
-        config.reward_model.loss = "pairwise"
-    elif "reward_model" in names:
-        config.reward_model.loss = reward_labels.loss_for(config.reward_model.loss, splits)
-    has_reward_model = bool(reward_adapters) or "reward_model" in names
-    policy_reads = row_source.reads(source, read.existing)
-    plan_checks.check_rows(names, read, built["optimizer"], has_reward_model, config.reward_model.loss, policy_reads)
-    reward_labels.refuse_ties(built["optimizer"], read.existing.pairs)
-    controls.check_control(config, names, source.taught_by)
-    if "policy" in names:
-        if trains:
-            row_source.check_reward(source, config, reward)
-        relabelled = getattr(read.existing, policy_reads) if source.name == "relabel" else ()
-        plan_checks.check_columns(built["reward"], splits, built["optimizer"], relabelled)
-        evaluation_checks.check_midway(config, built["optimizer"], splits, data.gold)
-        evaluation_checks.check_best_of_n(config, built["reward"], names)
-    round_checks.check(config, source, names, built["optimizer"], splits)
+    adapters = _adapters(config, reward, shape)
+    names = _checked_stages(config, built, read, source, trains)
+    inputs = _inputs(config, spec, mini, read, reward, built["judge"], adapters)
     cache_dir = cache_folder()
-    inputs = _inputs(
-        config, spec, mini, read, reward, built["judge"], {"model.adapter": start_adapter, **reward_adapters}
-    )
     stages = plan_stages.stages(Given(config, names, spec, shape, read, built, inputs, cache_dir))
     return Plan(
         config=config, spec=spec, mini=mini, dataset=dataset, sources=read, stages=tuple(stages), inputs=inputs,
-        run_dir=_run_dir(config), cache_dir=cache_dir, width=shape.hidden, start_adapter=start_adapter,
-        notes=tuple(plan_notes.notes(config, splits, stages)), **built,
+        run_dir=_run_dir(config), cache_dir=cache_dir, width=shape.hidden, start_adapter=adapters.get("model.adapter"),
+        notes=tuple(plan_notes.notes(config, read.splits, stages)), **built,
     )  # fmt: skip
 
 
@@ -206,9 +168,80 @@ def cache_folder() -> Path:
     return Path(home or Path.home() / ".cache") / "rlhf_lora"
 
 
+# --- what a plan is made of -------------------------------------------------------------------------------------------
+
+
+def _read(
+    config: DictConfig, datasets: Mapping[str, Any], reward: Any, load: Callable[[Any], Data]
+) -> tuple[Sources, RowSource]:
+    """The data, split; where the policy's rows come from; and as many updates as there are prompts for."""
+    source = row_source.choose(config.optimizer, reward)
+    needed = plan_checks.stage_names(config, reward, source)
+    read = sources.read(config, datasets, load, feedback_checks.readers(needed), source.existing)
+    source = row_source.settle(config.optimizer, read.existing)
+    derive.derive_updates(config, len(read.splits.prompts))
+    honoured.check_stop_rule(config)
+    return read, source
+
+
+def _built(config: DictConfig, reward: Any) -> dict[str, Any]:
+    """The plugins beside the dataset, by kind; None where the configuration names none."""
+    others = [kind for kind in PLUGIN_GROUPS if kind not in ("dataset", "reward")]
+    built = {kind: None if config[kind] is None else registry.build(kind, config[kind]) for kind in others}
+    return built | {"reward": reward}
+
+
+def _adapters(config: DictConfig, reward: Any, shape: memory.Shape) -> dict[str, Path]:
+    """Setting → the adapter folder that it names; each is this base's."""
+    start = plan_checks.start_adapter_of(config)
+    found = ({} if start is None else {"model.adapter": start}) | trained_folders(reward)
+    for setting, folder in found.items():
+        plan_checks.check_adapter_fits(folder, shape, setting)
+    return found
+
+
+def _checked_stages(
+    config: DictConfig, built: Mapping[str, Any], read: Sources, source: RowSource, trains: bool
+) -> list[str]:
+    """The stages that run. What they need is there, and what the settings ask for is what they do."""
+    reward, optimizer, splits = built["reward"], built["optimizer"], read.splits
+    plan_checks.check_missing(config, optimizer)
+    judge_checks.check_judge(config, reward, optimizer, idle=not trains)
+    has_demonstrations = bool(splits.demonstrations or config.sft.dataset is not None)
+    names = plan_checks.stage_names(config, reward, source, has_demonstrations)
+    feedback_checks.check_stages(config, names)
+    feedback_checks.check_rows(config, names, read)
+    if "labels" in names:
+        config.reward_model.loss = "pairwise"
+    elif "reward_model" in names:
+        config.reward_model.loss = reward_labels.loss_for(config.reward_model.loss, splits)
+    has_reward_model = bool(trained_folders(reward)) or "reward_model" in names
+    policy_reads = row_source.reads(source, read.existing)
+    plan_checks.check_rows(names, read, optimizer, has_reward_model, config.reward_model.loss, policy_reads)
+    reward_labels.refuse_ties(optimizer, read.existing.pairs)
+    controls.check_control(config, names, source.taught_by)
+    if "policy" in names:
+        _check_policy(config, built, read, source, names, trains)
+    round_checks.check(config, source, names, optimizer, splits)
+    return names
+
+
+def _check_policy(
+    config: DictConfig, built: Mapping[str, Any], read: Sources, source: RowSource, names: Sequence[str], trains: bool
+) -> None:
+    """What teaches the policy was chosen to, finds the columns that it wants, and can judge."""
+    reward, optimizer, splits = built["reward"], built["optimizer"], read.splits
+    if trains:
+        row_source.check_reward(source, config, reward)
+    relabelled = getattr(read.existing, row_source.reads(source, read.existing)) if source.name == "relabel" else ()
+    plan_checks.check_columns(reward, splits, optimizer, relabelled)
+    evaluation_checks.check_midway(config, optimizer, splits, read.data.gold)
+    evaluation_checks.check_best_of_n(config, reward, names)
+
+
 def _inputs(
     config: DictConfig, spec: ModelSpec, mini: bases.AnyBase | None, read: Sources, reward: Any, judge: Any,
-    adapters: Mapping[str, Path | None],
+    adapters: Mapping[str, Path],
 ) -> dict[str, str]:  # fmt: skip
     """What decides the result beside the settings, by content: a run is gone on with only while all of it is the same."""
     chosen = [(kind, config[kind].name) for kind in PLUGIN_GROUPS if config[kind] is not None]
@@ -218,7 +251,7 @@ def _inputs(
     return {
         "the kit": __version__,
         "the base": bases.content_hash(mini) if mini is not None else base_hash(spec.path, spec.revision),
-        **{name: adapter_hash(folder) for name, folder in adapters.items() if folder is not None},
+        **{name: adapter_hash(folder) for name, folder in adapters.items()},
         **read.fingerprints(),
         **{f"the plugin {name}": source for name, source in plugins.items() if source},
         **{
