@@ -209,20 +209,22 @@ def _checked_stages(
     judge_checks.check_judge(config, reward, optimizer, idle=not trains)
     has_demonstrations = bool(splits.demonstrations or config.sft.dataset is not None)
     names = plan_checks.stage_names(config, reward, source, has_demonstrations)
-    feedback_checks.check_stages(config, names)
-    feedback_checks.check_rows(config, names, read)
+    if trains:  # another reward, to judge by, does without stages that the run had
+        feedback_checks.check_stages(config, names)
+        feedback_checks.check_rows(config, names, read)
     if "labels" in names:
         config.reward_model.loss = "pairwise"
     elif "reward_model" in names:
         config.reward_model.loss = reward_labels.loss_for(config.reward_model.loss, splits)
-    has_reward_model = bool(trained_folders(reward)) or "reward_model" in names
+    has_reward_model = bool(trained_folders(reward)) or "reward_model" in names or not trains
     policy_reads = row_source.reads(source, read.existing)
     plan_checks.check_rows(names, read, optimizer, has_reward_model, config.reward_model.loss, policy_reads)
     reward_labels.refuse_ties(optimizer, read.existing.pairs)
     controls.check_control(config, names, source.taught_by)
     if "policy" in names:
         _check_policy(config, built, read, source, names, trains)
-    round_checks.check(config, source, names, optimizer, splits)
+    if trains:
+        round_checks.check(config, source, names, optimizer, splits)
     return names
 
 
