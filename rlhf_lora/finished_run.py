@@ -148,7 +148,9 @@ def open_run(run: str, *overrides: str) -> FinishedRun:
         UserError: no run folder, nothing in it that could answer, or an override that is wrong.
     """
     folder = find_run(run)
-    trained = [name for name in ("policy", "sft") if (folder.adapter(name) / "adapter_config.json").is_file()]
+    trained = [
+        name for name in ("policy", "revised_sft", "sft") if (folder.adapter(name) / "adapter_config.json").is_file()
+    ]
     if not trained:
         raise UserError(
             f"{run} has no policy yet", where=str(folder.adapter("policy")), fix=f"finish it: rlhf-lora train … run_dir={run}"
@@ -174,7 +176,7 @@ def plan_of(folder: RunFolder, overrides: Sequence[str] = ()) -> Plan:
         for kind in PLUGIN_GROUPS
         if kind != "dataset"
     }
-    stages = {"sft": "sft", "reward_model": "reward", "policy": "policy"}
+    stages = {"sft": "sft", "revised_sft": "revised_sft", "reward_model": "reward", "policy": "policy"}
     there = [stage for stage, name in stages.items() if (folder.adapter(name) / "adapter_config.json").is_file()]
     return Plan(
         config=config, spec=derive.model_spec(config), mini=mini, dataset=dataset,
