@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny import few, jsonl, overrides
 
-from rlhf_lora import cli, registry, rounds, row_source, summary_text
+from rlhf_lora import cli, registry, rounds, row_source, summary_text, taking_up
 from rlhf_lora.config import compose
 from rlhf_lora.errors import ConfigError, DataError, UserError
 from rlhf_lora.made_rows import drawn
@@ -343,3 +343,10 @@ def test_the_rounds_are_told_in_lines_and_in_the_report():
     assert all(text in shown for text in ("65.0 %", "62.5 %", "KL is measured from SFT"))
     assert "left out: equal scores" in report_rounds.answers(SUMMARY)
     assert report_rounds.section({}, "SFT") == report_rounds.answers({}) == ""
+
+
+def test_the_summarys_reward_model_is_the_one_that_the_last_round_was_trained_against(plan, tmp_path):
+    made = plan("rounds=2", "refresh.by=orders_gold")
+    records = {"reward_model": {"figures": {"accuracy": 0.2}}, "reward_model_2": {"figures": {"accuracy": 0.4}}}
+    folder = RunFolder.create(tmp_path / "folder", {}, {})
+    assert taking_up.summarise(made, folder, "finished", records, None, 1.0, {})["reward_model"] == {"accuracy": 0.4}
