@@ -27,7 +27,7 @@ from rlhf_lora.principles import principles_of
 from rlhf_lora.records import Comparison, Demonstration, Pair, Prompt, Sample, named_seed
 from rlhf_lora.revised_rows import matches, revised_prompts, with_helpful
 from rlhf_lora.revising import ByQuestions, OwnVoice, Reviser
-from rlhf_lora.reward_tree import every_reward
+from rlhf_lora.reward_tree import asks_judge
 from rlhf_lora.row_file import RowFile
 from rlhf_lora.stages import ai_labelling, revisions
 from rlhf_lora.stages.scoring import Scorer
@@ -238,8 +238,7 @@ def meet_judge(parts: Assembly, done: Callable[[StagePlan], bool]) -> None:
         return
     stages = [stage for stage in plan.stages if not done(stage)]
     asked = [s for s in stages if s.name in feedback_checks.asking_stages(plan.config) and s.reused is None]
-    by_reward = any(getattr(one, "needs_judge", False) for _, one in every_reward(plan.reward))
-    asks_policy = by_reward or plan.config.refresh.by == "judge"
+    asks_policy = asks_judge(plan.reward) or plan.config.refresh.by == "judge"
     if asked or (asks_policy and any(stage.name == "policy" for stage in stages)):
         with _open(plan.judge, FileStages(parts).context_without_base()):
             pass

@@ -249,6 +249,7 @@ def _inputs(
     chosen = [(kind, config[kind].name) for kind in PLUGIN_GROUPS if config[kind] is not None]
     chosen += [("dataset", config[source.stage].dataset.name) for source in read.every if source.stage]
     chosen += [("reward", registry.to_config(part)["name"]) for _, part in every_reward(reward)]
+    chosen += [("reward", name) for name in _rewards_by_name(config)]
     plugins = {f"{kind}={name}": registry.lookup(kind, name).source for kind, name in chosen}
     return {
         "the kit": __version__,
@@ -261,6 +262,12 @@ def _inputs(
             for what, of in getattr(judge, "contents", dict)().items()
         },
     }
+
+
+def _rewards_by_name(config: DictConfig) -> list[str]:
+    """Rewards that do not teach the policy: of simulated people, and of what measures revisions."""
+    people = [config.refresh.by] if config.refresh.by not in (None, "judge") else []
+    return [*people, *(config.revisions.measure if config.revisions.rounds else [])]
 
 
 def _run_dir(config: DictConfig) -> Path:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlhf_lora import ai_labels, derive, feedback_plan, memory, reward_labels, row_source, stage_cache
 from rlhf_lora.model_spec import ModelSpec
+from rlhf_lora.reward_tree import asks_judge, every_reward
 from rlhf_lora.schema import PLUGIN_GROUPS
 from rlhf_lora.sources import Sources
 
@@ -100,19 +101,20 @@ class _Listing:
 
     def revisions(self) -> None:
         self._asks_judge(self.config.revisions.by == "judge")
-        of = [self._start, *feedback_plan.revisions_of(self.config, self.splits, self.inputs)]
+        of = [self._start, *feedback_plan.revisions_of(self.config, self.splits, self.inputs, self._judge), self._gold]
         rows = feedback_plan.revised_rows(self.config, self.splits)
         self._revisions = self._add("revisions", "prompts", "revisions", rows, of)
 
     def revised_sft(self) -> None:
         start = self.inputs.get("model.adapter")
-        of = [start, self._revisions, _without_dataset(self.config.sft), self.splits.fingerprint("demonstrations")]
+        fingerprint = self.splits.fingerprint("demonstrations", "tuning_prompts")  # learned from, and measured on
+        of = [start, self._revisions, _without_dataset(self.config.sft), fingerprint]
         rows = feedback_plan.revised_rows(self.config, self.splits, with_helpful_ones=True)
         self._start = self._add("revised_sft", "demonstrations", "adapters/revised_sft", rows, of)
 
     def labels(self) -> None:
         self._asks_judge(True)
-        of = [self._start, *feedback_plan.labels_of(self.config, self.splits, self.inputs)]
+        of = [self._start, *feedback_plan.labels_of(self.config, self.splits, self.inputs, self._judge), self._gold]
         reads = "prompts" if self.config.reward_model.pairs == "rollouts" else "pairs"
         self._labels = [self._add("labels", reads, "labels", ai_labels.work_of(self.config, self.splits).rows, of)]
 
@@ -120,7 +122,7 @@ class _Listing:
         reads = reward_labels.READS[self.config.reward_model.loss]
         fingerprint = self.splits.fingerprint(reward_labels.LISTS.get(reads, reads), *HELD_OUT)
         settings, judged_on = _without_dataset(self.config.reward_model), self.config.evaluation.split
-        of = [self._start, settings, judged_on, *self._labels, fingerprint]
+        of = [self._start, settings, judged_on, *self._labels, fingerprint, self._gold]
         if self._labels:
             rows = ai_labels.work_of(self.config, self.splits).most_pairs(self.config.ai_labels.samples_per_prompt)
         else:
@@ -129,18 +131,20 @@ class _Listing:
 
     def answers(self) -> None:
         source, read = row_source.of(self.config.optimizer), self.given.read
-        of = [self._start, self._reward, row_source.deciding(source, self.config, read, self.inputs)]
+        of = [self._start, self._reward, row_source.deciding(source, self.config, read, self.inputs, self._judge)]
         reads = row_source.reads(source, read.existing)
-        rows, cached = len(stage_rows(read, "policy", reads)), self.config.judge is None
-        self._start = self._add("answers", reads, "answers/", rows, of, cached)
+        self._rounds()
+        self._start = self._add("answers", reads, "answers/", len(stage_rows(read, "policy", reads)), of)
 
     def policy(self) -> None:
+        self._rounds()
         config, inputs, source = self.config, self.inputs, row_source.of(self.config.optimizer)
+        plugins = {kind: OmegaConf.to_container(config[kind]) for kind in PLUGIN_GROUPS if config[kind] is not None}
         reads = (source.existing or "prompts") if not source.made else f"{source.learns_from} of answers"
         of = [
             self._start,
             self._reward,
-            *(OmegaConf.to_container(config[k]) for k in PLUGIN_GROUPS if config[k] is not None),
+            plugins | {"judge": feedback_plan.judge_settings(config, self._judge)},
             [what for name, what in inputs.items() if name.startswith("the plugin")],
             *([inputs["the data"], inputs["the data of policy"]] if "the data of policy" in inputs else []),
             *([config.reward_model.labels] if reads in ("pairs", "labels") else []),
@@ -150,9 +154,24 @@ class _Listing:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
+    @property
+    def _judge(self) -> Any:
+        return self.given.built["judge"]
+
+    @property
+    def _gold(self) -> str | None:
+        """The truth that figures are told by; it may be another one of the same rows."""
+        return self.given.read.data.gold
+
+    def _rounds(self) -> None:
+        """What the policy learns from, in all rounds: scores, and reward models of later rounds."""
+        rewards = [one for _, one in every_reward(self.given.built["reward"])]
+        self._repeatable &= all(getattr(one, "deterministic", True) for one in rewards)
+        self._asks_judge(asks_judge(self.given.built["reward"]) or self.config.refresh.by == "judge")
+
     def _asks_judge(self, is_asked: bool) -> None:
         """From here on: what a judge says is the same again only where it says so of itself."""
-        self._repeatable &= feedback_plan.is_repeatable(is_asked, self.given.built["judge"])
+        self._repeatable &= feedback_plan.is_repeatable(is_asked, self._judge)
 
     def _add(self, name: str, reads: str, writes: str, rows: int, of: list[Any], cached: bool = True) -> str:
         said = json.dumps([name, *self._common, *of], sort_keys=True, default=str)

@@ -55,7 +55,9 @@ def run(stages: AdapterStages) -> None:
     def fit() -> Record:
         return _fit(stages, stage, pairs, figures)
 
-    record = stages.cached(stage, fit) if plan.config.cache and plan.config.judge is None else fit()
+    policy = plan.stage("policy")
+    assert policy is not None
+    record = stages.cached(stage, fit) if plan.config.cache and policy.repeatable else fit()
     stages.records.keep(stage.name, {"key": stage.key, "reused": False} | record)
 
 

@@ -143,11 +143,12 @@ def test_a_round_is_known_by_all_that_decides_it(plan):
     assert same == key("rounds=2") == key("rounds=3", "evaluation.prompts=5")
     others = [
         key("rounds=3", "optimizer.beta=0.3"),
+        key("rounds=3", "stages=[policy]"),
         key("rounds=3", number=3),
         key("rounds=3", what="policy"),
         key("rounds=3", "seed=1"),
     ]
-    assert len({same, *others}) == 5
+    assert len({same, *others}) == 6
 
 
 def test_one_round_names_and_draws_as_a_run_without_rounds():
@@ -350,3 +351,27 @@ def test_the_summarys_reward_model_is_the_one_that_the_last_round_was_trained_ag
     records = {"reward_model": {"figures": {"accuracy": 0.2}}, "reward_model_2": {"figures": {"accuracy": 0.4}}}
     folder = RunFolder.create(tmp_path / "folder", {}, {})
     assert taking_up.summarise(made, folder, "finished", records, None, 1.0, {})["reward_model"] == {"accuracy": 0.4}
+
+
+def test_a_run_that_is_gone_on_with_under_another_budget_is_in_the_round_where_it_was(plan):
+    given = (
+        "judge=openai_api",
+        "judge.model=m",
+        "judge.base_url=http://127.0.0.1:1/v1",
+        "rounds=2",
+        "refresh.by=judge",
+    )
+    made = [plan(*given, *more) for more in ((), ("judge.concurrency=2", "judge.max_calls=9"), ("judge.model=n",))]
+    same, as_well, other = (rounds.key(one, "evaluation", Turn(1, 2)) for one in made)
+    assert same == as_well != other
+
+
+def test_a_round_is_another_one_where_the_reward_that_labels_was_written_anew(plan, tmp_path):
+    file = tmp_path / "people.py"
+    found = []
+    for value in ("1.0", "2.0"):
+        file.write_text(
+            f"from rlhf_lora import reward\n\n@reward('people')\ndef people(samples):\n    return [{value} for _ in samples]\n"
+        )
+        found.append(rounds.key(plan(f"plugins=[{file}]", "rounds=2", "refresh.by=people"), "reward_model", Turn(2, 2)))
+    assert len(set(found)) == 2
