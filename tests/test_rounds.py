@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from tiny import few, jsonl, overrides
 
-from rlhf_lora import cli, registry, rounds, row_source, summary_text, taking_up
+from rlhf_lora import cli, refresh, registry, rounds, row_source, summary_text, taking_up
+from rlhf_lora.assembly import Assembly
 from rlhf_lora.config import compose
 from rlhf_lora.errors import ConfigError, DataError, UserError
 from rlhf_lora.made_rows import drawn
@@ -375,3 +376,11 @@ def test_a_round_is_another_one_where_the_reward_that_labels_was_written_anew(pl
         )
         found.append(rounds.key(plan(f"plugins=[{file}]", "rounds=2", "refresh.by=people"), "reward_model", Turn(2, 2)))
     assert len(set(found)) == 2
+
+
+def test_a_control_run_has_its_labels_in_every_round(plan, tmp_path):
+    made = plan("rounds=2", "refresh.by=orders_gold", "reward_model.labels=flipped")
+    parts = Assembly(made, RunFolder.create(tmp_path / "folder", {}, {}), turn=Turn(2, 2))
+    old, new = list(made.splits.pairs), [Pair(Prompt("p"), "better", "worse")]
+    turned = refresh.learned_from(parts, new)
+    assert [(pair.chosen, pair.rejected) for pair in turned] == [(pair.rejected, pair.chosen) for pair in [*old, *new]]
