@@ -40,7 +40,7 @@ from rlhf_lora.plan_stages import Given, StagePlan, stage_rows
 from rlhf_lora.records import Data
 from rlhf_lora.reward_tree import every_reward, trained_folders
 from rlhf_lora.row_source import RowSource
-from rlhf_lora.schema import PLUGIN_GROUPS
+from rlhf_lora.schema import OWN_DATASETS, PLUGIN_GROUPS
 from rlhf_lora.sources import Sources
 from rlhf_lora.splits import Splits
 from rlhf_lora.train_settings import TrainSettings
@@ -144,7 +144,7 @@ def make_plan(
     asked = datasets.get("policy.dataset", dataset)
     derive.derive(config, shape.hidden, derive.max_positions(config, mini), asked)
     reward = registry.build("reward", config.reward)
-    read, source = _read(config, datasets, reward, load)
+    read, source = _read(config, datasets, reward, load, trains)
     built = _built(config, reward)
     spec = derive.model_spec(config)
     adapters = _adapters(config, reward, shape)
@@ -172,11 +172,13 @@ def cache_folder() -> Path:
 
 
 def _read(
-    config: DictConfig, datasets: Mapping[str, Any], reward: Any, load: Callable[[Any], Data]
+    config: DictConfig, datasets: Mapping[str, Any], reward: Any, load: Callable[[Any], Data], trains: bool
 ) -> tuple[Sources, RowSource]:
     """The data, split; where the policy's rows come from; and as many updates as there are prompts for."""
     source = row_source.choose(config.optimizer, reward)
     needed = plan_checks.stage_names(config, reward, source)
+    if not trains:  # by whatever it is judged, what it was trained on is held out still
+        needed += [stage for stage in OWN_DATASETS if config[stage].dataset is not None]
     read = sources.read(config, datasets, load, feedback_checks.readers(needed), source.existing)
     source = row_source.settle(config.optimizer, read.existing)
     derive.derive_updates(config, len(read.splits.prompts))

@@ -124,6 +124,7 @@ def test_a_run_knows_what_its_judge_goes_by_and_not_only_where_it_lies(tmp_path)
         ("judge=scripted", "reward_model.pairs=relabel"),
         ("judge=scripted", "rounds=2", "refresh.by=judge"),
         ("optimizer.value_init=reward", "optimizer.value=adapter"),
+        ("dataset@reward_model.dataset=orders",),
     ],
 )
 def test_a_run_can_be_judged_by_a_reward_that_does_without_its_reward_model(tiny_base, tmp_path, more):
