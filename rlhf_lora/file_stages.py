@@ -145,26 +145,29 @@ class FileStages:
 
     def _before_and_after(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         measures = self._measures()
-        prompts = list(prompts)[:MEASURED]
         if not measures or not prompts:
             return {}
-        found: dict[str, Any] = {"prompts": len(prompts)}
+        found: dict[str, Any] = {}
         for when, adapter in (
             ("before", self.parts.first_sft_adapter),
             ("after", self.parts.adapter_of("revised_sft")),
         ):
-            answers = self._answers_of(adapter, prompts)
+            asked, answers = self._answers_of(adapter, prompts)
             self._free()
+            if asked:
+                found["prompts"] = len(asked)
             for name, measure in measures.items():
-                if said := revisions.of_answers(measure, prompts, answers):
+                if said := revisions.of_answers(measure, asked, answers):
                     found.setdefault(name, {})[when] = said
         return found
 
-    def _answers_of(self, adapter: Path | None, prompts: Sequence[Prompt]) -> list[str]:
+    def _answers_of(self, adapter: Path | None, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[str]]:
+        """Those of the prompts that are short enough, and an answer to each."""
         backbone = self.parts.answering_backbone(adapter)
+        asked = self.parts.within_limit(backbone, prompts)[:MEASURED]
         engine = opened(self.parts.plan.rollout, self.parts.context(backbone))
         seed = named_seed(self.parts.plan.config.seed, "revised_sft/measured") >> 1
-        return [sample.text for sample in engine.generate(backbone, prompts, 1, seed)]
+        return asked, [sample.text for sample in engine.generate(backbone, asked, 1, seed)] if asked else []
 
     def _reviser(self, judge: Any) -> Reviser:
         if callable(getattr(judge, "revise_all", None)):
