@@ -15,6 +15,7 @@ from rlhf_lora.config import compose
 from rlhf_lora.errors import ConfigError, DataError, UserError
 from rlhf_lora.made_rows import drawn
 from rlhf_lora.records import Label, Pair, Prompt
+from rlhf_lora.report import page
 from rlhf_lora.report import rounds as report_rounds
 from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.turns import Turn
@@ -345,6 +346,28 @@ def test_the_rounds_are_told_in_lines_and_in_the_report():
     assert all(text in shown for text in ("65.0 %", "62.5 %", "KL is measured from SFT"))
     assert "left out: equal scores" in report_rounds.answers(SUMMARY)
     assert report_rounds.section({}, "SFT") == report_rounds.answers({}) == ""
+
+
+def test_the_report_says_nothing_of_a_refresh_where_there_was_none():
+    one, two = ({"round": n, "gold": {"win_rate_vs_reference": 0.5}} for n in (1, 2))
+    frozen = report_rounds.section({"rounds": [one | {"reward_model": {"accuracy": 0.7}}, two]}, "SFT")
+    assert "of the first round serves all" in frozen
+    assert "refresh" not in frozen
+    assert "learned from" not in frozen  # no column without a figure
+    assert "before its refresh, on the new pairs" in report_rounds.section(SUMMARY, "SFT")
+    assert "reward model" not in report_rounds.section({"rounds": [one, two]}, "SFT")
+
+
+def test_in_the_report_a_refreshed_reward_model_has_its_round_and_the_figures_of_the_newest(tmp_path):
+    folder = RunFolder.create(tmp_path / "folder", {}, {})
+    for stage in ("reward_model", "reward_model_2"):
+        folder.log(stage, 1, {"loss": 0.5})
+        folder.log(stage, 2, {"loss": 0.4})
+    sure = [{"from": 0.5, "to": 0.55, "pairs": 5, "sure": 0.5, "right": 0.4}]
+    folder.write_summary({"reward_model": {"calibration": sure, "calibration_error": 0.1}})
+    shown = page.render(folder)
+    first, second = shown.index("<h3>Reward model</h3>"), shown.index("<h3>Reward model, round 2</h3>")
+    assert first < second < shown.index("How sure the reward model is")
 
 
 def test_the_summarys_reward_model_is_the_one_that_the_last_round_was_trained_against(plan, tmp_path):

@@ -29,13 +29,21 @@ def section(summary: Mapping[str, Any], reference: str) -> str:
     rows: Rounds = summary.get("rounds", ())
     if not rows:
         return ""
-    head = "".join(f'<th class="n" scope="col">{name}</th>' for name in HEADS)
-    lines = "".join(f'<tr><th scope="row">{row["round"]}</th>{_cells(row)}</tr>' for row in rows)
+    cells = [_cells(row) for row in rows]
+    told = [i for i in range(len(HEADS)) if any(row[i] for row in cells)]
+    head = "".join(f'<th class="n" scope="col">{HEADS[i]}</th>' for i in told)
+    lines = "".join(_line(row["round"], [its[i] for i in told]) for row, its in zip(rows, cells, strict=True))
     text = (
         f"Each round starts from the policy of the round before; the KL is measured from {escape(reference)} in all of them. "
-        "Wins by reward are by the reward of that round. The reward model is judged on the same held-out pairs in every "
-        "round; before its refresh, on the new pairs, which it had not seen."
+        "Wins by reward are by the reward of that round."
     )
+    if any("new" in row.get("reward_model", {}) for row in rows):
+        text += (
+            " The reward model is judged on the same held-out pairs in every round; before its refresh, on the new pairs, which "
+            "it had not seen."
+        )
+    elif any("reward_model" in row for row in rows):
+        text += " The reward model of the first round serves all of them."
     return (
         f'<p class="soft">{text}</p><div class="plots">{_curve(rows)}</div>'
         f'<div class="scroll"><table><thead><tr><th scope="col">round</th>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
@@ -53,14 +61,18 @@ def answers(summary: Mapping[str, Any]) -> str:
     return f"<h3>Answers that the reward scored</h3><table><tbody>{body}</tbody></table>"
 
 
-def _cells(row: Mapping[str, Any]) -> str:
+def _line(number: int, cells: Sequence[str]) -> str:
+    return f'<tr><th scope="row">{number}</th>' + "".join(f'<td class="n">{cell}</td>' for cell in cells) + "</tr>"
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    """In the order of `HEADS`; what a round does not have is empty."""
     policy, gold, model = row.get("policy", {}), row.get("gold", {}), row.get("reward_model", {})
-    cells = [
+    return [
         _rate(gold), _rate(policy), _number(gold.get("score_mean")), _number(policy.get("kl_to_reference")),
         _number(row.get("answers", {}).get("rows")), _percent(model.get("accuracy")),
         _percent(model.get("new", {}).get("accuracy_before")),
     ]  # fmt: skip
-    return "".join(f'<td class="n">{cell}</td>' for cell in cells)
 
 
 def _curve(rows: Rounds) -> str:
