@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from rlhf_lora import progress, stage_cache
 from rlhf_lora.atomic import write_text
 from rlhf_lora.contracts import FitContext, Tracker
-from rlhf_lora.plan import Plan, StagePlan
+from rlhf_lora.plan import Plan
+from rlhf_lora.plan_stages import StagePlan
 from rlhf_lora.records import named_seed
 
 if TYPE_CHECKING:

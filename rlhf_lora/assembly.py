@@ -109,7 +109,7 @@ class Assembly:
             DataError: not one of them is.
         """
         limit = self.plan.config.max_prompt_tokens
-        kept = [prompt for prompt in prompts if len(backbone.chat.prompt_ids(prompt)) <= limit]
+        kept = self.within_limit(backbone, prompts)
         if not kept:
             raise DataError(
                 f"all {len(prompts)} prompts are longer than {limit} tokens", where="max_prompt_tokens",
@@ -121,6 +121,11 @@ class Assembly:
                 use, f"{len(prompts) - len(kept)} of {len(prompts)} are longer than {limit} tokens: not used"
             )
         return kept
+
+    def within_limit(self, backbone: Backbone, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """The prompts within `max_prompt_tokens`; perhaps none."""
+        limit = self.plan.config.max_prompt_tokens
+        return [prompt for prompt in prompts if len(backbone.chat.prompt_ids(prompt)) <= limit]
 
     def demonstrations(self, backbone: Backbone) -> list[Demonstration]:
         """Those that the optimizer asks for, within `sft.max_length` as SFT's are; none where it asks for none."""

@@ -61,6 +61,8 @@ class RewardSource(Protocol):
     Optional, on what `open` returns (or the plugin itself):
         on_device: it computes on the backbone's device. Then it is called in the main thread, without a deadline, and never
             while a rollout goes on. Default: True for what `open` returned, else False.
+        deterministic: of the plugin, the same sample has the same score another day: only then scored answers are kept for
+            other runs. Default True.
         whole_batch: a score depends on the other samples, so all of a rollout are given at once. Default False.
         call_seconds(count): the most seconds that a call with `count` samples takes by limits of its own; where that is more
             than `scoring.deadline`, it is the deadline. Default: `scoring.deadline` alone.
@@ -90,6 +92,8 @@ class Judge(Protocol):
         compare_all(comparisons): many at once, one Verdict for each `Comparison`, in order; may be `async`.
         rate_all(answers): of (Prompt, str), one Score for each on the judge's own scale, in order; may be `async`.
         on_device: it computes on the backbone's device. Default: False.
+        deterministic: of the plugin, the same question has the same answer another day: only then what is made of its answers
+            is kept for other runs. Default: not.
         contents(): of the plugin, what its settings only point at: name → hash of a file, a model, an adapter.
         not_compared: of the plugin, names of settings that a run may change when it is gone on with. Default: none.
     """

@@ -14,6 +14,9 @@ from rlhf_lora.records import Demonstration
 from rlhf_lora.revised_rows import revised_prompts, with_helpful
 from rlhf_lora.splits import Splits
 
+SAMPLING = ("rollout", "max_prompt_tokens", "hardware.rollout_batch")
+"""What decides a model's answers beside the model: one stream of random numbers goes through all batches."""
+
 
 def is_repeatable(by_judge: bool, judge: Any) -> bool:
     """Whether the same questions are answered the same again. A judge says so of itself (`deterministic`); the run's own
@@ -21,7 +24,17 @@ def is_repeatable(by_judge: bool, judge: Any) -> bool:
     return not by_judge or bool(getattr(judge, "deterministic", False))
 
 
-def labels_of(config: DictConfig, splits: Splits, inputs: Mapping[str, str]) -> list[Any]:
+def judge_settings(config: DictConfig, judge: Any) -> dict[str, Any] | None:
+    """What decides what a judge says: its settings without those that only change how it is asked (`not_compared`), so that
+    another budget or deadline does not ask for anything anew."""
+    if config.judge is None:
+        return None
+    free = getattr(judge, "not_compared", ())
+    found: dict[str, Any] = settings(config, "judge")[0]
+    return {name: value for name, value in found.items() if name not in free}
+
+
+def labels_of(config: DictConfig, splits: Splits, inputs: Mapping[str, str], judge: Any) -> list[Any]:
     """What decides a judge's labels, beside the SFT model and what all stages share."""
     reads = ["pairs", *(["prompts"] if config.reward_model.pairs == "rollouts" and not splits.pairs else [])]
     places = [
@@ -29,22 +42,23 @@ def labels_of(config: DictConfig, splits: Splits, inputs: Mapping[str, str]) -> 
         "reward_model.rows",
         "reward_model.half",
         "ai_labels",
-        "judge",
         "scoring.missing_share",
     ]
     if config.reward_model.pairs == "rollouts":
-        places += ["rollout", "max_prompt_tokens"]
-    return [*settings(config, *places), splits.fingerprint(*reads), *_plugins(inputs, "judge", "rollout")]
+        places += SAMPLING
+    asked = [judge_settings(config, judge), *_plugins(inputs, "judge", "rollout")]
+    return [*settings(config, *places), splits.fingerprint(*reads), *asked]
 
 
-def revisions_of(config: DictConfig, splits: Splits, inputs: Mapping[str, str]) -> list[Any]:
+def revisions_of(config: DictConfig, splits: Splits, inputs: Mapping[str, str], judge: Any) -> list[Any]:
     """What decides revisions, beside the SFT model and what all stages share."""
-    places = ["revisions", "rollout", "max_prompt_tokens", "scoring.missing_share"]
+    places = ["revisions", *SAMPLING, "scoring.missing_share"]
+    asked: list[Any] = _plugins(inputs, "rollout", "reward")
     if config.revisions.by == "judge":
-        places.append("judge")
+        asked = [judge_settings(config, judge), *_plugins(inputs, "judge"), *asked]
     reads = "demonstrations" if config.revisions.of == "sft" else "prompts"
     said = [[p.id, p.text, p.critique, p.revision] for p in principles_of(config.revisions)]
-    return [*settings(config, *places), said, splits.fingerprint(reads), *_plugins(inputs, "judge", "rollout")]
+    return [*settings(config, *places), said, splits.fingerprint(reads), *asked]
 
 
 def revised_rows(config: DictConfig, splits: Splits, with_helpful_ones: bool = False) -> int:
@@ -72,6 +86,6 @@ def stage_memory(name: str, config: DictConfig, shape: memory.Shape, judge: Any)
     )  # fmt: skip
 
 
-def _plugins(inputs: Mapping[str, str], *kinds: str) -> list[str]:
+def _plugins(inputs: Mapping[str, str], *kinds: str) -> list[Any]:
     starts = tuple(f"the plugin {kind}=" for kind in kinds)
     return [what for name, what in inputs.items() if name.startswith(starts)]

@@ -22,12 +22,12 @@ from rlhf_lora.atomic import write_text
 from rlhf_lora.comparison_rows import among
 from rlhf_lora.contracts import Context
 from rlhf_lora.errors import DataError, PluginError
-from rlhf_lora.plan import StagePlan
+from rlhf_lora.plan_stages import StagePlan
 from rlhf_lora.principles import principles_of
 from rlhf_lora.records import Comparison, Demonstration, Pair, Prompt, Sample, named_seed
 from rlhf_lora.revised_rows import matches, revised_prompts, with_helpful
 from rlhf_lora.revising import ByQuestions, OwnVoice, Reviser
-from rlhf_lora.reward_tree import every_reward
+from rlhf_lora.reward_tree import asks_judge
 from rlhf_lora.row_file import RowFile
 from rlhf_lora.stages import ai_labelling, revisions
 from rlhf_lora.stages.scoring import Scorer
@@ -145,26 +145,29 @@ class FileStages:
 
     def _before_and_after(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         measures = self._measures()
-        prompts = list(prompts)[:MEASURED]
         if not measures or not prompts:
             return {}
-        found: dict[str, Any] = {"prompts": len(prompts)}
+        found: dict[str, Any] = {}
         for when, adapter in (
             ("before", self.parts.first_sft_adapter),
             ("after", self.parts.adapter_of("revised_sft")),
         ):
-            answers = self._answers_of(adapter, prompts)
+            asked, answers = self._answers_of(adapter, prompts)
             self._free()
+            if asked:
+                found["prompts"] = len(asked)
             for name, measure in measures.items():
-                if said := revisions.of_answers(measure, prompts, answers):
+                if said := revisions.of_answers(measure, asked, answers):
                     found.setdefault(name, {})[when] = said
         return found
 
-    def _answers_of(self, adapter: Path | None, prompts: Sequence[Prompt]) -> list[str]:
+    def _answers_of(self, adapter: Path | None, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[str]]:
+        """Those of the prompts that are short enough, and an answer to each."""
         backbone = self.parts.answering_backbone(adapter)
+        asked = self.parts.within_limit(backbone, prompts)[:MEASURED]
         engine = opened(self.parts.plan.rollout, self.parts.context(backbone))
         seed = named_seed(self.parts.plan.config.seed, "revised_sft/measured") >> 1
-        return [sample.text for sample in engine.generate(backbone, prompts, 1, seed)]
+        return asked, [sample.text for sample in engine.generate(backbone, asked, 1, seed)] if asked else []
 
     def _reviser(self, judge: Any) -> Reviser:
         if callable(getattr(judge, "revise_all", None)):
@@ -238,8 +241,7 @@ def meet_judge(parts: Assembly, done: Callable[[StagePlan], bool]) -> None:
         return
     stages = [stage for stage in plan.stages if not done(stage)]
     asked = [s for s in stages if s.name in feedback_checks.asking_stages(plan.config) and s.reused is None]
-    by_reward = any(getattr(one, "needs_judge", False) for _, one in every_reward(plan.reward))
-    asks_policy = by_reward or plan.config.refresh.by == "judge"
+    asks_policy = asks_judge(plan.reward) or plan.config.refresh.by == "judge"
     if asked or (asks_policy and any(stage.name == "policy" for stage in stages)):
         with _open(plan.judge, FileStages(parts).context_without_base()):
             pass

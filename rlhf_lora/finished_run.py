@@ -17,7 +17,8 @@ from rlhf_lora.best_of_n import AT_ONCE, Best, pick
 from rlhf_lora.config import recompose
 from rlhf_lora.errors import ConfigError, DataError, UserError
 from rlhf_lora.mini import bases
-from rlhf_lora.plan import Plan, StagePlan, cache_folder
+from rlhf_lora.plan import Plan, cache_folder
+from rlhf_lora.plan_stages import StagePlan
 from rlhf_lora.records import ASSISTANT, Data, Message, Prompt, Sample, Score, named_seed, transcript
 from rlhf_lora.run_folder import RunFolder, find_run
 from rlhf_lora.schema import PLUGIN_GROUPS
@@ -147,7 +148,9 @@ def open_run(run: str, *overrides: str) -> FinishedRun:
         UserError: no run folder, nothing in it that could answer, or an override that is wrong.
     """
     folder = find_run(run)
-    trained = [name for name in ("policy", "sft") if (folder.adapter(name) / "adapter_config.json").is_file()]
+    trained = [
+        name for name in ("policy", "revised_sft", "sft") if (folder.adapter(name) / "adapter_config.json").is_file()
+    ]
     if not trained:
         raise UserError(
             f"{run} has no policy yet", where=str(folder.adapter("policy")), fix=f"finish it: rlhf-lora train … run_dir={run}"
@@ -173,7 +176,7 @@ def plan_of(folder: RunFolder, overrides: Sequence[str] = ()) -> Plan:
         for kind in PLUGIN_GROUPS
         if kind != "dataset"
     }
-    stages = {"sft": "sft", "reward_model": "reward", "policy": "policy"}
+    stages = {"sft": "sft", "revised_sft": "revised_sft", "reward_model": "reward", "policy": "policy"}
     there = [stage for stage, name in stages.items() if (folder.adapter(name) / "adapter_config.json").is_file()]
     return Plan(
         config=config, spec=derive.model_spec(config), mini=mini, dataset=dataset,

@@ -22,7 +22,7 @@ from rlhf_lora.assembly import Assembly, opened
 from rlhf_lora.chat import Chat
 from rlhf_lora.errors import Stopped
 from rlhf_lora.evaluation import close_all
-from rlhf_lora.plan import StagePlan
+from rlhf_lora.plan_stages import StagePlan
 from rlhf_lora.records import Prompt, Score, named_seed, prompt_of
 from rlhf_lora.stages import answers
 from rlhf_lora.stages.on_policy import SCALE_SAMPLES
@@ -50,9 +50,9 @@ class AnswersStage:
         """
         if self.records.get(self.name, {}).get("key") == key and (self.folder / answers.ANSWERS).is_file():
             return answers.load(self.folder)
-        config = self.parts.plan.config
         # What a judge is asked may be answered otherwise another time; its own cache keeps what was paid for.
-        record = self._cached(stage, key) if config.cache and config.judge is None else self._make(stage, key)
+        from_cache = self.parts.plan.config.cache and stage.repeatable
+        record = self._cached(stage, key) if from_cache else self._make(stage, key)
         sets = answers.load(self.folder)
         self.parts.folder.save_samples(self.name, None, answers.rows(sets))
         self.records.keep(self.name, {"key": key, "reused": False} | record)

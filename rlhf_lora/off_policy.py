@@ -14,7 +14,7 @@ from rlhf_lora import progress, rounds
 from rlhf_lora.adapter_stages import AdapterStages, Record
 from rlhf_lora.contracts import FitContext
 from rlhf_lora.made_rows import AnswersStage
-from rlhf_lora.plan import StagePlan
+from rlhf_lora.plan_stages import StagePlan
 from rlhf_lora.records import named_seed
 from rlhf_lora.turns import Turn
 

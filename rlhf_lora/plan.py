@@ -6,8 +6,6 @@ and which are taken from the cache, and estimates memory. Everything that can be
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,59 +14,38 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from rlhf_lora import (
     __version__,
-    ai_labels,
     controls,
     derive,
     evaluation_checks,
     feedback_checks,
-    feedback_plan,
     honoured,
     judge_checks,
     memory,
     plan_checks,
     plan_notes,
+    plan_stages,
     registry,
     reward_labels,
     round_checks,
     row_source,
     sources,
-    stage_cache,
 )
 from rlhf_lora.mini import bases
 from rlhf_lora.model_spec import ModelSpec, adapter_hash, base_hash
+from rlhf_lora.plan_stages import Given, StagePlan, stage_rows
 from rlhf_lora.records import Data
 from rlhf_lora.reward_tree import every_reward, trained_folders
-from rlhf_lora.schema import PLUGIN_GROUPS
+from rlhf_lora.row_source import RowSource
+from rlhf_lora.schema import OWN_DATASETS, PLUGIN_GROUPS
 from rlhf_lora.sources import Sources
 from rlhf_lora.splits import Splits
 from rlhf_lora.train_settings import TrainSettings
 
 CACHE = "RLHF_LORA_CACHE"
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """One stage: what it reads and writes, and whether the cache has it.
-
-    Attributes:
-        key: names the stage by content: everything that decides its result.
-        reused: the folder it is taken from, when the cache has it.
-        repeatable: it comes out the same again, so that the cache may keep it; what a judge that is asked anew may answer
-            otherwise says is not, nor what is learned from it.
-    """
-
-    name: str
-    reads: str
-    writes: str
-    rows: int
-    key: str
-    memory: memory.Memory | None = None
-    reused: Path | None = None
-    repeatable: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,7 +82,7 @@ class Plan:
         return not hasattr(self.optimizer, "learns_from")
 
     @property
-    def row_source(self) -> row_source.RowSource:
+    def row_source(self) -> RowSource:
         """Where the policy's optimizer has its rows from."""
         return row_source.of(self.config.optimizer)
 
@@ -167,58 +144,18 @@ def make_plan(
     asked = datasets.get("policy.dataset", dataset)
     derive.derive(config, shape.hidden, derive.max_positions(config, mini), asked)
     reward = registry.build("reward", config.reward)
-    source = row_source.choose(config.optimizer, reward)
-    needed = plan_checks.stage_names(config, reward, source)
-    read = sources.read(config, datasets, load, feedback_checks.readers(needed), source.existing)
-    source = row_source.settle(config.optimizer, read.existing)
-    data, splits = read.data, read.splits
-    derive.derive_updates(config, len(splits.prompts))
-    honoured.check_stop_rule(config)
-    built = {
-        kind: None if config[kind] is None else registry.build(kind, config[kind])
-        for kind in PLUGIN_GROUPS
-        if kind not in ("dataset", "reward")
-    }
-    built["reward"] = reward
+    read, source = _read(config, datasets, reward, load, trains)
+    built = _built(config, reward)
     spec = derive.model_spec(config)
-    start_adapter = plan_checks.start_adapter_of(config)
-    if start_adapter is not None:
-        plan_checks.check_adapter_fits(start_adapter, shape, "model.adapter")
-    reward_adapters = trained_folders(reward)
-    for setting, folder in reward_adapters.items():
-        plan_checks.check_adapter_fits(folder, shape, setting)
-    plan_checks.check_missing(config, built["optimizer"])
-    judge_checks.check_judge(config, reward, built["optimizer"], idle=not trains)
-    has_demonstrations = bool(splits.demonstrations or config.sft.dataset is not None)
-    names = plan_checks.stage_names(config, reward, source, has_demonstrations)
-    feedback_checks.check_stages(config, names)
-    feedback_checks.check_rows(config, names, read)
-    if "labels" in names:
-        config.reward_model.loss = "pairwise"
-    elif "reward_model" in names:
-        config.reward_model.loss = reward_labels.loss_for(config.reward_model.loss, splits)
-    has_reward_model = bool(reward_adapters) or "reward_model" in names
-    policy_reads = row_source.reads(source, read.existing)
-    plan_checks.check_rows(names, read, built["optimizer"], has_reward_model, config.reward_model.loss, policy_reads)
-    reward_labels.refuse_ties(built["optimizer"], read.existing.pairs)
-    controls.check_control(config, names, source.taught_by)
-    if "policy" in names:
-        if trains:
-            row_source.check_reward(source, config, reward)
-        relabelled = getattr(read.existing, policy_reads) if source.name == "relabel" else ()
-        plan_checks.check_columns(built["reward"], splits, built["optimizer"], relabelled)
-        evaluation_checks.check_midway(config, built["optimizer"], splits, data.gold)
-        evaluation_checks.check_best_of_n(config, built["reward"], names)
-    round_checks.check(config, source, names, built["optimizer"], splits)
+    adapters = _adapters(config, reward, shape)
+    names = _checked_stages(config, built, read, source, trains)
+    inputs = _inputs(config, spec, mini, read, reward, built["judge"], adapters)
     cache_dir = cache_folder()
-    inputs = _inputs(
-        config, spec, mini, read, reward, built["judge"], {"model.adapter": start_adapter, **reward_adapters}
-    )
-    stages = _stages(config, names, spec, shape, read, built, inputs, cache_dir)
+    stages = plan_stages.stages(Given(config, names, spec, shape, read, built, inputs, cache_dir))
     return Plan(
         config=config, spec=spec, mini=mini, dataset=dataset, sources=read, stages=tuple(stages), inputs=inputs,
-        run_dir=_run_dir(config), cache_dir=cache_dir, width=shape.hidden, start_adapter=start_adapter,
-        notes=tuple(plan_notes.notes(config, splits, stages)), **built,
+        run_dir=_run_dir(config), cache_dir=cache_dir, width=shape.hidden, start_adapter=adapters.get("model.adapter"),
+        notes=tuple(plan_notes.notes(config, read.splits, stages)), **built,
     )  # fmt: skip
 
 
@@ -231,22 +168,95 @@ def cache_folder() -> Path:
     return Path(home or Path.home() / ".cache") / "rlhf_lora"
 
 
-# --- stages and their keys --------------------------------------------------------------------------------------------
+# --- what a plan is made of -------------------------------------------------------------------------------------------
+
+
+def _read(
+    config: DictConfig, datasets: Mapping[str, Any], reward: Any, load: Callable[[Any], Data], trains: bool
+) -> tuple[Sources, RowSource]:
+    """The data, split; where the policy's rows come from; and as many updates as there are prompts for."""
+    source = row_source.choose(config.optimizer, reward)
+    needed = plan_checks.stage_names(config, reward, source)
+    if not trains:  # by whatever it is judged, what it was trained on is held out still
+        needed += [stage for stage in OWN_DATASETS if config[stage].dataset is not None]
+    read = sources.read(config, datasets, load, feedback_checks.readers(needed), source.existing)
+    source = row_source.settle(config.optimizer, read.existing)
+    derive.derive_updates(config, len(read.splits.prompts))
+    honoured.check_stop_rule(config)
+    return read, source
+
+
+def _built(config: DictConfig, reward: Any) -> dict[str, Any]:
+    """The plugins beside the dataset, by kind; None where the configuration names none."""
+    others = [kind for kind in PLUGIN_GROUPS if kind not in ("dataset", "reward")]
+    built = {kind: None if config[kind] is None else registry.build(kind, config[kind]) for kind in others}
+    return built | {"reward": reward}
+
+
+def _adapters(config: DictConfig, reward: Any, shape: memory.Shape) -> dict[str, Path]:
+    """Setting → the adapter folder that it names; each is this base's."""
+    start = plan_checks.start_adapter_of(config)
+    found = ({} if start is None else {"model.adapter": start}) | trained_folders(reward)
+    for setting, folder in found.items():
+        plan_checks.check_adapter_fits(folder, shape, setting)
+    return found
+
+
+def _checked_stages(
+    config: DictConfig, built: Mapping[str, Any], read: Sources, source: RowSource, trains: bool
+) -> list[str]:
+    """The stages that run. What they need is there, and what the settings ask for is what they do."""
+    reward, optimizer, splits = built["reward"], built["optimizer"], read.splits
+    plan_checks.check_missing(config, optimizer)
+    judge_checks.check_judge(config, reward, optimizer, idle=not trains)
+    has_demonstrations = bool(splits.demonstrations or config.sft.dataset is not None)
+    names = plan_checks.stage_names(config, reward, source, has_demonstrations)
+    if trains:  # another reward, to judge by, does without stages that the run had
+        feedback_checks.check_stages(config, names)
+        feedback_checks.check_rows(config, names, read)
+    if "labels" in names:
+        config.reward_model.loss = "pairwise"
+    elif "reward_model" in names:
+        config.reward_model.loss = reward_labels.loss_for(config.reward_model.loss, splits)
+    has_reward_model = bool(trained_folders(reward)) or "reward_model" in names or not trains
+    policy_reads = row_source.reads(source, read.existing)
+    plan_checks.check_rows(names, read, optimizer, has_reward_model, config.reward_model.loss, policy_reads)
+    reward_labels.refuse_ties(optimizer, read.existing.pairs)
+    controls.check_control(config, names, source.taught_by)
+    if "policy" in names:
+        _check_policy(config, built, read, source, names, trains)
+    if trains:
+        round_checks.check(config, source, names, optimizer, splits)
+    return names
+
+
+def _check_policy(
+    config: DictConfig, built: Mapping[str, Any], read: Sources, source: RowSource, names: Sequence[str], trains: bool
+) -> None:
+    """What teaches the policy was chosen to, finds the columns that it wants, and can judge."""
+    reward, optimizer, splits = built["reward"], built["optimizer"], read.splits
+    if trains:
+        row_source.check_reward(source, config, reward)
+    relabelled = getattr(read.existing, row_source.reads(source, read.existing)) if source.name == "relabel" else ()
+    plan_checks.check_columns(reward, splits, optimizer, relabelled)
+    evaluation_checks.check_midway(config, optimizer, splits, read.data.gold)
+    evaluation_checks.check_best_of_n(config, reward, names)
 
 
 def _inputs(
     config: DictConfig, spec: ModelSpec, mini: bases.AnyBase | None, read: Sources, reward: Any, judge: Any,
-    adapters: Mapping[str, Path | None],
+    adapters: Mapping[str, Path],
 ) -> dict[str, str]:  # fmt: skip
     """What decides the result beside the settings, by content: a run is gone on with only while all of it is the same."""
     chosen = [(kind, config[kind].name) for kind in PLUGIN_GROUPS if config[kind] is not None]
     chosen += [("dataset", config[source.stage].dataset.name) for source in read.every if source.stage]
     chosen += [("reward", registry.to_config(part)["name"]) for _, part in every_reward(reward)]
+    chosen += [("reward", name) for name in _rewards_by_name(config)]
     plugins = {f"{kind}={name}": registry.lookup(kind, name).source for kind, name in chosen}
     return {
         "the kit": __version__,
         "the base": bases.content_hash(mini) if mini is not None else base_hash(spec.path, spec.revision),
-        **{name: adapter_hash(folder) for name, folder in adapters.items() if folder is not None},
+        **{name: adapter_hash(folder) for name, folder in adapters.items()},
         **read.fingerprints(),
         **{f"the plugin {name}": source for name, source in plugins.items() if source},
         **{
@@ -256,123 +266,10 @@ def _inputs(
     }
 
 
-def _stages(
-    config: DictConfig, names: Sequence[str], spec: ModelSpec, shape: memory.Shape, read: Sources,
-    built: Mapping[str, Any], inputs: Mapping[str, str], cache_dir: Path,
-) -> list[StagePlan]:  # fmt: skip
-    model = [
-        inputs["the base"],
-        spec.load_in_4bit,
-        spec.dtype,
-        spec.device,
-        vars(spec.lora),
-        spec.template,
-        dict(spec.template_kwargs),
-    ]
-    common = [stage_cache.code(), config.seed, model, config.hardware.threads]
-    first_key = start_key = inputs.get("model.adapter")
-    splits, repeatable = read.splits, True
-    plans: list[StagePlan] = []
-
-    def add(name: str, reads: str, writes: str, rows: int, of: list[Any], cached: bool = True) -> str:
-        key = hashlib.sha256(json.dumps([name, *common, *of], sort_keys=True, default=str).encode()).hexdigest()[:20]
-        folder = cache_dir / "stages" / f"{name}-{key}"
-        known = cached and repeatable and config.cache and stage_cache.has(folder)
-        expected = _stage_memory(name, config, shape, built, splits)
-        plans.append(StagePlan(name, reads, writes, rows, key, expected, folder if known else None, repeatable))
-        return key
-
-    if "sft" in names:
-        of: list[Any] = [start_key, _without_dataset(config.sft), splits.fingerprint("demonstrations")]
-        start_key = add("sft", "demonstrations", "adapters/sft", len(splits.demonstrations), of)
-    if "revisions" in names:
-        repeatable = feedback_plan.is_repeatable(config.revisions.by == "judge", built["judge"])
-        of = [start_key, *feedback_plan.revisions_of(config, splits, inputs)]
-        revisions_key = add("revisions", "prompts", "revisions", feedback_plan.revised_rows(config, splits), of)
-        if "revised_sft" in names:
-            of = [first_key, revisions_key, _without_dataset(config.sft), splits.fingerprint("demonstrations")]
-            rows = feedback_plan.revised_rows(config, splits, with_helpful_ones=True)
-            start_key = add("revised_sft", "demonstrations", "adapters/revised_sft", rows, of)
-    label_key: list[Any] = []
-    if "labels" in names:
-        repeatable = repeatable and feedback_plan.is_repeatable(True, built["judge"])
-        of = [start_key, *feedback_plan.labels_of(config, splits, inputs)]
-        reads = "prompts" if config.reward_model.pairs == "rollouts" else "pairs"
-        label_key = [add("labels", reads, "labels", ai_labels.work_of(config, splits).rows, of)]
-    reward_key: Any = [what for name, what in inputs.items() if name.startswith("reward.")]
-    if "reward_model" in names:
-        of = [
-            start_key,
-            _without_dataset(config.reward_model),
-            config.evaluation.split,
-            *label_key,
-            splits.fingerprint(
-                reward_labels.LISTS.get(reads := reward_labels.READS[config.reward_model.loss], reads),
-                "tuning_pairs", "final_pairs", "tuning_ratings", "final_ratings", "tuning_labels", "final_labels",
-            ),
-        ]  # fmt: skip
-        rows = (
-            ai_labels.work_of(config, splits).most_pairs(config.ai_labels.samples_per_prompt)
-            if label_key
-            else len(reward_labels.asked_for(getattr(splits, reads), config.reward_model))
-        )
-        reward_key += [add("reward_model", reads, "adapters/reward", rows, of)]
-    source = row_source.of(config.optimizer)
-    if "answers" in names:
-        of = [start_key, reward_key, row_source.deciding(source, config, read, inputs)]
-        reads = row_source.reads(source, read.existing)
-        start_key = add("answers", reads, "answers/", len(stage_rows(read, "policy", reads)), of, config.judge is None)
-    if "policy" in names:
-        reads = (source.existing or "prompts") if not source.made else f"{source.learns_from} of answers"
-        of = [
-            start_key,
-            reward_key,
-            *(OmegaConf.to_container(config[k]) for k in PLUGIN_GROUPS if config[k] is not None),
-            [what for name, what in inputs.items() if name.startswith("the plugin")],
-            *([inputs["the data"], inputs["the data of policy"]] if "the data of policy" in inputs else []),
-            *([config.reward_model.labels] if reads in ("pairs", "labels") else []),
-        ]
-        rows = 0 if source.made else len(stage_rows(read, "policy", reads))
-        add("policy", reads, "adapters/policy", rows, of, cached=False)
-    return plans
-
-
-def stage_rows(read: Sources, stage: str, reads: str) -> Sequence[Any]:
-    rows: Sequence[Any] = getattr(read.existing if stage == "policy" and reads != "prompts" else read.splits, reads)
-    return rows
-
-
-def _without_dataset(settings: DictConfig) -> dict[str, Any]:
-    """A stage's settings; its dataset counts by what it holds, not by where it lies."""
-    return {str(key): value for key, value in OmegaConf.to_container(settings).items() if key != "dataset"}  # type: ignore[union-attr]
-
-
-def _stage_memory(
-    name: str, config: DictConfig, shape: memory.Shape, built: Mapping[str, Any], splits: Splits
-) -> memory.Memory | None:
-    if name in ("labels", "revisions"):
-        return feedback_plan.stage_memory(name, config, shape, built["judge"])
-    name = "sft" if name == "revised_sft" else name
-    on_policy = name == "policy" and not hasattr(built["optimizer"], "learns_from")
-    stage: Any = name if name != "policy" else ("on_policy" if on_policy else "preference")
-    stage, on_policy = ("labelling", True) if name == "answers" else (stage, on_policy)
-    reply = config.rollout.get("max_new_tokens") or derive.DEFAULT_NEW_TOKENS
-    longest = (
-        config.max_prompt_tokens + reply
-        if on_policy
-        else (config.optimizer if name == "policy" else config[name]).max_length
-    )
-    is_reward_model = name == "reward_model"
-    rows = reward_labels.micro_batch(config, splits) if is_reward_model else config.hardware.micro_batch
-    sequences = reward_labels.answers_in_a_row(config.reward_model.loss, splits) if is_reward_model else None
-    if stage == "preference" and row_source.of(config.optimizer).learns_from != "pairs":
-        sequences = 1
-    return memory.estimate(
-        shape, stage=stage, load_in_4bit=config.model.load_in_4bit, dtype=config.model.dtype, r=config.adapter.r,
-        prompt_tokens=longest - min(reply, longest - 1), response_tokens=min(reply, longest - 1),
-        rollout_batch=config.hardware.rollout_batch, micro_batch=rows, sequences=sequences, chunk=config.hardware.logprob_chunk,
-        gradient_checkpointing=config.model.gradient_checkpointing, device_context=config.hardware.device == "cuda",
-    )  # fmt: skip
+def _rewards_by_name(config: DictConfig) -> list[str]:
+    """Rewards that do not teach the policy: of simulated people, and of what measures revisions."""
+    people = [config.refresh.by] if config.refresh.by not in (None, "judge") else []
+    return [*people, *(config.revisions.measure if config.revisions.rounds else [])]
 
 
 def _run_dir(config: DictConfig) -> Path:

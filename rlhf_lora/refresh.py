@@ -20,13 +20,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_lora import progress, rounds
+from rlhf_lora import controls, progress, rounds
 from rlhf_lora.adapter_stages import AdapterStages, Record
 from rlhf_lora.assembly import Assembly, opened
 from rlhf_lora.atomic import staging, write_text
 from rlhf_lora.file_stages import FileStages
 from rlhf_lora.made_rows import drawn
-from rlhf_lora.plan import StagePlan
+from rlhf_lora.plan_stages import StagePlan
 from rlhf_lora.records import Pair, Prompt, named_seed
 from rlhf_lora.stages import answers
 from rlhf_lora.stages.annotators import Annotator, Judging, People, counted, labelled
@@ -55,7 +55,9 @@ def run(stages: AdapterStages) -> None:
     def fit() -> Record:
         return _fit(stages, stage, pairs, figures)
 
-    record = stages.cached(stage, fit) if plan.config.cache and plan.config.judge is None else fit()
+    policy = plan.stage("policy")
+    assert policy is not None
+    record = stages.cached(stage, fit) if plan.config.cache and policy.repeatable else fit()
     stages.records.keep(stage.name, {"key": stage.key, "reused": False} | record)
 
 
@@ -65,17 +67,23 @@ def _fit(stages: AdapterStages, stage: StagePlan, new: Sequence[Pair], figures: 
     from rlhf_lora.stages import reward_model
 
     parts, started = stages.parts, time.perf_counter()
-    plan = parts.plan
-    first = plan.stage("reward_model")
-    assert first is not None
-    old = plan.rows(first, FileStages(parts).pairs() if plan.stage("labels") else None)
-    between = [pair for number in range(2, parts.turn.number) for pair in _load(_folder(parts, number))]
-    rows = [*old, *between, *new]
+    plan, rows = parts.plan, learned_from(parts, new)
     progress.stage(stage.name, f"{len(rows)} pairs, {len(new)} of them new")
     ctx = stages.context(stage.name)
     metrics = reward_model.fit(plan.spec, rows, plan.settings("reward_model"), ctx, "pairwise")
     judged = judge_reward_model(plan.spec, ctx.out, plan.splits, parts.gold_scorer(), plan.config.evaluation.split)
     return {"seconds": time.perf_counter() - started, "metrics": metrics, "figures": judged | {"new": dict(figures)}}
+
+
+def learned_from(parts: Assembly, new: Sequence[Pair]) -> list[Pair]:
+    """The pairs of the first reward model, those of later rounds, and the newest; in a control run all with its labels."""
+    plan = parts.plan
+    first = plan.stage("reward_model")
+    assert first is not None
+    old = plan.rows(first, FileStages(parts).pairs() if plan.stage("labels") else None)
+    between = [pair for number in range(2, parts.turn.number) for pair in _load(_folder(parts, number))]
+    labels, seed = plan.config.reward_model.labels, plan.config.seed
+    return [*old, *controls.relabelled([*between, *new], labels, seed)]
 
 
 # --- new pairs --------------------------------------------------------------------------------------------------------
@@ -118,7 +126,8 @@ def _compared(stages: AdapterStages, work: Path) -> list[Any]:
     else:
         annotator = People(parts.named_scorer(ctx, settings.by), settings.tau, named_seed(seed, "people"))
     try:
-        return labelled(annotator, sets, parts.gold_scorer(), work, stages.interrupted)
+        share = plan.config.scoring.missing_share
+        return labelled(annotator, sets, parts.gold_scorer(), work, stages.interrupted, share)
     finally:
         annotator.close()
 

@@ -22,6 +22,11 @@ def every_reward(reward: Any, where: str = "reward") -> Iterator[tuple[str, Any]
         yield from every_reward(part, f"{where}.parts.{name}")
 
 
+def asks_judge(reward: Any) -> bool:
+    """Whether scores come from the run's judge, some of them at least."""
+    return any(getattr(one, "needs_judge", False) for _, one in every_reward(reward))
+
+
 def trained_folders(reward: Any) -> dict[str, Path]:
     """`reward.path`, or `reward.parts.NAME.path` → adapter folder of a reward model that was trained before."""
     folders = {f"{place}.path": getattr(one, "folder", None) for place, one in every_reward(reward)}

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from rlhf_lora import stage_cache
 from rlhf_lora.atomic import staging
+from rlhf_lora.feedback_plan import judge_settings
 from rlhf_lora.plan import Plan
 from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.turns import Turn
@@ -28,8 +29,9 @@ Records = Mapping[str, Mapping[str, Any]]
 
 NOT_DECIDING = (
     "run_dir", "resume", "cache", "rounds", "tracker", "checkpoint_every", "samples_every", "evaluation", "plugins", "stages",
+    "judge",
 )  # fmt: skip
-"""Settings that change nothing of what a round gives to the next."""
+"""Settings that change nothing of what a round gives to the next, or that its key has in another form."""
 
 
 def standing(plan: Plan, records: Records) -> Turn:
@@ -57,7 +59,8 @@ def key(plan: Plan, what: str, turn: Turn) -> str:
     config: Any = OmegaConf.to_container(plan.config)
     deciding = {name: value for name, value in config.items() if name not in NOT_DECIDING}
     judged_on = plan.config.evaluation.split  # figures of a refreshed reward model are part of what it leaves
-    said = [what, turn.number, stage_cache.code(), deciding, judged_on, dict(plan.inputs)]
+    judge, stages = judge_settings(plan.config, plan.judge), [stage.name for stage in plan.stages]
+    said = [what, turn.number, stage_cache.code(), deciding, judge, stages, judged_on, dict(plan.inputs)]
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:20]
 
 

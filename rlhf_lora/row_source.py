@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from rlhf_lora import registry
 from rlhf_lora.errors import ConfigError
+from rlhf_lora.feedback_plan import judge_settings
 from rlhf_lora.records import Label, Pair
 from rlhf_lora.reward_tree import every_reward
 from rlhf_lora.sources import Sources
@@ -130,7 +131,7 @@ def reads(source: RowSource, existing: Splits) -> str:
     return source.existing or "prompts"
 
 
-def deciding(source: RowSource, config: Any, read: Sources, inputs: Mapping[str, str]) -> list[Any]:
+def deciding(source: RowSource, config: Any, read: Sources, inputs: Mapping[str, str], judge: Any) -> list[Any]:
     """What decides what `answers` gives, beside where the policy starts and the reward model: for its key."""
     optimizer, listed = config.optimizer, reads(source, read.existing)
     asked = (
@@ -138,7 +139,9 @@ def deciding(source: RowSource, config: Any, read: Sources, inputs: Mapping[str,
     )
     splits = read.splits if listed == "prompts" else read.existing
     kinds = [
-        OmegaConf.to_container(config[kind]) for kind in ("reward", "judge", "rollout") if config[kind] is not None
+        OmegaConf.to_container(config.reward),
+        judge_settings(config, judge),
+        OmegaConf.to_container(config.rollout),
     ]
     plugins = [what for name, what in inputs.items() if name.startswith("the plugin")]
     limits = [config.max_prompt_tokens, config.hardware.rollout_batch, config.hardware.micro_batch]

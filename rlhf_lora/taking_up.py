@@ -128,10 +128,10 @@ def summarise(
     if too_long:
         summary["too_long"] = dict(too_long)
     summary |= records.get("evaluation", {}).get("figures", {})
-    summary |= rounds.summary(records, config.rounds)
-    for name in ("labels", "revisions", "revised_sft", "reward_model"):
+    for name in ("labels", "revisions", "revised_sft"):
         if figures := records.get(name, {}).get("figures"):
             summary["ai_labels" if name == "labels" else name] = figures
+    summary |= rounds.summary(records, config.rounds)
     if loop is not None:
         state = loop.state
         abstained, errors = state.kinds(loop.missing)  # of a rollout that stopped the run

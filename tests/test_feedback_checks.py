@@ -1,7 +1,7 @@
 """Stages of AI feedback in a plan: when they run unasked, and what is refused in words."""
 
 import pytest
-from tiny import few
+from tiny import few, overrides
 
 from rlhf_lora.config import compose
 from rlhf_lora.errors import ConfigError, DataError
@@ -116,3 +116,20 @@ def test_a_run_knows_what_its_judge_goes_by_and_not_only_where_it_lies(tmp_path)
     rubric.write_text("The shorter one is better.")
     after = make_plan(compose(*asking)).inputs
     assert {name for name in before if before[name] != after[name]} == {"the plugin judge=openai_api: rubric"}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("judge=scripted", "reward_model.pairs=relabel"),
+        ("judge=scripted", "rounds=2", "refresh.by=judge"),
+        ("optimizer.value_init=reward", "optimizer.value=adapter"),
+        ("dataset@reward_model.dataset=orders",),
+    ],
+)
+def test_a_run_can_be_judged_by_a_reward_that_does_without_its_reward_model(tiny_base, tmp_path, more):
+    """`evaluate RUN reward=length`: what was checked is how the run was trained, and that is over."""
+    again = compose(*overrides(tiny_base, tmp_path / "run", *more, "reward=length"))
+    assert make_plan(again, trains=False).config.reward.name == "length"
+    with pytest.raises(ConfigError):
+        make_plan(again)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -167,3 +168,24 @@ def test_it_is_found_at_the_front_door():
 
     assert rlhf_lora.answer is answer
     assert Path(rlhf_lora.__file__).name == "__init__.py"
+
+
+def test_of_a_run_with_revisions_the_reference_is_the_model_trained_on_them(folder, tmp_path):
+    for names, answers in ((("sft", "revised_sft", "policy"), "policy"), (("sft", "revised_sft"), "revised_sft")):
+        path = tmp_path / answers
+        for name in ("config.yaml", "versions.json"):
+            path.mkdir(exist_ok=True)
+            shutil.copy(folder.path / name, path / name)
+        for name in names:
+            shutil.copytree(folder.adapter("policy" if name == "revised_sft" else "sft"), path / "adapters" / name)
+        with open_run(str(path)) as run:
+            assert run.parts.sft_adapter == path / "adapters" / "revised_sft"
+            weights = run.backbone.parameters("reference")
+            theirs = Backbone(run.plan.spec)
+            theirs.add_role("revised", start=path / "adapters" / "revised_sft")
+            assert all(
+                one.equal(other)
+                for one, other in zip(weights.values(), theirs.parameters("revised").values(), strict=True)
+            )
+            same = run.backbone.parameters("policy").values()
+            assert all(a.equal(b) for a, b in zip(same, weights.values(), strict=True)) == (answers == "revised_sft")

@@ -34,7 +34,7 @@ FLOORS = {
     "ai_labels feedback_checks feedback_plan feedback_text judge_checks": 3,
     "user_presets": 0,
     "schema hydra_errors config honoured controls derive sources plan plan_checks plan_view plan_tokens reward_labels": 3,
-    "row_source round_checks evaluation_checks plan_notes turns": 3,
+    "row_source round_checks evaluation_checks plan_notes plan_stages turns": 3,
     "data_view data_lengths data_show": 3,
     "environment run_folder checkpoints stage_cache checks plugins": 3,
     "stages": 4,

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from tiny import few, jsonl, overrides
 
-from rlhf_lora import cli, registry, rounds, row_source, summary_text
+from rlhf_lora import cli, refresh, registry, rounds, row_source, summary_text, taking_up
+from rlhf_lora.assembly import Assembly
 from rlhf_lora.config import compose
 from rlhf_lora.errors import ConfigError, DataError, UserError
 from rlhf_lora.made_rows import drawn
 from rlhf_lora.records import Label, Pair, Prompt
+from rlhf_lora.report import page
 from rlhf_lora.report import rounds as report_rounds
 from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.turns import Turn
@@ -143,11 +145,12 @@ def test_a_round_is_known_by_all_that_decides_it(plan):
     assert same == key("rounds=2") == key("rounds=3", "evaluation.prompts=5")
     others = [
         key("rounds=3", "optimizer.beta=0.3"),
+        key("rounds=3", "stages=[policy]"),
         key("rounds=3", number=3),
         key("rounds=3", what="policy"),
         key("rounds=3", "seed=1"),
     ]
-    assert len({same, *others}) == 5
+    assert len({same, *others}) == 6
 
 
 def test_one_round_names_and_draws_as_a_run_without_rounds():
@@ -343,3 +346,64 @@ def test_the_rounds_are_told_in_lines_and_in_the_report():
     assert all(text in shown for text in ("65.0 %", "62.5 %", "KL is measured from SFT"))
     assert "left out: equal scores" in report_rounds.answers(SUMMARY)
     assert report_rounds.section({}, "SFT") == report_rounds.answers({}) == ""
+
+
+def test_the_report_says_nothing_of_a_refresh_where_there_was_none():
+    one, two = ({"round": n, "gold": {"win_rate_vs_reference": 0.5}} for n in (1, 2))
+    frozen = report_rounds.section({"rounds": [one | {"reward_model": {"accuracy": 0.7}}, two]}, "SFT")
+    assert "of the first round serves all" in frozen
+    assert "refresh" not in frozen
+    assert "learned from" not in frozen  # no column without a figure
+    assert "before its refresh, on the new pairs" in report_rounds.section(SUMMARY, "SFT")
+    assert "reward model" not in report_rounds.section({"rounds": [one, two]}, "SFT")
+
+
+def test_in_the_report_a_refreshed_reward_model_has_its_round_and_the_figures_of_the_newest(tmp_path):
+    folder = RunFolder.create(tmp_path / "folder", {}, {})
+    for stage in ("reward_model", "reward_model_2"):
+        folder.log(stage, 1, {"loss": 0.5})
+        folder.log(stage, 2, {"loss": 0.4})
+    sure = [{"from": 0.5, "to": 0.55, "pairs": 5, "sure": 0.5, "right": 0.4}]
+    folder.write_summary({"reward_model": {"calibration": sure, "calibration_error": 0.1}})
+    shown = page.render(folder)
+    first, second = shown.index("<h3>Reward model</h3>"), shown.index("<h3>Reward model, round 2</h3>")
+    assert first < second < shown.index("How sure the reward model is")
+
+
+def test_the_summarys_reward_model_is_the_one_that_the_last_round_was_trained_against(plan, tmp_path):
+    made = plan("rounds=2", "refresh.by=orders_gold")
+    records = {"reward_model": {"figures": {"accuracy": 0.2}}, "reward_model_2": {"figures": {"accuracy": 0.4}}}
+    folder = RunFolder.create(tmp_path / "folder", {}, {})
+    assert taking_up.summarise(made, folder, "finished", records, None, 1.0, {})["reward_model"] == {"accuracy": 0.4}
+
+
+def test_a_run_that_is_gone_on_with_under_another_budget_is_in_the_round_where_it_was(plan):
+    given = (
+        "judge=openai_api",
+        "judge.model=m",
+        "judge.base_url=http://127.0.0.1:1/v1",
+        "rounds=2",
+        "refresh.by=judge",
+    )
+    made = [plan(*given, *more) for more in ((), ("judge.concurrency=2", "judge.max_calls=9"), ("judge.model=n",))]
+    same, as_well, other = (rounds.key(one, "evaluation", Turn(1, 2)) for one in made)
+    assert same == as_well != other
+
+
+def test_a_round_is_another_one_where_the_reward_that_labels_was_written_anew(plan, tmp_path):
+    file = tmp_path / "people.py"
+    found = []
+    for value in ("1.0", "2.0"):
+        file.write_text(
+            f"from rlhf_lora import reward\n\n@reward('people')\ndef people(samples):\n    return [{value} for _ in samples]\n"
+        )
+        found.append(rounds.key(plan(f"plugins=[{file}]", "rounds=2", "refresh.by=people"), "reward_model", Turn(2, 2)))
+    assert len(set(found)) == 2
+
+
+def test_a_control_run_has_its_labels_in_every_round(plan, tmp_path):
+    made = plan("rounds=2", "refresh.by=orders_gold", "reward_model.labels=flipped")
+    parts = Assembly(made, RunFolder.create(tmp_path / "folder", {}, {}), turn=Turn(2, 2))
+    old, new = list(made.splits.pairs), [Pair(Prompt("p"), "better", "worse")]
+    turned = refresh.learned_from(parts, new)
+    assert [(pair.chosen, pair.rejected) for pair in turned] == [(pair.rejected, pair.chosen) for pair in [*old, *new]]

@@ -192,12 +192,19 @@ def _training(metrics: Rows, config: Mapping[str, Any], summary: Mapping[str, An
         return _absent("No metrics recorded yet.")
     parts = []
     order = {"policy": 0, "evaluation": 1}
+    newest = next((stage for stage in reversed(stages) if stage.startswith("reward_model")), None)
     for stage in sorted(stages, key=lambda s: order.get(s, 2)):
         rows = [row for row in metrics if row["stage"] == stage]
         body = held_out.section(rows, config, finished) if stage == "evaluation" else curves.section(stage, rows)
-        body += held_out.calibration(summary.get("reward_model", {})) if stage == "reward_model" else ""
-        parts.append(f"<h3>{escape(STAGES.get(stage, stage))}</h3>{body}")
+        body += held_out.calibration(summary.get("reward_model", {})) if stage == newest else ""
+        parts.append(f"<h3>{escape(_title_of(stage))}</h3>{body}")
     return "".join(parts)
+
+
+def _title_of(stage: str) -> str:
+    """`reward_model_2` is that of the second round."""
+    name, _, number = stage.rpartition("_")
+    return f"{STAGES[name]}, round {number}" if name in STAGES and number.isdigit() else STAGES.get(stage, stage)
 
 
 def _time(summary: Mapping[str, Any]) -> str:

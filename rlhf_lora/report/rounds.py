@@ -30,19 +30,20 @@ def section(summary: Mapping[str, Any], reference: str) -> str:
     if not rows:
         return ""
     cells = [_cells(row) for row in rows]
-    told = [
-        i for i in range(len(HEADS)) if any(of_row[i] for of_row in cells)
-    ]  # a column that no round fills is left out
+    told = [i for i in range(len(HEADS)) if any(row[i] for row in cells)]
     head = "".join(f'<th class="n" scope="col">{HEADS[i]}</th>' for i in told)
-    lines = "".join(
-        f'<tr><th scope="row">{row["round"]}</th>' + "".join(f'<td class="n">{of_row[i]}</td>' for i in told) + "</tr>"
-        for row, of_row in zip(rows, cells, strict=True)
-    )
+    lines = "".join(_line(row["round"], [its[i] for i in told]) for row, its in zip(rows, cells, strict=True))
     text = (
         f"Each round starts from the policy of the round before; the KL is measured from {escape(reference)} in all of them. "
-        "Wins by reward are by the reward of that round. The reward model is judged on the same held-out pairs in every "
-        "round; before its refresh, on the new pairs, which it had not seen."
+        "Wins by reward are by the reward of that round."
     )
+    if any("new" in row.get("reward_model", {}) for row in rows):
+        text += (
+            " The reward model is judged on the same held-out pairs in every round; before its refresh, on the new pairs, which "
+            "it had not seen."
+        )
+    elif any("reward_model" in row for row in rows):
+        text += " The reward model of the first round serves all of them."
     return (
         f'<p class="soft">{text}</p><div class="plots">{_curve(rows)}</div>'
         f'<div class="scroll"><table><thead><tr><th scope="col">round</th>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
@@ -60,8 +61,12 @@ def answers(summary: Mapping[str, Any]) -> str:
     return f"<h3>Answers that the reward scored</h3><table><tbody>{body}</tbody></table>"
 
 
+def _line(number: int, cells: Sequence[str]) -> str:
+    return f'<tr><th scope="row">{number}</th>' + "".join(f'<td class="n">{cell}</td>' for cell in cells) + "</tr>"
+
+
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    """What stands under each of `HEADS`; empty where the round has no such figure."""
+    """In the order of `HEADS`; what a round does not have is empty."""
     policy, gold, model = row.get("policy", {}), row.get("gold", {}), row.get("reward_model", {})
     return [
         _rate(gold), _rate(policy), _number(gold.get("score_mean")), _number(policy.get("kl_to_reference")),

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from rlhf_lora import progress
 from rlhf_lora.answer_sets import Answered, AnswerSet
 from rlhf_lora.atomic import write_text
-from rlhf_lora.errors import Interrupted
+from rlhf_lora.errors import Interrupted, Stopped
 from rlhf_lora.judging import orders
 from rlhf_lora.records import Comparison, Pair, Prompt, Sample, named_seed
 from rlhf_lora.stages.scoring import Scorer
@@ -92,9 +92,14 @@ class ComparedPair:
 
 
 def labelled(
-    annotator: Annotator, sets: Sequence[AnswerSet], gold: Scorer | None, work: Path, interrupted: Callable[[], int | None]
+    annotator: Annotator, sets: Sequence[AnswerSet], gold: Scorer | None, work: Path,
+    interrupted: Callable[[], int | None], missing_share: float = 1.0,
 ) -> list[ComparedPair]:  # fmt: skip
-    """Have every set of two answers compared; chunks that are in `work` are not asked again."""
+    """Have every set of two answers compared; chunks that are in `work` are not asked again.
+
+    Raises:
+        Stopped: of a chunk, more than `missing_share` could not be read. The chunks before it are kept.
+    """
     found = []
     for start in progress.track(range(0, len(sets), AT_ONCE), "comparisons"):
         part, file = sets[start : start + AT_ONCE], work / f"comparisons-{start // AT_ONCE:06d}.json"
@@ -102,6 +107,7 @@ def labelled(
             kept = json.loads(file.read_text("utf-8"))
         else:
             told = annotator.probabilities(part, start)
+            _stop_if_missing(sum(p is None for p, _ in told), len(part), missing_share)
             golds: list[Any] = [None] * (2 * len(part))
             if gold is not None:
                 golds = [score.value for score in gold([_sample(o.prompt, a) for o in part for a in o.answers])]
@@ -117,6 +123,14 @@ def labelled(
             row = by_id[start + i]
             found.append(ComparedPair(one, row["probability"], row["flipped"], tuple(row["golds"])))
     return found
+
+
+def _stop_if_missing(unread: int, asked: int, share: float) -> None:
+    if unread > share * asked:
+        raise Stopped(
+            f"{unread} of {asked} new comparisons could not be read, more than scoring.missing_share={share:g} allows; "
+            "stopped rather than refresh the reward model with the rest. What was read before is kept"
+        )
 
 
 def counted(compared: Sequence[ComparedPair]) -> tuple[list[Pair], dict[str, Any]]:

@@ -130,6 +130,23 @@ class Longer:
         return Verdict("A" if len(a) >= len(b) else "B", 0.9 if len(a) >= len(b) else 0.1)
 
 
+class Silent:
+    """Cannot be read any more, once it was asked about four comparisons."""
+
+    asked = 0
+
+    def compare(self, prompt: Prompt, a: str, b: str) -> Verdict:
+        self.asked += 1
+        return Verdict("A", 0.9) if self.asked <= 8 else Verdict(None, None, "gone")
+
+
+def test_a_judge_that_dies_while_a_reward_model_is_refreshed_stops_the_run_and_what_it_said_is_kept(tmp_path: Path):
+    sets = [two("xx", "x")] * 5  # in chunks of four
+    with pytest.raises(Stopped, match="1 of 1 new comparisons could not be read"):
+        annotators.labelled(Judging(Silent()), sets, None, tmp_path, lambda: None, missing_share=0.5)
+    assert [file.name for file in tmp_path.iterdir()] == ["comparisons-000000.json"]  # the rest is asked again
+
+
 def test_a_judge_is_asked_in_both_orders_and_what_the_order_decides_is_no_pair(tmp_path: Path):
     judge = Longer()
     sets = [two("xx", "x"), two("x", "xx"), two("ab", "cd"), two("x", "x")]
