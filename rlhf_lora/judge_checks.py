@@ -48,6 +48,12 @@ def check_judge(config: DictConfig, reward: Any, optimizer: Any, idle: bool = Fa
             fix="reward=ai_feedback; reward_model.pairs=relabel; or judge=null (a judge for a finished run alone: "
             "rlhf-lora evaluate RUN judge=NAME)",
         )  # fmt: skip
+    if asking and config.model.path is None and config.judge.name == "local" and config.judge.path is None:
+        raise ConfigError(
+            "the embedded base has no words to judge with", where="judge=local judge.path=null",
+            fix="model=PRESET or model.path=FOLDER, a model that reads English; or a judge of its own beside it: judge.path=MODEL "
+            "(`python -m rlhf_lora.mini judge --to my-judge` makes one for dataset=orders: judge.path=my-judge judge.style=bare)",
+        )  # fmt: skip
     for where, one in every_reward(reward):
         _check_group(where, one, optimizer)
 

@@ -23,6 +23,7 @@ MIX = ("reward=mix", "+reward@reward.parts.a=ai_feedback", "+reward@reward.parts
         ((*MIX, "judge=scripted", "reward.parts.a.against=group"), "reward.parts.a.against=group", "within a mix"),
         ((*ASKING, "reward.mode=pointwise", "reward.against=group"), "reward.mode=pointwise", "one answer alone"),
         ((*ASKING, "judge.always=third"), "judge.always", "third"),
+        (("reward=ai_feedback", "judge=local", "model.path=null"), "judge=local judge.path=null", "no words to judge with"),
     ], fast=5),
 )  # fmt: skip
 def test_what_a_judge_cannot_do_is_refused(settings, where, says, plan):
