@@ -165,7 +165,9 @@ def mini_settings(config: DictConfig, dataset: Any) -> bases.AnyBase | None:
             where="model.path=null",
             fix="give a model: model.path=FOLDER, or a preset such as model=qwen3_0_6b; "
             "`python -m rlhf_lora.mini text --data FILE --to FOLDER` makes a small one from your text"
-            + ("; dataset.mini_task=orders where the answers are of that task" if hasattr(dataset, "mini_task") else ""),
+            + (
+                "; dataset.mini_task=orders where the answers are of that task" if hasattr(dataset, "mini_task") else ""
+            ),
         )
     if task == "helpdesk":
         return HelpdeskBase(seed=config.seed)
