@@ -27,10 +27,11 @@ def askers(config: DictConfig, reward: Any) -> list[str]:
     return found
 
 
-def check_judge(config: DictConfig, reward: Any, optimizer: Any, idle: bool = False) -> None:
+def check_judge(config: DictConfig, reward: Any, optimizer: Any, judge: Any = None, idle: bool = False) -> None:
     """Who is to be asked is there, somebody asks, and what is asked can be made of the rollouts.
 
     Args:
+        judge: the run's, as it is built; None where it has none.
         idle: a judge that nobody asks is no mistake.
 
     Raises:
@@ -56,6 +57,17 @@ def check_judge(config: DictConfig, reward: Any, optimizer: Any, idle: bool = Fa
         )  # fmt: skip
     for where, one in every_reward(reward):
         _check_group(where, one, optimizer)
+        _check_ratings(where, one, judge)
+
+
+def _check_ratings(where: str, reward: Any, judge: Any) -> None:
+    """One that is opened shows only then what it can do, and is asked again there."""
+    rated = getattr(reward, "needs_judge", False) and getattr(reward, "mode", None) == "pointwise"
+    if rated and judge is not None and not any(callable(getattr(judge, can, None)) for can in ("rate_all", "open")):
+        raise ConfigError(
+            "the judge compares answers and does not rate one alone: it has no rate_all", where=f"{where}.mode=pointwise",
+            fix=f"{where}.mode=pairwise, or another judge",
+        )  # fmt: skip
 
 
 def _check_group(where: str, reward: Any, optimizer: Any) -> None:

@@ -32,6 +32,18 @@ def test_what_a_judge_cannot_do_is_refused(settings, where, says, plan):
     assert refused.value.where == where
 
 
+def test_a_judge_that_cannot_rate_is_refused_before_anything_is_trained(plan, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from rlhf_lora import Verdict, judge\n@judge('compares_alone')\nclass Mine:\n"
+        "    def compare(self, prompt, a, b):\n        return Verdict('A')\n"
+    )
+    given = [f"plugins=[{file}]", "reward=ai_feedback", "judge=compares_alone"]
+    assert plan(*given).judge is not None
+    with pytest.raises(ConfigError, match="has no rate_all"):
+        plan(*given, "reward.mode=pointwise")
+
+
 @pytest.mark.parametrize(
     "settings",
     few([
