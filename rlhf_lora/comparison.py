@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from rlhf_lora.errors import ContractError, RlhfLoraError
+from rlhf_lora.judging.orders import judges_fault, verdicts
 from rlhf_lora.length_control import length_controlled
-from rlhf_lora.records import Comparison, Prompt, Sample, Score, Verdict
-from rlhf_lora.scores import awaited
+from rlhf_lora.records import Comparison, Prompt, Sample, Score
 
 RESAMPLES = 10_000
 
@@ -83,30 +82,17 @@ def _asked_twice(
 ) -> list[tuple[float | None, float | None]]:
     """1 we won, 0 we lost, ½ a tie, None unreadable: with ours in the first place, and in the second."""
     pairs = [Comparison(Prompt.of(a), a.text, b.text) for a, b in zip(ours, theirs, strict=True)]
-    given = _verdicts(judge, [one for pair in pairs for one in (pair, pair.swapped)])
+    given = _choices(judge, [one for pair in pairs for one in (pair, pair.swapped)])
     return [
         (first, None if second is None else 1 - second) for first, second in zip(given[::2], given[1::2], strict=True)
     ]
 
 
-def _verdicts(judge: Any, comparisons: Sequence[Comparison]) -> list[float | None]:
-    """All asked at once where the judge takes many."""
-    name = type(judge).__name__
-    try:
-        if callable(many := getattr(judge, "compare_all", None)):
-            verdicts = list(awaited(many(comparisons)))
-        else:
-            verdicts = [awaited(judge.compare(one.prompt, one.a, one.b)) for one in comparisons]
-    except RlhfLoraError:
-        raise
-    except Exception as error:
-        raise ContractError(f"the judge '{name}' raised {type(error).__name__}: {error}") from error
-    if len(verdicts) != len(comparisons):
-        raise ContractError(f"the judge '{name}' gave {len(verdicts)} verdicts for {len(comparisons)} comparisons")
-    for verdict in verdicts:
-        if not isinstance(verdict, Verdict) or verdict.choice not in ("A", "B", "tie", None):
-            raise ContractError(f"the judge '{name}' returned {verdict!r}; wanted a Verdict of A, B, tie or None")
-    return [None if one.choice is None else {"A": 1.0, "B": 0.0, "tie": 0.5}[one.choice] for one in verdicts]
+def _choices(judge: Any, comparisons: Sequence[Comparison]) -> list[float | None]:
+    """1 for A, ½ for a tie, 0 for B."""
+    with judges_fault(type(judge).__name__):
+        told = verdicts(judge, comparisons)
+    return [None if one.choice is None else {"A": 1.0, "B": 0.0, "tie": 0.5}[one.choice] for one in told]
 
 
 def _rates(wins: Sequence[float], differences: Sequence[float] | None, seed: int) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def derive(config: DictConfig, width: int, positions: int | None, dataset: Any) 
     hardware = config.hardware
     hardware.device = _device(hardware.device)
     if "max_new_tokens" in config.rollout and config.rollout.max_new_tokens is None:
-        config.rollout.max_new_tokens = getattr(dataset, "max_new_tokens", DEFAULT_NEW_TOKENS)
+        config.rollout.max_new_tokens = getattr(dataset, "max_new_tokens", None) or DEFAULT_NEW_TOKENS
     new_tokens = config.rollout.get("max_new_tokens") or DEFAULT_NEW_TOKENS
     if positions is not None:
         _check_positions(positions, new_tokens)
@@ -164,7 +164,10 @@ def mini_settings(config: DictConfig, dataset: Any) -> bases.AnyBase | None:
             f"the embedded base knows only the words of the generated datasets, not those of dataset={config.dataset.name}",
             where="model.path=null",
             fix="give a model: model.path=FOLDER, or a preset such as model=qwen3_0_6b; "
-            "`python -m rlhf_lora.mini text --data FILE --to FOLDER` makes a small one from your text",
+            "`python -m rlhf_lora.mini text --data FILE --to FOLDER` makes a small one from your text"
+            + (
+                "; dataset.mini_task=orders where the answers are of that task" if hasattr(dataset, "mini_task") else ""
+            ),
         )
     if task == "helpdesk":
         return HelpdeskBase(seed=config.seed)

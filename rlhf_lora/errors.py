@@ -17,7 +17,9 @@ the command line prints no traceback for anything below `RlhfLoraError`.
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class RlhfLoraError(Exception):
@@ -90,3 +92,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'length'?` when something near is known, else an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def raised_at(error: BaseException) -> str:
+    """` (my_reward.py, line 7)`: the deepest frame that is not the kit's own; empty where there is none."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent != Path(__file__).parent]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""

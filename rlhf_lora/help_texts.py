@@ -47,7 +47,9 @@ Used most:
   hardware=gpu_12gb     or gpu_8gb, gpu_16gb, gpu_24gb, cpu: batches that fit
   dataset=jsonl         dataset.path=FILE dataset.test_path=FILE
   reward=NAME           reward.path=RUN takes a reward model that a run trained
-  optimizer=ppo|dpo     optimizer.beta=0.05 (strength of the KL penalty) optimizer.updates=100
+  judge=NAME            compares answers for reward=ai_feedback: scripted, local, openai_api (Ollama, vLLM, a cloud, …)
+  optimizer=NAME        ppo, rloo, grpo, dpo, kto, rejection_sampling; optimizer.beta=0.05 (strength of the KL penalty)
+  rounds=3              again from the policy that came out
   rollout.max_new_tokens=256  rollout.stop=["\\n\\n"]  model.template_kwargs={enable_thinking: false}
   evaluation.every=10   judge within the run; evaluation.keep=best keeps the best update
   evaluation.best_of_n=4  judge the best of 4 answers of the reference beside the policy; [4,16] for several
@@ -60,6 +62,7 @@ Examples:
   rlhf-lora train optimizer=dpo optimizer.beta=0.1 seed=1
   rlhf-lora train model=qwen3_0_6b dataset=jsonl dataset.path=pairs.jsonl run_dir=runs/mine
   rlhf-lora train plugins=[my_reward.py] reward=my_reward evaluation.every=5 evaluation.keep=best
+  rlhf-lora train reward=ai_feedback judge=openai_api judge.model=gemma3:4b
 
 A sweep, with -m: one job for each combination, one after another, in run_dir/0, run_dir/1, … Every job is checked
 before the first begins; the same command again skips finished jobs. summary.json, sweep.html and the table on stdout
@@ -117,6 +120,7 @@ Examples:
   rlhf-lora evaluate runs/mine
   rlhf-lora evaluate runs/mine evaluation.seed=1 evaluation.prompts=500
   rlhf-lora evaluate runs/mine reward=length reward.target=20 --json
+  rlhf-lora evaluate judge=scripted judge.first=1.0 dataset=orders -n 20
   rlhf-lora evaluate judge=my_judge plugins=[my_judge.py] dataset=jsonl dataset.path=pairs.jsonl -n 50
   rlhf-lora evaluate judge=my_judge plugins=[my_judge.py] dataset=jsonl dataset.path=pairs.jsonl --to rows.jsonl --json
 

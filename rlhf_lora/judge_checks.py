@@ -27,10 +27,11 @@ def askers(config: DictConfig, reward: Any) -> list[str]:
     return found
 
 
-def check_judge(config: DictConfig, reward: Any, optimizer: Any, idle: bool = False) -> None:
+def check_judge(config: DictConfig, reward: Any, optimizer: Any, judge: Any = None, idle: bool = False) -> None:
     """Who is to be asked is there, somebody asks, and what is asked can be made of the rollouts.
 
     Args:
+        judge: the run's, as it is built; None where it has none.
         idle: a judge that nobody asks is no mistake.
 
     Raises:
@@ -48,8 +49,25 @@ def check_judge(config: DictConfig, reward: Any, optimizer: Any, idle: bool = Fa
             fix="reward=ai_feedback; reward_model.pairs=relabel; or judge=null (a judge for a finished run alone: "
             "rlhf-lora evaluate RUN judge=NAME)",
         )  # fmt: skip
+    if asking and config.model.path is None and config.judge.name == "local" and config.judge.path is None:
+        raise ConfigError(
+            "the embedded base has no words to judge with", where="judge=local judge.path=null",
+            fix="model=PRESET or model.path=FOLDER, a model that reads English; or a judge of its own beside it: judge.path=MODEL "
+            "(`python -m rlhf_lora.mini judge --to my-judge` makes one for dataset=orders: judge.path=my-judge judge.style=bare)",
+        )  # fmt: skip
     for where, one in every_reward(reward):
         _check_group(where, one, optimizer)
+        _check_ratings(where, one, judge)
+
+
+def _check_ratings(where: str, reward: Any, judge: Any) -> None:
+    """One that is opened shows only then what it can do, and is asked again there."""
+    rated = getattr(reward, "needs_judge", False) and getattr(reward, "mode", None) == "pointwise"
+    if rated and judge is not None and not any(callable(getattr(judge, can, None)) for can in ("rate_all", "open")):
+        raise ConfigError(
+            "the judge compares answers and does not rate one alone: it has no rate_all", where=f"{where}.mode=pointwise",
+            fix=f"{where}.mode=pairwise, or another judge",
+        )  # fmt: skip
 
 
 def _check_group(where: str, reward: Any, optimizer: Any) -> None:

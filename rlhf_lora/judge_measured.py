@@ -21,9 +21,9 @@ from rlhf_lora import derive, registry, tables
 from rlhf_lora.atomic import write_text
 from rlhf_lora.contracts import Context
 from rlhf_lora.derived_rows import with_pairs
-from rlhf_lora.errors import ConfigError, ContractError, DataError, RlhfLoraError
+from rlhf_lora.errors import ConfigError, DataError
 from rlhf_lora.judge_figures import Judged, figures, kind_of
-from rlhf_lora.judging.orders import Compared, compare
+from rlhf_lora.judging.orders import Compared, compare, judges_fault
 from rlhf_lora.mini import bases
 from rlhf_lora.plan import cache_folder
 from rlhf_lora.progress import Progress
@@ -184,12 +184,8 @@ def write(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _compared(judge: Any, comparisons: Sequence[Comparison], name: str) -> list[Compared]:
-    try:
+    with judges_fault(name):
         return compare(judge, comparisons)
-    except RlhfLoraError:
-        raise
-    except Exception as error:
-        raise ContractError(f"the judge '{name}' raised {type(error).__name__}: {error}") from error
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def _read(path: Path) -> Any:
         return yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(
-            f"the constitution cannot be read: {error}",
+            f"the constitution cannot be read: {getattr(error, 'strerror', None) or error}",
             where=f"{WHERE}={path}",
             fix="a file of text, JSON or YAML, in UTF-8",
         ) from error

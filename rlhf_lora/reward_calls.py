@@ -17,14 +17,13 @@ import signal
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from rlhf_lora import doors, registry
-from rlhf_lora.errors import ContractError, Stopped
+from rlhf_lora.errors import ContractError, Stopped, raised_at
 from rlhf_lora.records import Sample, Score
 from rlhf_lora.scores import check_scores, given_by, score_of_plain
 
@@ -65,14 +64,8 @@ def ask(source: Any, samples: Sequence[Sample], columns: Columns, name: str) -> 
     except (ContractError, Failed, Stopped):
         raise
     except (Exception, SystemExit) as error:
-        raise Failed(f"raised {type(error).__name__}: {error}{_place(error)}") from error
+        raise Failed(f"raised {type(error).__name__}: {error}{raised_at(error)}") from error
     return check_scores(given, len(samples), name)
-
-
-def _place(error: BaseException) -> str:
-    """` (my_reward.py, line 7)`: the deepest frame that is not the kit's own."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent != Path(__file__).parent]
-    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 def within(deadline: float, ask_it: Callable[[], T], name: str) -> T:

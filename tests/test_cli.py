@@ -46,6 +46,14 @@ def data(text: str, *more: str, name: str = "data.jsonl") -> Make:
     return make
 
 
+def labels(text: str, head: str = '{"format": "labels/1"}') -> Make:
+    def make(tmp: Path, base: Path) -> list[str]:
+        (tmp / "labels.jsonl").write_text(f"{head}\n{text}")
+        return ["dataset=labels", f"dataset.path={tmp / 'labels.jsonl'}"]
+
+    return make
+
+
 def model(change: Callable[[Path], object]) -> Make:
     """A copy of the tiny model, changed."""
 
@@ -269,6 +277,36 @@ BAD: dict[str, tuple[Make, str]] = {
         ],
         "wants the column 'answer'",
     ),
+    # judges, labels, rounds
+    "judge": (said("reward=ai_feedback judge=scriptd"), "did you mean 'scripted'"),
+    "setting of another judge": (said("reward=ai_feedback judge=scripted judge.rubric=x"), "no setting 'judge.rubric'"),
+    "server without a model": (said("reward=ai_feedback judge=openai_api"), "judge.model is not given"),
+    "key in the settings": (
+        said("reward=ai_feedback judge=openai_api judge.model=m judge.api_key_env=sk-0123456789abcdefghij"),
+        "not the name of an environment variable",
+    ),
+    "rubric": (said("reward=ai_feedback judge=local judge.rubric=none.txt"), "none.txt cannot be read: No such file"),
+    "empty constitution": (
+        lambda tmp, base: [
+            f"revisions.constitution={(tmp / 'c.txt', (tmp / 'c.txt').write_text(''))[0]}", "revisions.rounds=1"
+        ],
+        "the constitution has no principle",
+    ),
+    "no constitution": (said("revisions.rounds=1 revisions.constitution=none.txt"), "cannot be read: No such file"),
+    "measure of revisions": (said("revisions.rounds=1 revisions.measure=[harm]"), "no reward named 'harm'"),
+    "refresh without rounds": (said("reward=learned refresh.by=orders_gold"), "refresh.by"),
+    "refresh of no reward model": (said("rounds=2 refresh.by=orders_gold"), "refresh.by"),
+    "no rounds": (said("rounds=0"), "rounds is 0"),
+    "rounds of the same rows": (said("rounds=2 optimizer=dpo optimizer.pairs=relabel"), "the same rows in every round"),
+    "labels file": (said("dataset=labels dataset.path=none.jsonl"), "none.jsonl"),
+    "labels with a broken line": (labels('{"kind": "comparison", "prompt": "Na\n'), "line 2"),
+    "labels of a later version": (labels("", '{"format": "labels/9"}'), "did you mean 'labels/1'"),
+    "labels off the menu": (
+        labels('{"kind": "comparison", "prompt": "p", "answers": ["a", "b"], "label": "C"}\n'), "it is A, B or tie"
+    ),
+    "labels with a slip": (
+        labels('{"kind": "comparison", "prompt": "p", "answers": ["a", "b"], "lable": "A"}\n'), "did you mean 'label'"
+    ),
     # plugin files
     "no plugin file": (said("plugins=[./nothing.py]"), "no plugin file"),
     "plugin that raises": (file("bad.py", "import os\nx = 1 / 0\n"), "bad.py, line 2"),
@@ -299,6 +337,7 @@ reward model of another base|jsonl without path|empty file|broken line|no known 
 top-p with exact log-probs|override against a profile
 chosen is rejected|column that a reward wants|no plugin file|plugin that raises|plugin with a syntax error
 plugin with a name that is taken
+judge|labels with a broken line|refresh without rounds
 """.strip().replace("\n", "|").split("|")  # fmt: skip
 
 
@@ -355,6 +394,12 @@ def test_there_are_many_bad_inputs():
         (["plan", "sweep=beta_optuna"], "is for a sweep"),
         (["--nothing"], "no flag '--nothing'"), (["plugins", "rewards"], "did you mean 'reward'"),
         (["evaluate"], "one run folder, got 0"), (["evaluate", "nowhere"], "nowhere does not exist"),
+        (["evaluate", "judge=scripted", "dataset=jsonl"], "dataset.path is not given"),
+        (["evaluate", "judge=scriptd"], "did you mean 'scripted'"),
+        (["evaluate", "judge=scripted", "-n", "few"], "-n wants a number of pairs"),
+        (["evaluate", "judge=scripted", "--to", "rows.csv"], "neither JSON lines nor Parquet"),
+        (["chat"], "one run folder, got 0"), (["chat", "."], "is no run folder"),
+        (["chat", ".", "--best-of", "0"], "--best-of wants a number"),
         (["report"], "at least one run folder"),
         (["report", "nowhere"], "nowhere does not exist"), (["plan", "reward=lenght"], "did you mean 'length'"),
     ],

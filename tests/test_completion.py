@@ -55,6 +55,8 @@ def offered(line: str) -> list[str]:
         ("train cache=", ["cache=true", "cache=false"]),
         ("train model.load_in_4bit=f", ["model.load_in_4bit=false"]),
         ("evaluate runs/mine evaluation.s", ["evaluation.seed=", "evaluation.show=", "evaluation.split="]),
+        ("train judge=", ["judge=local", "judge=openai_api", "judge=scripted"]),
+        ("evaluate judge=openai_api judge.max_", ["judge.max_calls=", "judge.max_tokens=", "judge.max_usd="]),
         ("plugins r", ["reward", "rollout"]),
         ("plugins ", ["new", "check", "try", "judge"]),
         ("plugins new j", ["judge"]),

@@ -23,12 +23,25 @@ MIX = ("reward=mix", "+reward@reward.parts.a=ai_feedback", "+reward@reward.parts
         ((*MIX, "judge=scripted", "reward.parts.a.against=group"), "reward.parts.a.against=group", "within a mix"),
         ((*ASKING, "reward.mode=pointwise", "reward.against=group"), "reward.mode=pointwise", "one answer alone"),
         ((*ASKING, "judge.always=third"), "judge.always", "third"),
+        (("reward=ai_feedback", "judge=local", "model.path=null"), "judge=local judge.path=null", "no words to judge with"),
     ], fast=5),
 )  # fmt: skip
 def test_what_a_judge_cannot_do_is_refused(settings, where, says, plan):
     with pytest.raises(ConfigError, match=says) as refused:
         plan(*settings)
     assert refused.value.where == where
+
+
+def test_a_judge_that_cannot_rate_is_refused_before_anything_is_trained(plan, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from rlhf_lora import Verdict, judge\n@judge('compares_alone')\nclass Mine:\n"
+        "    def compare(self, prompt, a, b):\n        return Verdict('A')\n"
+    )
+    given = [f"plugins=[{file}]", "reward=ai_feedback", "judge=compares_alone"]
+    assert plan(*given).judge is not None
+    with pytest.raises(ConfigError, match="has no rate_all"):
+        plan(*given, "reward.mode=pointwise")
 
 
 @pytest.mark.parametrize(

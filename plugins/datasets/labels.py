@@ -18,6 +18,8 @@ from rlhf_lora.records import ASSISTANT, Data, Unused
 from rlhf_lora.registry import dataset
 
 from . import json_rows, parts
+from .helpdesk import Helpdesk
+from .orders import Orders
 
 READERS = (label_files, label_rows, label_selection, label_votes, json_rows, parts)
 """The modules that decide what becomes of a row: part of the fingerprint."""
@@ -27,6 +29,9 @@ MENUS = {
     "margins": ("small", "large", "none"),
     "mini_task": (None, "orders", "helpdesk"),
 }
+
+TOKENS = {"orders": Orders.max_new_tokens, "helpdesk": Helpdesk.max_new_tokens}
+"""What an answer takes in a generated task: the embedded base has no room for the tokens of real ones."""
 
 
 @dataset("labels")
@@ -81,6 +86,11 @@ class Labels:
             raise ConfigError(
                 f"min_agreement is {self.min_agreement}", where="dataset.min_agreement", fix="give a share, 0 to 1"
             )
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """Of a reply in the words of `mini_task`, its end included; None where no task is named."""
+        return TOKENS.get(self.mini_task or "")
 
     def load(self) -> Data:
         """Read the files, count the votes, and measure how far raters agree.

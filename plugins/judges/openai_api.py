@@ -13,8 +13,10 @@ from rlhf_lora.registry import judge
 
 @judge("openai_api")
 class OpenAIAPI(JudgingSettings, EndpointSettings):
-    """Ollama, vLLM, LM Studio, llama.cpp or a cloud. Settings of the server: `EndpointSettings`; of what it is asked:
-    `JudgingSettings`."""
+    """A model behind an OpenAI-compatible server: Ollama, vLLM, LM Studio, llama.cpp or a cloud.
+
+    Settings of the server are `EndpointSettings`, of what it is asked `JudgingSettings`.
+    """
 
     deterministic = False  # a server promises nothing
     latency_s = 60.0

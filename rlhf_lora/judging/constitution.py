@@ -128,7 +128,11 @@ def _read(path: Path, where: str) -> str:
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}", where=f"{where}={path}", fix="give a text file") from error
+        raise ConfigError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}",
+            where=f"{where}={path}",
+            fix="give a text file",
+        ) from error
     if not text.strip():
         raise ConfigError(f"{path} is empty", where=f"{where}={path}", fix="write what the judge goes by into it")
     return text

@@ -6,11 +6,12 @@ a probability count 1, ½ or 0. Where one order could not be read, neither count
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rlhf_lora.errors import ContractError
+from rlhf_lora.errors import ContractError, RlhfLoraError, raised_at
 from rlhf_lora.records import Comparison, Verdict
 from rlhf_lora.scores import awaited
 
@@ -45,10 +46,10 @@ def compare(
         ContractError: not one Verdict for each comparison.
     """
     asked = [*comparisons, *(one.swapped for one in comparisons)] if orders == "both" else list(comparisons)
-    verdicts = _asked(judge, asked)
+    told = verdicts(judge, asked)
     if orders == "once":
-        return [Compared(_told(probability(one), tie_within, one.reason), one) for one in verdicts]
-    firsts, seconds = verdicts[: len(comparisons)], verdicts[len(comparisons) :]
+        return [Compared(_told(probability(one), tie_within, one.reason), one) for one in told]
+    firsts, seconds = told[: len(comparisons)], told[len(comparisons) :]
     return [_together(first, second, tie_within) for first, second in zip(firsts, seconds, strict=True)]
 
 
@@ -79,13 +80,37 @@ def _told(p: float | None, tie_within: float, reason: str) -> Verdict:
     return Verdict(choice, p, reason)
 
 
-def _asked(judge: Any, comparisons: Sequence[Comparison]) -> list[Verdict]:
+@contextmanager
+def judges_fault(name: str) -> Iterator[None]:
+    """What a judge raises in here is told in one sentence with its place, and is no fault of the kit's.
+
+    Raises:
+        ContractError: in place of what was raised; the kit's own errors are let through.
+    """
+    try:
+        yield
+    except RlhfLoraError:
+        raise
+    except Exception as error:
+        raise ContractError(f"the judge '{name}' raised {type(error).__name__}: {error}{raised_at(error)}") from error
+
+
+def verdicts(judge: Any, comparisons: Sequence[Comparison]) -> list[Verdict]:
+    """An opened judge's verdicts as the answers stand, all asked for at once where it takes many.
+
+    Raises:
+        ContractError: not one Verdict for each comparison.
+    """
     if not comparisons:
         return []
     if callable(compare_all := getattr(judge, "compare_all", None)):
-        verdicts = awaited(compare_all(comparisons))
+        given = list(awaited(compare_all(comparisons)))
     else:
-        verdicts = [awaited(judge.compare(one.prompt, one.a, one.b)) for one in comparisons]
-    if len(verdicts) != len(comparisons) or not all(isinstance(verdict, Verdict) for verdict in verdicts):
-        raise ContractError(f"{type(judge).__name__} gave {len(verdicts)} verdicts for {len(comparisons)} comparisons")
-    return list(verdicts)
+        given = [awaited(judge.compare(one.prompt, one.a, one.b)) for one in comparisons]
+    name = type(judge).__name__
+    if len(given) != len(comparisons):
+        raise ContractError(f"the judge '{name}' gave {len(given)} verdicts for {len(comparisons)} comparisons")
+    for one in given:
+        if not isinstance(one, Verdict) or one.choice not in ("A", "B", "tie", None):
+            raise ContractError(f"the judge '{name}' returned {one!r}; wanted a Verdict of A, B, tie or None")
+    return given

@@ -19,7 +19,10 @@ NEXT = {
         "rlhf-lora plugins try plugins=[{file}] reward={name} --data {rows} -n 3",
         "rlhf-lora train plugins=[{file}] reward={name}",
     ),
-    "judge": ("rlhf-lora evaluate RUN plugins=[{file}] judge={name}",),
+    "judge": (
+        "rlhf-lora evaluate plugins=[{file}] judge={name} dataset=orders -n 20",
+        "rlhf-lora train plugins=[{file}] reward=ai_feedback judge={name}",
+    ),
     "dataset": (
         "rlhf-lora plan plugins=[{file}] dataset={name} dataset.path={rows} model=qwen3_0_6b",
         "rlhf-lora train plugins=[{file}] dataset={name} dataset.path={rows} model=qwen3_0_6b",

@@ -75,7 +75,14 @@ def _only_reward(files: Sequence[str]) -> str:
     """
     from rlhf_lora.plugin_verbs.in_child import found as in_file
 
-    found = sorted({entry.name for file in files for entry in in_file(file) if entry.kind == "reward"})
+    entries = [entry for file in files for entry in in_file(file)]
+    found = sorted({entry.name for entry in entries if entry.kind == "reward"})
+    judges = [entry.name for entry in entries if entry.kind == "judge"]
+    if judges and not found:
+        raise ConfigError(
+            f"'{judges[0]}' is a judge, and what is tried is a reward", where=f"plugins try {files[0]}",
+            fix=f"hold it against labelled pairs: rlhf-lora evaluate plugins=[{files[0]}] judge={judges[0]} dataset=orders -n 20",
+        )  # fmt: skip
     if len(found) != 1:
         raise ConfigError(
             "no reward is named" if not found else f"the file has {len(found)} rewards", where="plugins try",

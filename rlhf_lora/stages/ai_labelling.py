@@ -12,7 +12,7 @@ from typing import Any
 from rlhf_lora import progress
 from rlhf_lora.comparison_rows import HEAD, Row, comparison_id, newest, row_of
 from rlhf_lora.errors import Interrupted, Stopped
-from rlhf_lora.judging.orders import Orders, compare
+from rlhf_lora.judging.orders import Orders, compare, judges_fault
 from rlhf_lora.records import Comparison, Prompt, named_seed
 from rlhf_lora.row_file import RowFile
 
@@ -40,6 +40,7 @@ def label(
 
     Raises:
         Stopped: too many verdicts could not be read. Interrupted: a signal came. What was answered is on the disk.
+        ContractError: the judge raised, or gave no verdicts.
     """
     rows = file.rows()
     if not rows:
@@ -51,7 +52,8 @@ def label(
     with progress.Progress("labels", len(every), start=len(every) - len(todo)) as bar:
         for portion in _portions(todo, AT_ONCE):
             leave_if(interrupted, "the labels so far are kept")
-            said = compare(judge, portion, orders, tie_within)
+            with judges_fault(name):
+                said = compare(judge, portion, orders, tie_within)
             made = [row_of(one, what, name, _principle(judge, one)) for one, what in zip(portion, said, strict=True)]
             file.append(made)
             done, unread = done + len(made), unread + sum("label" not in row for row in made)

@@ -45,7 +45,8 @@ class Judging:
 
     def probabilities(self, sets: Sequence[AnswerSet], first: int) -> list[tuple[float | None, bool]]:
         asked = [Comparison(one.prompt, one.answers[0].text, one.answers[1].text) for one in sets]
-        told = orders.compare(self.judge, asked, tie_within=ROUNDING)
+        with orders.judges_fault(type(self.judge).__name__):
+            told = orders.compare(self.judge, asked, tie_within=ROUNDING)
         return [
             (0.5 if one.verdict.choice == "tie" else one.verdict.probability_a, bool(one.flipped)) for one in told
         ]  # fmt: skip

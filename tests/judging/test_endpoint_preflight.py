@@ -115,6 +115,20 @@ def test_a_server_that_takes_its_time_is_waited_for_and_the_user_is_told(monkeyp
     assert "has not answered yet (loading the model?)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("said", "ended", "told"), [("", "length", True), ("<think>\nWell", "length", True), ("A", "stop", False)]
+)
+def test_a_model_that_thinks_before_it_answers_is_named_with_what_turns_that_off(
+    said, ended, told, monkeypatch, capsys
+):
+    monkeypatch.delenv("RLHF_LORA_QUIET", raising=False)
+    with Server(answer=lambda _: said, choice=lambda _: {"finish_reason": ended}) as server:
+        opened = endpoint(server)
+        opened.ask([Question("w", ({"role": "user", "content": "id: w"},), ("A", "B"))], lambda q, a: True)
+        opened.close()
+    assert ("judge.body={reasoning_effort:none} (Ollama)" in capsys.readouterr().err) == told
+
+
 def without(top: int):
     return lambda request: "400:logprobs" if request.body.get("top_logprobs", 0) > top else None
 

@@ -111,6 +111,17 @@ def test_what_new_prints_can_be_given_to_a_shell(capsys):
     assert compose(*commands[2][2:]).reward.name == "brevity"
 
 
+def test_a_judge_is_measured_by_the_command_that_new_prints_and_is_not_tried_as_a_reward(capsys):
+    out, _ = said(capsys, "new", "judge", "mine")
+    commands = [shlex.split(line)[1:] for line in out.partition("next:")[2].splitlines() if line.strip()]
+    assert cli.run([*commands[1], "dataset.pairs=60", "dataset.demonstrations=10", "dataset.prompts=20"]) == 0
+    assert "judge=mine on dataset=orders: 20 pairs" in capsys.readouterr().out
+    assert compose(*commands[2][1:]).judge.name == "mine"
+    _, err = said(capsys, "try", "mine.py", status=2)
+    assert "'mine' is a judge" in err
+    assert "rlhf-lora evaluate plugins=[mine.py] judge=mine" in err
+
+
 def test_a_name_may_be_that_of_a_file_that_lies_here(capsys, monkeypatch):
     Path("brevity.py").write_text("")
     monkeypatch.syspath_prepend(str(Path.cwd()))

@@ -227,3 +227,16 @@ def test_labels_on_a_generated_task_know_its_base(tmp_path, capsys):
     assert cli.run([*given, "reward_model.dataset.mini_task=orders", "--json"]) == 0
     stages = {stage["name"]: stage for stage in json.loads(capsys.readouterr().out)["stages"]}
     assert 30 <= stages["reward_model"]["rows"] <= 40  # but for what is kept for judging
+
+
+def test_labels_of_a_generated_task_fit_the_embedded_base(tmp_path, monkeypatch, capsys):
+    """It takes 64 tokens in all: replies are as long as the task's, not as those of real data."""
+    monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path / "cache"))
+    task = {"name": "orders", "items": 16, "demonstrations": 1, "pairs": 100, "prompts": 1, "seed": 0}
+    label_files.write(tmp_path / "l.jsonl", rows_of(build("dataset", task).load(), rater="ann"))
+    given = ["plan", "--json", "dataset=labels", f"dataset.path={tmp_path / 'l.jsonl'}"]
+    assert cli.run([*given, "dataset.mini_task=orders"]) == 0
+    config = json.loads(capsys.readouterr().out)["config"]
+    assert (config["rollout"]["max_new_tokens"], config["max_prompt_tokens"]) == (20, 44)
+    assert cli.run(given) == 2
+    assert "dataset.mini_task=orders where" in capsys.readouterr().err

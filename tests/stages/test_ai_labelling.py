@@ -88,6 +88,19 @@ def test_few_that_cannot_be_read_again_do_not_end_a_stage_that_has_most(tmp_path
     assert sum("label" not in row for row in newest(rows).values()) == 2
 
 
+def test_a_judge_that_raises_is_named_with_its_place_and_the_file_can_be_gone_on_with(tmp_path):
+    class Raises(Judge):
+        def compare_all(self, comparisons):
+            raise KeyError("score")
+
+    file = RowFile(tmp_path / "labels.jsonl")
+    with pytest.raises(
+        ContractError, match=r"the judge 'judge' raised KeyError: 'score' \(test_ai_labelling.py, line \d+\)"
+    ):
+        label(Raises(), file)
+    assert len(label(Judge(), file)) == 1 + len(COMPARISONS)
+
+
 def test_a_signal_ends_it_between_two_portions(tmp_path):
     file, judge = RowFile(tmp_path / "labels.jsonl"), Judge()
     with pytest.raises(Interrupted) as left:

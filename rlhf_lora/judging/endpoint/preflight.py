@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf_lora import progress
 from rlhf_lora.errors import ConfigError
-from rlhf_lora.judging.endpoint.completions import TOP_LOGPROBS, request_body
+from rlhf_lora.judging.endpoint.completions import TOP_LOGPROBS, read, request_body
 from rlhf_lora.judging.endpoint.settings import EndpointSettings
 from rlhf_lora.judging.endpoint.wire import Failure, Wire
 from rlhf_lora.judging.questions import Question
@@ -18,6 +18,10 @@ WITHIN_S = 10.0
 """A server that says no, says it within this; one that thinks is given `deadline`."""
 PATIENCE_S, AGAIN_S = 5.0, 0.5
 """A hiccup is asked about again for so long, each time after so long."""
+THINKS = (
+    "if most verdicts come out unreadable: judge.body={reasoning_effort:none} (Ollama), "
+    "judge.body={chat_template_kwargs:{enable_thinking:false}} (vLLM), or room to think: judge.body={max_tokens:2000}"
+)
 ENDS = "most addresses end in /v1"
 NOT_UNDERSTOOD = {400, 422, 501}
 QUESTION = Question(
@@ -56,6 +60,8 @@ async def preflight(settings: EndpointSettings, wire: Wire, ask: Ask) -> int:
                 progress.stage(
                     "judge", f"{settings.base_url} gives no token probabilities: answers are read from the text alone"
                 )
+            if _thinks(reply):
+                progress.stage("judge", f"{settings.model} thinks before it answers and was cut off in it; {THINKS}")
             return top_logprobs
     finally:
         slow.cancel()
@@ -79,6 +85,12 @@ def _gives_logprobs(reply: dict[str, Any]) -> bool:
     """Some servers take the word and do nothing about it."""
     first = reply["choices"][0] if reply["choices"] else None
     return isinstance(first, dict) and bool(first.get("logprobs"))
+
+
+def _thinks(reply: dict[str, Any]) -> bool:
+    """It used up its tokens without a word of the answer, or shows its thoughts as the answer."""
+    said = read(reply, QUESTION)
+    return said.reason.startswith("cut off") or said.text.lstrip().startswith("<think>")
 
 
 def _still_waiting(settings: EndpointSettings) -> None:
