@@ -90,6 +90,9 @@ class Judge(Protocol):
         compare_all(comparisons): many at once, one Verdict for each `Comparison`, in order; may be `async`.
         rate_all(answers): of (Prompt, str), one Score for each on the judge's own scale, in order; may be `async`.
         on_device: it computes on the backbone's device. Default: False.
+        needs_backbone: of the plugin, it works on the run's own base, so it can be opened only where that is. Default: False.
+        check_chat(chat): of a plugin that needs the backbone, before anything is loaded: the plan shows it the base's tokenizer
+            and template (`rlhf_lora.chat.Chat`), and it raises UserError where it could not judge with these.
         contents(): of the plugin, what its settings only point at: name → hash of a file, a model, an adapter.
         not_compared: of the plugin, names of settings that a run may change when it is gone on with. Default: none.
     """

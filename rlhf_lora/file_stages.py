@@ -75,7 +75,7 @@ class FileStages:
     def _labels(self) -> dict[str, Any]:
         plan, settings = self.parts.plan, self.parts.plan.config.ai_labels
         work = ai_labels.work_of(plan.config, plan.splits)
-        needs_base = bool(work.prompts) or getattr(plan.judge, "on_device", False)
+        needs_base = bool(work.prompts) or getattr(plan.judge, "needs_backbone", False)
         ctx = self._context(needs_base)
         name = _name_of(plan.judge)
         with _open(plan.judge, ctx) as judge:  # before anything is sampled: a judge that is not there is told at once
@@ -234,7 +234,7 @@ def meet_judge(parts: Assembly, done: Callable[[StagePlan], bool]) -> None:
         done: whether a stage was finished.
     """
     plan = parts.plan
-    if plan.judge is None or getattr(plan.judge, "on_device", False):
+    if plan.judge is None or getattr(plan.judge, "needs_backbone", False):
         return
     stages = [stage for stage in plan.stages if not done(stage)]
     asked = [s for s in stages if s.name in feedback_checks.asking_stages(plan.config) and s.reused is None]

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from rlhf_lora.controls import control_of
 from rlhf_lora.errors import ConfigError
+from rlhf_lora.model_spec import ModelSpec
 from rlhf_lora.reward_tree import every_reward
 
 
@@ -50,6 +51,22 @@ def check_judge(config: DictConfig, reward: Any, optimizer: Any, idle: bool = Fa
         )  # fmt: skip
     for where, one in every_reward(reward):
         _check_group(where, one, optimizer)
+
+
+def check_words(config: DictConfig, reward: Any, judge: Any, spec: ModelSpec, mini: Any) -> None:
+    """A judge on the run's own base is shown its tokenizer now, where that is on this machine: SFT comes before its first word.
+
+    Raises:
+        UserError: the judge says that it could not judge with it.
+    """
+    check = getattr(judge, "check_chat", None)
+    if not (getattr(judge, "needs_backbone", False) and callable(check) and askers(config, reward)):
+        return
+    from rlhf_lora.plan_tokens import plan_tokens
+
+    tokens = plan_tokens(spec, mini)
+    if tokens.exact:
+        check(tokens.chat)
 
 
 def _check_group(where: str, reward: Any, optimizer: Any) -> None:
