@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from rlhf_lora.errors import ContractError, RlhfLoraError
+from rlhf_lora.judging.orders import answered
 from rlhf_lora.length_control import length_controlled
-from rlhf_lora.records import Comparison, Prompt, Sample, Score, Verdict
-from rlhf_lora.scores import awaited
+from rlhf_lora.records import Comparison, Prompt, Sample, Score
 
 RESAMPLES = 10_000
 
@@ -90,22 +90,12 @@ def _asked_twice(
 
 
 def _verdicts(judge: Any, comparisons: Sequence[Comparison]) -> list[float | None]:
-    """All asked at once where the judge takes many."""
-    name = type(judge).__name__
     try:
-        if callable(many := getattr(judge, "compare_all", None)):
-            verdicts = list(awaited(many(comparisons)))
-        else:
-            verdicts = [awaited(judge.compare(one.prompt, one.a, one.b)) for one in comparisons]
+        verdicts = answered(judge, comparisons)
     except RlhfLoraError:
         raise
     except Exception as error:
-        raise ContractError(f"the judge '{name}' raised {type(error).__name__}: {error}") from error
-    if len(verdicts) != len(comparisons):
-        raise ContractError(f"the judge '{name}' gave {len(verdicts)} verdicts for {len(comparisons)} comparisons")
-    for verdict in verdicts:
-        if not isinstance(verdict, Verdict) or verdict.choice not in ("A", "B", "tie", None):
-            raise ContractError(f"the judge '{name}' returned {verdict!r}; wanted a Verdict of A, B, tie or None")
+        raise ContractError(f"the judge '{type(judge).__name__}' raised {type(error).__name__}: {error}") from error
     return [None if one.choice is None else {"A": 1.0, "B": 0.0, "tie": 0.5}[one.choice] for one in verdicts]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 from rlhf_lora.errors import ContractError
@@ -45,7 +46,7 @@ def compare(
         ContractError: not one Verdict for each comparison.
     """
     asked = [*comparisons, *(one.swapped for one in comparisons)] if orders == "both" else list(comparisons)
-    verdicts = _asked(judge, asked)
+    verdicts = answered(judge, asked)
     if orders == "once":
         return [Compared(_told(probability(one), tie_within, one.reason), one) for one in verdicts]
     firsts, seconds = verdicts[: len(comparisons)], verdicts[len(comparisons) :]
@@ -79,13 +80,27 @@ def _told(p: float | None, tie_within: float, reason: str) -> Verdict:
     return Verdict(choice, p, reason)
 
 
-def _asked(judge: Any, comparisons: Sequence[Comparison]) -> list[Verdict]:
+def answered(judge: Any, comparisons: Sequence[Comparison]) -> list[Verdict]:
+    """An opened judge's verdicts, one for each in the order given; all asked at once where it takes many.
+
+    Raises:
+        ContractError: not one Verdict for each, of A, B, tie or None, with a probability from 0 to 1 where there is one.
+    """
     if not comparisons:
         return []
+    name = type(judge).__name__
     if callable(compare_all := getattr(judge, "compare_all", None)):
         verdicts = awaited(compare_all(comparisons))
     else:
         verdicts = [awaited(judge.compare(one.prompt, one.a, one.b)) for one in comparisons]
-    if len(verdicts) != len(comparisons) or not all(isinstance(verdict, Verdict) for verdict in verdicts):
-        raise ContractError(f"{type(judge).__name__} gave {len(verdicts)} verdicts for {len(comparisons)} comparisons")
+    if not isinstance(verdicts, Sequence):
+        raise ContractError(f"the judge '{name}' gave {type(verdicts).__name__}; wanted a list of verdicts")
+    if len(verdicts) != len(comparisons):
+        raise ContractError(f"the judge '{name}' gave {len(verdicts)} verdicts for {len(comparisons)} comparisons")
+    for verdict in verdicts:
+        if not isinstance(verdict, Verdict) or verdict.choice not in ("A", "B", "tie", None):
+            raise ContractError(f"the judge '{name}' returned {verdict!r}; wanted a Verdict of A, B, tie or None")
+        p = verdict.probability_a
+        if p is not None and not (isinstance(p, Real) and not isinstance(p, bool) and 0 <= p <= 1):
+            raise ContractError(f"the judge '{name}' returned {verdict!r}; wanted a probability from 0 to 1, or None")
     return list(verdicts)
