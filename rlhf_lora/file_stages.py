@@ -10,14 +10,13 @@ import dataclasses
 import gc
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlhf_lora import ai_labels, feedback_checks, registry
-from rlhf_lora.assembly import Assembly, opened
+from rlhf_lora.assembly import Assembly, at_work, opened
 from rlhf_lora.atomic import write_text
 from rlhf_lora.comparison_rows import among
 from rlhf_lora.contracts import Context
@@ -78,7 +77,7 @@ class FileStages:
         needs_base = bool(work.prompts) or getattr(plan.judge, "needs_backbone", False)
         ctx = self._context(needs_base)
         name = _name_of(plan.judge)
-        with _open(plan.judge, ctx) as judge:  # before anything is sampled: a judge that is not there is told at once
+        with at_work(plan.judge, ctx) as judge:  # before anything is sampled: a judge that is not there is told at once
             if work.prompts:
                 self._answer(ctx, work.prompts, settings.samples_per_prompt, "labels")
             comparisons = self._comparisons(work)
@@ -116,7 +115,7 @@ class FileStages:
         plan, settings = self.parts.plan, self.parts.plan.config.revisions
         prompts, by_judge = revised_prompts(plan.config, plan.splits), settings.by == "judge"
         ctx, steps = self._context(needs_base=True, before_revisions=True), self._file("revisions", "steps.jsonl")
-        with _open(plan.judge, ctx) if by_judge else _nobody() as judge:
+        with at_work(plan.judge if by_judge else None, ctx) as judge:
             reviser = self._reviser(judge) if by_judge else ByQuestions(self._own_voice(ctx), settings.max_new_tokens)
             prompts, answers = self._answer(ctx, prompts, 1, "revisions")
             texts = revisions.revise(
@@ -241,24 +240,10 @@ def meet_judge(parts: Assembly, done: Callable[[StagePlan], bool]) -> None:
     by_reward = any(getattr(one, "needs_judge", False) for _, one in every_reward(plan.reward))
     asks_policy = by_reward or plan.config.refresh.by == "judge"
     if asked or (asks_policy and any(stage.name == "policy" for stage in stages)):
-        with _open(plan.judge, FileStages(parts).context_without_base()):
+        files = FileStages(parts)
+        with at_work(plan.judge, files.context_without_base()):
             pass
-
-
-@contextmanager
-def _open(judge: Any, ctx: Context) -> Iterator[Any]:
-    """An opened judge, closed again."""
-    made = opened(judge, ctx)
-    try:
-        yield made
-    finally:
-        if callable(close := getattr(made, "close", None)):
-            close()
-
-
-@contextmanager
-def _nobody() -> Iterator[None]:
-    yield None
+        files._free()  # a model of its own is not to stay beside SFT's
 
 
 def _name_of(judge: Any) -> str:

@@ -96,19 +96,19 @@ def test_a_judge_of_many_is_asked_once_for_all_and_may_be_async():
 def test_not_one_verdict_for_each_is_the_judges_fault(given):
     judge = Says()
     judge.compare_all = lambda comparisons: given
-    with pytest.raises(ContractError, match="'Says' (gave|returned)"):
+    with pytest.raises(ContractError, match=r"'Says' (gave|returned)"):
         compare(judge, [ONE])
 
 
 @pytest.mark.parametrize("p", [float("nan"), -0.1, 1.5, float("inf"), True, "0.5"])
 def test_what_is_no_probability_is_the_judges_fault_and_never_a_score(p):
-    with pytest.raises(ContractError, match="'Says' returned .*from 0 to 1"):
+    with pytest.raises(ContractError, match=r"'Says' returned .*from 0 to 1"):
         compare(Says(left=Verdict("A", p), right=Verdict("B", 0.5)), [ONE])
 
 
 @pytest.mark.parametrize("choice", ["C", "a", 1, True])
 def test_a_choice_that_is_not_on_the_menu_is_the_judges_fault(choice):
-    with pytest.raises(ContractError, match="'Says' returned .*A, B, tie or None"):
+    with pytest.raises(ContractError, match=r"'Says' returned .*A, B, tie or None"):
         compare(Says(left=Verdict(choice), right=Verdict("B")), [ONE])
 
 
