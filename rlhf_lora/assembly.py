@@ -5,7 +5,8 @@ Training and evaluating a run again put the same parts together; this is the one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -218,3 +219,14 @@ def opened(plugin: Any, ctx: Context) -> Any:
     """The object that does a plugin's work: what its `open` returns, or the plugin itself."""
     opener = getattr(plugin, "open", None)
     return opener(ctx) if callable(opener) else plugin
+
+
+@contextmanager
+def at_work(plugin: Any, ctx: Context) -> Iterator[Any]:
+    """A plugin opened, and closed again in the end; None where there is none."""
+    made = None if plugin is None else opened(plugin, ctx)
+    try:
+        yield made
+    finally:
+        if callable(close := getattr(made, "close", None)):
+            close()

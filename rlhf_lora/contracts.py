@@ -94,6 +94,9 @@ class Judge(Protocol):
         on_device: it computes on the backbone's device. Default: False.
         deterministic: of the plugin, the same question has the same answer another day: only then what is made of its answers
             is kept for other runs. Default: not.
+        needs_backbone: of the plugin, it works on the run's own base, so it can be opened only where that is. Default: False.
+        check_chat(chat): of a plugin that needs the backbone, before anything is loaded: the plan shows it the base's tokenizer
+            and template (`rlhf_lora.chat.Chat`), and it raises UserError where it could not judge with these.
         contents(): of the plugin, what its settings only point at: name → hash of a file, a model, an adapter.
         not_compared: of the plugin, names of settings that a run may change when it is gone on with. Default: none.
     """

@@ -163,7 +163,7 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
         from rlhf_lora.judge_measured import measure
 
         return measure(run, *overrides).figures
-    from rlhf_lora.assembly import opened
+    from rlhf_lora.assembly import at_work
     from rlhf_lora.finished_run import FinishedRun
     from rlhf_lora.plan import make_plan
 
@@ -184,14 +184,17 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
     judge = judge_of(asked)
     finished = FinishedRun(plan, folder, folder.adapter("policy"))
     prompts = finished.parts.short_enough(finished.backbone, evaluation_prompts(plan), "evaluation prompts")
-    scorers = finished.parts.judges(finished.ctx)
-    try:
-        result = evaluate_policy(
-            finished.backbone, finished.engine, prompts, evaluation_seed(plan), scorers,
-            best_of=sizes(plan.config.evaluation.best_of_n), judge=None if judge is None else opened(judge, finished.ctx),
-        )  # fmt: skip
-    finally:
-        close_all(scorers)
+    with at_work(
+        judge, finished.ctx
+    ) as asked_too:  # first: a judge that is not there is told before anything is scored
+        scorers = finished.parts.judges(finished.ctx)
+        try:
+            result = evaluate_policy(
+                finished.backbone, finished.engine, prompts, evaluation_seed(plan), scorers,
+                best_of=sizes(plan.config.evaluation.best_of_n), judge=asked_too,
+            )  # fmt: skip
+        finally:
+            close_all(scorers)
     if judge is not None:
         result.summary["judge"]["name"] = registry.to_config(judge)["name"]
     return {"reward": plan.config.reward.name, **result.summary}

@@ -72,7 +72,7 @@ def revised_rows(config: DictConfig, splits: Splits, with_helpful_ones: bool = F
 
 def stage_memory(name: str, config: DictConfig, shape: memory.Shape, judge: Any) -> memory.Memory | None:
     """Of sampling, where the base is loaded; None for labels that need no model here."""
-    if name == "labels" and config.reward_model.pairs != "rollouts" and not getattr(judge, "on_device", False):
+    if name == "labels" and config.reward_model.pairs != "rollouts" and not getattr(judge, "needs_backbone", False):
         return None
     reply = config.rollout.get("max_new_tokens") or derive.DEFAULT_NEW_TOKENS
     if name == "revisions":

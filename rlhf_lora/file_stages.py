@@ -10,14 +10,13 @@ import dataclasses
 import gc
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlhf_lora import ai_labels, feedback_checks, registry
-from rlhf_lora.assembly import Assembly, opened
+from rlhf_lora.assembly import Assembly, at_work, opened
 from rlhf_lora.atomic import write_text
 from rlhf_lora.comparison_rows import among
 from rlhf_lora.contracts import Context
@@ -75,10 +74,10 @@ class FileStages:
     def _labels(self) -> dict[str, Any]:
         plan, settings = self.parts.plan, self.parts.plan.config.ai_labels
         work = ai_labels.work_of(plan.config, plan.splits)
-        needs_base = bool(work.prompts) or getattr(plan.judge, "on_device", False)
+        needs_base = bool(work.prompts) or getattr(plan.judge, "needs_backbone", False)
         ctx = self._context(needs_base)
         name = _name_of(plan.judge)
-        with _open(plan.judge, ctx) as judge:  # before anything is sampled: a judge that is not there is told at once
+        with at_work(plan.judge, ctx) as judge:  # before anything is sampled: a judge that is not there is told at once
             if work.prompts:
                 self._answer(ctx, work.prompts, settings.samples_per_prompt, "labels")
             comparisons = self._comparisons(work)
@@ -116,7 +115,7 @@ class FileStages:
         plan, settings = self.parts.plan, self.parts.plan.config.revisions
         prompts, by_judge = revised_prompts(plan.config, plan.splits), settings.by == "judge"
         ctx, steps = self._context(needs_base=True, before_revisions=True), self._file("revisions", "steps.jsonl")
-        with _open(plan.judge, ctx) if by_judge else _nobody() as judge:
+        with at_work(plan.judge if by_judge else None, ctx) as judge:
             reviser = self._reviser(judge) if by_judge else ByQuestions(self._own_voice(ctx), settings.max_new_tokens)
             prompts, answers = self._answer(ctx, prompts, 1, "revisions")
             texts = revisions.revise(
@@ -237,30 +236,16 @@ def meet_judge(parts: Assembly, done: Callable[[StagePlan], bool]) -> None:
         done: whether a stage was finished.
     """
     plan = parts.plan
-    if plan.judge is None or getattr(plan.judge, "on_device", False):
+    if plan.judge is None or getattr(plan.judge, "needs_backbone", False):
         return
     stages = [stage for stage in plan.stages if not done(stage)]
     asked = [s for s in stages if s.name in feedback_checks.asking_stages(plan.config) and s.reused is None]
     asks_policy = asks_judge(plan.reward) or plan.config.refresh.by == "judge"
     if asked or (asks_policy and any(stage.name == "policy" for stage in stages)):
-        with _open(plan.judge, FileStages(parts).context_without_base()):
+        files = FileStages(parts)
+        with at_work(plan.judge, files.context_without_base()):
             pass
-
-
-@contextmanager
-def _open(judge: Any, ctx: Context) -> Iterator[Any]:
-    """An opened judge, closed again."""
-    made = opened(judge, ctx)
-    try:
-        yield made
-    finally:
-        if callable(close := getattr(made, "close", None)):
-            close()
-
-
-@contextmanager
-def _nobody() -> Iterator[None]:
-    yield None
+        files._free()  # a model of its own is not to stay beside SFT's
 
 
 def _name_of(judge: Any) -> str:

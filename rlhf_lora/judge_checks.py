@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from rlhf_lora.controls import control_of
 from rlhf_lora.errors import ConfigError
+from rlhf_lora.model_spec import ModelSpec
 from rlhf_lora.reward_tree import every_reward
 
 
@@ -49,12 +50,6 @@ def check_judge(config: DictConfig, reward: Any, optimizer: Any, judge: Any = No
             fix="reward=ai_feedback; reward_model.pairs=relabel; or judge=null (a judge for a finished run alone: "
             "rlhf-lora evaluate RUN judge=NAME)",
         )  # fmt: skip
-    if asking and config.model.path is None and config.judge.name == "local" and config.judge.path is None:
-        raise ConfigError(
-            "the embedded base has no words to judge with", where="judge=local judge.path=null",
-            fix="model=PRESET or model.path=FOLDER, a model that reads English; or a judge of its own beside it: judge.path=MODEL "
-            "(`python -m rlhf_lora.mini judge --to my-judge` makes one for dataset=orders: judge.path=my-judge judge.style=bare)",
-        )  # fmt: skip
     for where, one in every_reward(reward):
         _check_group(where, one, optimizer)
         _check_ratings(where, one, judge)
@@ -68,6 +63,22 @@ def _check_ratings(where: str, reward: Any, judge: Any) -> None:
             "the judge compares answers and does not rate one alone: it has no rate_all", where=f"{where}.mode=pointwise",
             fix=f"{where}.mode=pairwise, or another judge",
         )  # fmt: skip
+
+
+def check_words(config: DictConfig, reward: Any, judge: Any, spec: ModelSpec, mini: Any) -> None:
+    """A judge on the run's own base is shown its tokenizer now, where that is on this machine: SFT comes before its first word.
+
+    Raises:
+        UserError: the judge says that it could not judge with it.
+    """
+    check = getattr(judge, "check_chat", None)
+    if not (getattr(judge, "needs_backbone", False) and callable(check) and askers(config, reward)):
+        return
+    from rlhf_lora.plan_tokens import plan_tokens
+
+    tokens = plan_tokens(spec, mini)
+    if tokens.exact:
+        check(tokens.chat)
 
 
 def _check_group(where: str, reward: Any, optimizer: Any) -> None:

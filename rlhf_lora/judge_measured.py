@@ -191,7 +191,7 @@ def _compared(judge: Any, comparisons: Sequence[Comparison], name: str) -> list[
 @contextmanager
 def _opened(judge: Any, config: DictConfig, dataset: Any) -> Iterator[Any]:
     """The judge, opened; closed in the end. One that reads the run's own base gets it, without any adapter."""
-    backbone = _backbone(config, dataset) if reads_own_base(judge) else None
+    backbone = _backbone(config, dataset) if getattr(judge, "needs_backbone", False) else None
     asked = config.hardware.device
     device = ("cuda" if derive.has_cuda() else "cpu") if asked == "auto" else asked
     ctx = Context(
@@ -203,12 +203,6 @@ def _opened(judge: Any, config: DictConfig, dataset: Any) -> Iterator[Any]:
             yield source
     else:
         yield source
-
-
-def reads_own_base(judge: Any) -> bool:
-    """Whether it wants `ctx.backbone`: it says so (`needs_backbone`), or has a setting `path` for a model, which is null."""
-    said = getattr(judge, "needs_backbone", None)
-    return getattr(judge, "path", "") is None if said is None else bool(said)
 
 
 def _backbone(config: DictConfig, dataset: Any) -> Any:

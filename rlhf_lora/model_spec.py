@@ -59,8 +59,11 @@ class ModelSpec:
         return torch.float32 if self.dtype == "float32" else torch.bfloat16
 
 
-def check_model_folder(path: str) -> None:
+def check_model_folder(path: str, setting: str = "model.path") -> None:
     """Refuse, before anything heavy is imported, a local folder that cannot be a model.
+
+    Args:
+        setting: that gave the path, for the message.
 
     Raises:
         ModelError: no config.json, or no weights.
@@ -68,11 +71,11 @@ def check_model_folder(path: str) -> None:
     folder = Path(path)
     if not folder.exists():
         if path.startswith((".", "/", "~")) or path.count("/") > 1:
-            raise ModelError(f"no model folder {path}", where=f"model.path={path}", fix="give a folder or a hub id")
+            raise ModelError(f"no model folder {path}", where=f"{setting}={path}", fix="give a folder or a hub id")
         return
     if not (folder / "config.json").is_file():
         raise ModelError(
-            f"{path} has no config.json", where=f"model.path={path}", fix="give a folder in Transformers layout"
+            f"{path} has no config.json", where=f"{setting}={path}", fix="give a folder in Transformers layout"
         )
     if not list(folder.glob("*.safetensors")):
         other = [f.name for f in folder.glob("pytorch_model*.bin")]
@@ -81,7 +84,7 @@ def check_model_folder(path: str) -> None:
             if other
             else "copy the *.safetensors files there"
         )
-        raise ModelError(f"{path} has no weights (*.safetensors)", where=f"model.path={path}", fix=hint)
+        raise ModelError(f"{path} has no weights (*.safetensors)", where=f"{setting}={path}", fix=hint)
 
 
 def base_hash(path: str, revision: str | None = None) -> str:

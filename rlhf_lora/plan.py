@@ -149,6 +149,7 @@ def make_plan(
     spec = derive.model_spec(config)
     adapters = _adapters(config, reward, shape)
     names = _checked_stages(config, built, read, source, trains)
+    judge_checks.check_words(config, reward, built["judge"], spec, mini)
     inputs = _inputs(config, spec, mini, read, reward, built["judge"], adapters)
     cache_dir = cache_folder()
     stages = plan_stages.stages(Given(config, names, spec, shape, read, built, inputs, cache_dir))
@@ -208,7 +209,7 @@ def _checked_stages(
     """The stages that run. What they need is there, and what the settings ask for is what they do."""
     reward, optimizer, splits = built["reward"], built["optimizer"], read.splits
     plan_checks.check_missing(config, optimizer)
-    judge_checks.check_judge(config, reward, optimizer, idle=not trains)
+    judge_checks.check_judge(config, reward, optimizer, built["judge"], idle=not trains)
     has_demonstrations = bool(splits.demonstrations or config.sft.dataset is not None)
     names = plan_checks.stage_names(config, reward, source, has_demonstrations)
     if trains:  # another reward, to judge by, does without stages that the run had

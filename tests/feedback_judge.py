@@ -34,7 +34,7 @@ class Knowing:
     needs_base: bool = False
 
     @property
-    def on_device(self):
+    def needs_backbone(self):
         return self.needs_base
 
     def open(self, ctx):

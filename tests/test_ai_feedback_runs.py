@@ -7,7 +7,8 @@ import json
 import pytest
 from tiny import overrides
 
-from rlhf_lora import cli
+from rlhf_lora import cli, evaluate, registry
+from rlhf_lora.contracts import Context
 from rlhf_lora.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
@@ -99,6 +100,16 @@ def test_within_a_mix_best_of_n_judged_midway_and_again_and_replayed(tiny_base, 
     words = ["plugins", "try", "--run", str(run.path), "reward=ai_feedback", "reward.mode=pointwise", "judge=scripted"]
     assert cli.run([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["missing"] == 0
+
+
+def test_the_judge_of_an_evaluation_is_closed(tiny_base, tmp_path, monkeypatch):
+    _, run = trained(tiny_base, tmp_path / "run")
+    closed = []
+    working = registry.build("judge", {"name": "scripted"}).open(Context())
+    monkeypatch.setattr(type(working), "close", lambda self: closed.append(self.settings.always))
+    found = evaluate(str(run.path), "judge=scripted", "judge.always=first")
+    assert found["judge"]["flip_rate"] == 1.0
+    assert "first" in closed
 
 
 def test_a_resumed_run_is_the_run(tiny_base, tmp_path, monkeypatch):

@@ -79,7 +79,7 @@ REFUSED = [
     ((*JUDGE, "reward_model.pairs=relabel", "stages=[sft,reward_model,policy]"), "stages=", "add labels"),
     ((*JUDGE, "reward_model.pairs=relabel", "reward=length"), "reward_model.pairs=relabel", "reward=learned"),
     ((*JUDGE, "reward_model.pairs=relabel", "optimizer=dpo"), "reward_model.pairs=relabel", "ppo"),
-    ((*JUDGE, "stages=[labels]"), "reward_model.pairs=dataset", "relabel"),
+    (("stages=[labels]",), "reward_model.pairs=dataset", "relabel"),
     ((*JUDGE, "reward_model.pairs=relabel", "reward_model.loss=kwise"), "reward_model.pairs=relabel", "pairwise"),
     ((*JUDGE, "reward_model.pairs=rollouts", "reward_model.rows=5"), "reward_model.rows=5", "ai_labels.prompts"),
     (("stages=[sft,revisions]",), "revisions.rounds=0", "revisions.rounds=4"),

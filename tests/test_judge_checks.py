@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tiny import few
 
-from rlhf_lora.errors import ConfigError
+from rlhf_lora.errors import ConfigError, UserError
 
 ASKING = ("reward=ai_feedback", "judge=scripted")
 MIX = ("reward=mix", "+reward@reward.parts.a=ai_feedback", "+reward@reward.parts.b=length")
@@ -23,11 +23,11 @@ MIX = ("reward=mix", "+reward@reward.parts.a=ai_feedback", "+reward@reward.parts
         ((*MIX, "judge=scripted", "reward.parts.a.against=group"), "reward.parts.a.against=group", "within a mix"),
         ((*ASKING, "reward.mode=pointwise", "reward.against=group"), "reward.mode=pointwise", "one answer alone"),
         ((*ASKING, "judge.always=third"), "judge.always", "third"),
-        (("reward=ai_feedback", "judge=local", "model.path=null"), "judge=local judge.path=null", "no words to judge with"),
+        (("reward=ai_feedback", "judge=local", "model.path=null"), "judge=local judge.path=null", "so it cannot judge"),
     ], fast=5),
 )  # fmt: skip
 def test_what_a_judge_cannot_do_is_refused(settings, where, says, plan):
-    with pytest.raises(ConfigError, match=says) as refused:
+    with pytest.raises(UserError, match=says) as refused:
         plan(*settings)
     assert refused.value.where == where
 

@@ -92,7 +92,7 @@ REFUSED: list[tuple[list[str], str]] = [
     ([*ROLL, "stages=[sft,policy]"], "needs the stage reward_model"),
     (["optimizer=dpo", "optimizer.loss=hinge", "optimizer.soft_labels=true"], "knows no soft labels"),
     (["optimizer=kto", "hardware.micro_batch=1"], "at least 2 for KTO"),
-    (["control=random_reward", "optimizer=kto"], "learns from pairs, not from the reward"),
+    (["control=random_reward", "optimizer=kto", "optimizer.labels=pairs"], "learns from pairs, not from the reward"),
     (["control=shuffled_labels", *ROLL, "reward=length"], "nothing in this run learns from pairs"),
 ]
 
@@ -199,7 +199,7 @@ CELLS = [
     for pairs in ("relabel", "rollouts") for reward in ("learned", "orders_gold", "mine")
 ] + [
     f"optimizer=kto optimizer.labels={labels} reward={reward}"
-    for labels in ("pairs", "relabel", "rollouts") for reward in ("learned", "orders_gold")
+    for labels in ("pairs", "relabel", "rollouts") for reward in ("learned", "orders_gold") if labels != "pairs" or reward == "learned"
 ] + [f"optimizer=rejection_sampling reward={reward}" for reward in ("learned", "orders_gold", "mine", "mix")]  # fmt: skip
 MINE = "from rlhf_lora import reward\n@reward('mine')\ndef mine(samples):\n    return [-float(len(s.text)) for s in samples]\n"
 MIX = ("reward=mix", "+reward@reward.parts.a=length", "+reward@reward.parts.b=learned")

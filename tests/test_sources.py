@@ -172,7 +172,8 @@ def test_a_run_of_three_files_goes_on_only_while_they_are_the_same(optimizer, ti
     policy = files["prompts"] if optimizer == "ppo" else files["pairs"]
     given = [*own("sft", files["demos"]), *own("policy", policy), "sft.dataset.limit=60", "policy.dataset.limit=100"]
     small = ["optimizer.updates=1", "optimizer.prompts_per_update=8"] if optimizer == "ppo" else ["optimizer.epochs=1"]
-    main = ["dataset=jsonl", f"dataset.path={files['pairs']}", f"optimizer={optimizer}", "reward=length"]
+    main = ["dataset=jsonl", f"dataset.path={files['pairs']}", f"optimizer={optimizer}"]
+    main += ["reward=length"] if optimizer == "ppo" else ["optimizer.pairs=dataset"]
     words = overrides(tiny_qwen2, tmp_path / "run", *main, *given, *small)
     run = train(compose(*words))
     assert run.summary["status"] == "finished"

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_lora.errors import ConfigError, ModelError
+from rlhf_lora.judging import texts
 from rlhf_lora.judging.asked import Asked
-from rlhf_lora.judging.own_model import OwnModel
+from rlhf_lora.judging.own_model import OwnModel, spellings
 from rlhf_lora.judging.settings import JudgingSettings
 from rlhf_lora.model_spec import ModelSpec, adapter_hash, base_hash, check_model_folder
 from rlhf_lora.records import Prompt, Verdict
@@ -44,9 +45,13 @@ class Local(JudgingSettings):
     deterministic = True
 
     @property
-    def on_device(self) -> bool:
-        """Whether it works on the run's base."""
+    def needs_backbone(self) -> bool:
         return self.path is None
+
+    def check_chat(self, chat: Any) -> None:
+        """Raises ModelError: the vocabulary of the run's base does not tell the choices apart."""
+        choices = texts.PAIR_OR_TIE if self.ties else texts.PAIR
+        spellings(chat, choices, self.style == "bare", Prompt("?"), "judge=local judge.path=null")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,8 +65,14 @@ class Local(JudgingSettings):
                 f"judge.least_mass is {self.least_mass}", where="judge.least_mass", fix="0 or more, below 1"
             )
         if self.path is not None:
-            check_model_folder(str(Path(self.path).expanduser()) if self.path.startswith("~") else self.path)
+            check_model_folder(self.model_path, "judge.path")
         _ = self.folder  # what is not there is said before anything runs
+
+    @property
+    def model_path(self) -> str:
+        """`path`, with the home folder for `~`; of a judge that has one."""
+        assert self.path is not None
+        return str(Path(self.path).expanduser()) if self.path.startswith("~") else self.path
 
     @property
     def folder(self) -> Path | None:
@@ -83,7 +94,7 @@ class Local(JudgingSettings):
         )
 
     def contents(self) -> dict[str, str]:
-        model = {} if self.path is None else {"model": base_hash(str(Path(self.path).expanduser()), self.revision)}
+        model = {} if self.path is None else {"model": base_hash(self.model_path, self.revision)}
         adapter = {} if self.folder is None else {"adapter": adapter_hash(self.folder)}
         return super().contents() | model | adapter
 
@@ -108,11 +119,10 @@ class Local(JudgingSettings):
     def _own_backbone(self, ctx: Context) -> Any:
         from rlhf_lora.backbone import Backbone
 
-        assert self.path is not None
         dtype = "float32" if ctx.backbone is None else ctx.backbone.spec.dtype
         spec = ModelSpec(
-            str(Path(self.path).expanduser()) if self.path.startswith("~") else self.path, self.revision, self.load_in_4bit,
-            dtype, ctx.device, template=self.template, template_kwargs=self.template_kwargs,  # type: ignore[arg-type]
+            self.model_path, self.revision, self.load_in_4bit, dtype, ctx.device,  # type: ignore[arg-type]
+            template=self.template, template_kwargs=self.template_kwargs,  # type: ignore[arg-type]
         )  # fmt: skip
         return Backbone(spec) if ctx.backbone is None else Backbone(spec, micro_batch=ctx.backbone.micro_batch)
 

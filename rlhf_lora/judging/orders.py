@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 from rlhf_lora.errors import ContractError, RlhfLoraError, raised_at
@@ -99,18 +100,23 @@ def verdicts(judge: Any, comparisons: Sequence[Comparison]) -> list[Verdict]:
     """An opened judge's verdicts as the answers stand, all asked for at once where it takes many.
 
     Raises:
-        ContractError: not one Verdict for each comparison.
+        ContractError: not one Verdict for each, of A, B, tie or None, with a probability from 0 to 1 where there is one.
     """
     if not comparisons:
         return []
+    name = type(judge).__name__
     if callable(compare_all := getattr(judge, "compare_all", None)):
-        given = list(awaited(compare_all(comparisons)))
+        given = awaited(compare_all(comparisons))
     else:
         given = [awaited(judge.compare(one.prompt, one.a, one.b)) for one in comparisons]
-    name = type(judge).__name__
+    if not isinstance(given, Sequence):
+        raise ContractError(f"the judge '{name}' gave {type(given).__name__}; wanted a list of verdicts")
     if len(given) != len(comparisons):
         raise ContractError(f"the judge '{name}' gave {len(given)} verdicts for {len(comparisons)} comparisons")
     for one in given:
         if not isinstance(one, Verdict) or one.choice not in ("A", "B", "tie", None):
             raise ContractError(f"the judge '{name}' returned {one!r}; wanted a Verdict of A, B, tie or None")
-    return given
+        p = one.probability_a
+        if p is not None and not (isinstance(p, Real) and not isinstance(p, bool) and 0 <= p <= 1):
+            raise ContractError(f"the judge '{name}' returned {one!r}; wanted a probability from 0 to 1, or None")
+    return list(given)

@@ -125,19 +125,7 @@ class OwnModel:
         return found
 
     def _sequences(self, prompt: Prompt, choices: Sequence[str]) -> Sequences:
-        """How each choice may be spelt where the answer begins: as the template has it, or as one token, with a space or
-        without."""
-        chat, found = self.backbone.chat, dict[tuple[int, ...], str]()
-        for choice in choices:
-            ways = [chat.response_ids(f" {choice}" if self.bare else choice, False, prompt)]
-            ways += [one for word in (choice, f" {choice}") if len(one := chat.response_ids(word, False)) == 1]
-            for way in ways:
-                if found.setdefault(tuple(way), choice) != choice:
-                    raise ModelError(
-                        f"the model's vocabulary does not tell '{choice}' from '{found[tuple(way)]}', so it cannot judge",
-                        where=f"model {self.backbone.spec.path}", fix="judge.path=MODEL, one that knows these words",
-                    )  # fmt: skip
-        return found
+        return spellings(self.backbone.chat, choices, self.bare, prompt, f"model {self.backbone.spec.path}")
 
     # --- free text ----------------------------------------------------------------------------------------------------
 
@@ -170,6 +158,27 @@ class OwnModel:
                 raise
         prompt = Prompt(prompt.text, _without_system(messages))
         return prompt, list(chat.prompt_ids(prompt))
+
+
+def spellings(chat: Any, choices: Sequence[str], bare: bool, prompt: Prompt, where: str) -> Sequences:
+    """How each choice may be spelt where the answer begins: as the template has it, or as one token, with a space or without.
+
+    Raises:
+        ModelError: two choices are spelt the same.
+    """
+    found = dict[tuple[int, ...], str]()
+    for choice in choices:
+        ways = [chat.response_ids(f" {choice}" if bare else choice, False, prompt)]
+        ways += [one for word in (choice, f" {choice}") if len(one := chat.response_ids(word, False)) == 1]
+        for way in ways:
+            if found.setdefault(tuple(way), choice) != choice:
+                raise ModelError(
+                    f"the model's vocabulary does not tell '{choice}' from '{found[tuple(way)]}', so it cannot judge",
+                    where=where,
+                    fix="judge.path=MODEL, one that knows these words; for dataset=orders a small one is made by "
+                    "`python -m rlhf_lora.mini judge --to FOLDER` (docs/judge_base.md)",
+                )
+    return found
 
 
 def masses(sequences: Sequences, table: Mapping[tuple[int, ...], Mapping[int, float]]) -> dict[str, float]:

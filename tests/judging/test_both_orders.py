@@ -92,12 +92,31 @@ def test_a_judge_of_many_is_asked_once_for_all_and_may_be_async():
     assert compare(judge, []) == []
 
 
-@pytest.mark.parametrize("given", [[Verdict("A")], ["A", "B"], [Verdict("A")] * 3])
+@pytest.mark.parametrize("given", [[Verdict("A")], ["A", "B"], [Verdict("A")] * 3, None])
 def test_not_one_verdict_for_each_is_the_judges_fault(given):
     judge = Says()
     judge.compare_all = lambda comparisons: given
     with pytest.raises(ContractError, match=r"the judge 'Says' (gave|returned)"):
         compare(judge, [ONE])
+
+
+@pytest.mark.parametrize("p", [float("nan"), -0.1, 1.5, float("inf"), True, "0.5"])
+def test_what_is_no_probability_is_the_judges_fault_and_never_a_score(p):
+    with pytest.raises(ContractError, match=r"'Says' returned .*from 0 to 1"):
+        compare(Says(left=Verdict("A", p), right=Verdict("B", 0.5)), [ONE])
+
+
+@pytest.mark.parametrize("choice", ["C", "a", 1, True])
+def test_a_choice_that_is_not_on_the_menu_is_the_judges_fault(choice):
+    with pytest.raises(ContractError, match=r"'Says' returned .*A, B, tie or None"):
+        compare(Says(left=Verdict(choice), right=Verdict("B")), [ONE])
+
+
+@pytest.mark.parametrize("percent", range(101))
+def test_a_judge_that_says_the_same_of_whatever_is_first_finds_a_tie_however_that_is_rounded(percent):
+    said = Verdict("A" if percent > 50 else "B", percent / 100)
+    (found,) = compare(Says(left=said, right=said), [ONE], tie_within=0.0)
+    assert (found.verdict.choice, found.verdict.probability_a) == ("tie", 0.5)
 
 
 def test_the_mean_over_both_orders_cuts_what_the_order_decides_five_times():

@@ -22,6 +22,8 @@ from rlhf_lora.records import Prompt
 class Asks:
     """Whether a judge prefers an answer to the word tea."""
 
+    needs_judge = True
+
     def open(self, ctx):
         return Opened(ctx.judge.open(ctx))
 

@@ -7,14 +7,16 @@ import json
 import pytest
 import tiny
 
-from rlhf_lora import registry
+from rlhf_lora import compose, registry
 from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ConfigError, ModelError
 from rlhf_lora.judging.orders import compare
+from rlhf_lora.plan import make_plan
 from rlhf_lora.records import Comparison, Prompt
 from rlhf_lora.testing import check_judge
 
 PROMPT = Prompt("bring tea")
+FEW = ("dataset.pairs=30", "dataset.demonstrations=30", "dataset.prompts=30")
 QUICK = {"style": "bare", "load_in_4bit": False, "least_mass": 0.0}
 
 
@@ -111,3 +113,22 @@ def test_settings_that_cannot_be_meant_are_refused(settings, said):
 def test_where_there_is_no_base_it_says_what_to_give():
     with pytest.raises(ModelError, match="no base"):
         local().open(Context())
+
+
+def test_a_base_that_does_not_know_the_words_is_refused_by_the_plan(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match="does not tell") as refused:
+        make_plan(compose("reward=ai_feedback", "judge=local", *FEW))
+    assert "rlhf_lora.mini judge" in refused.value.fix
+    make_plan(compose("judge=local", *FEW), trains=False)  # nobody asks it
+
+
+def test_a_base_that_knows_the_words_is_not(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path))
+    assert make_plan(compose("reward=ai_feedback", "judge=local", f"model.path={model}", *FEW)).judge.needs_backbone
+
+
+def test_what_is_no_model_is_told_by_the_setting_that_gave_it(tmp_path):
+    with pytest.raises(ModelError) as refused:
+        local(path=str(tmp_path))
+    assert refused.value.where == f"judge.path={tmp_path}"
