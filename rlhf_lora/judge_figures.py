@@ -7,12 +7,14 @@ bootstrap over pairs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlhf_lora import scores
 from rlhf_lora.comparison import bootstrap_ci95
+from rlhf_lora.data_show import visible
 from rlhf_lora.judging.orders import Compared, probability
 from rlhf_lora.records import Pair, Verdict
 from rlhf_lora.stages.accuracy import BINS, wilson
@@ -92,7 +94,7 @@ def figures(rows: Sequence[Judged], seed: int = 0) -> dict[str, Any]:
         "gold": _gold(read),
     }
     found |= {name: part for name, part in parts.items() if part}
-    return found | {"warnings": _warnings(found)}
+    return found | {"warnings": _warnings(found, rows)}
 
 
 def _verdicts(rows: Sequence[Judged]) -> dict[str, int]:
@@ -167,7 +169,7 @@ def _gold(read: Sequence[Judged]) -> dict[str, Any]:
     return found | {"pairs": len(known), "pairs_far": len(far)} if known else {}
 
 
-def _warnings(found: dict[str, Any]) -> list[str]:
+def _warnings(found: dict[str, Any], rows: Sequence[Judged]) -> list[str]:
     said, verdicts, position = [], found["verdicts"], found.get("position", {})
     if position.get("flip_rate", 0.0) > MANY_FLIPS:
         share = f"{100 * position['flip_rate']:.0f} % of the pairs change their winner with the order"
@@ -175,7 +177,9 @@ def _warnings(found: dict[str, Any]) -> list[str]:
     missing = verdicts["refusals"] + verdicts["unreadable"] + verdicts["errors"]
     if missing > MANY_MISSING * verdicts["asked"]:
         parts = ", ".join(f"{verdicts[kind]} {kind}" for kind in ("refusals", "unreadable", "errors") if verdicts[kind])
-        said.append(f"{missing} of {verdicts['asked']} verdicts are missing ({parts}): the rates are of the rest")
+        reasons = Counter(one.reason for row in rows for one in row.verdicts if one.choice is None and one.reason)
+        most = "".join(f"; most often: {visible(reason[:200])}" for reason, _ in reasons.most_common(1))
+        said.append(f"{missing} of {verdicts['asked']} verdicts are missing ({parts}): the rates are of the rest{most}")
     return said
 
 

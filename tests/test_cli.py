@@ -279,6 +279,7 @@ BAD: dict[str, tuple[Make, str]] = {
     ),
     # judges, labels, rounds
     "judge": (said("reward=ai_feedback judge=scriptd"), "did you mean 'scripted'"),
+    "truth of a judge": (said("reward=ai_feedback judge=scripted judge.truth=orders_golf"), "judge.truth=orders_golf"),
     "setting of another judge": (said("reward=ai_feedback judge=scripted judge.rubric=x"), "no setting 'judge.rubric'"),
     "server without a model": (said("reward=ai_feedback judge=openai_api"), "judge.model is not given"),
     "key in the settings": (

@@ -114,6 +114,8 @@ def test_what_could_not_be_read_is_counted_by_kind_and_is_in_no_rate():
         "400 of 400 verdicts are missing (400 refusals)"
         in found(lambda *_: Verdict(None, reason="refusal: no"))["warnings"][0]
     )
+    (warning,) = found(lambda *_: Verdict(None, reason="refusal: \x1b[2J"))["warnings"]
+    assert warning.endswith("; most often: refusal: \\x1b[2J")  # why, and nothing that a terminal would obey
     assert kind_of(Verdict("tie")) is None
 
 

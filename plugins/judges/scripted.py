@@ -15,7 +15,7 @@ from typing import Any
 
 from rlhf_lora import registry
 from rlhf_lora.contracts import Context
-from rlhf_lora.errors import ConfigError
+from rlhf_lora.errors import ConfigError, did_you_mean
 from rlhf_lora.mending import Mender
 from rlhf_lora.records import Comparison, Prompt, Sample, Score, Verdict
 from rlhf_lora.registry import judge
@@ -100,6 +100,11 @@ class Scripted:
                 "a scripted judge has one truth: a reward's name, or a column of the data",
                 where=f"judge.truth={self.truth} judge.column={self.column}",
                 fix="judge.truth=null judge.column=NAME, or judge.truth=NAME",
+            )  # fmt: skip
+        if self.truth is not None and self.truth not in (known := registry.names("reward")):
+            raise ConfigError(
+                f"no reward named '{self.truth}'{did_you_mean(self.truth, known)}", where=f"judge.truth={self.truth}",
+                fix="a reward that scores text alone, such as orders_gold or length; for a file of your own add plugins=[FILE.py]",
             )  # fmt: skip
         if self.always not in ALWAYS:
             raise ConfigError(f"judge.always is '{self.always}'", where="judge.always", fix="first, second or tie")
