@@ -280,6 +280,7 @@ def _stages(
         folder = cache_dir / "stages" / f"{name}-{key}"
         known = cached and repeatable and config.cache and stage_cache.has(folder)
         expected = _stage_memory(name, config, shape, built, splits)
+        expected = feedback_plan.with_judge(name, config, expected, built["reward"], built["judge"])
         plans.append(StagePlan(name, reads, writes, rows, key, expected, folder if known else None, repeatable))
         return key
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from rlhf_lora import memory
 from rlhf_lora.errors import ConfigError, ModelError
 from rlhf_lora.judging import texts
 from rlhf_lora.judging.asked import Asked
@@ -97,6 +99,18 @@ class Local(JudgingSettings):
         model = {} if self.path is None else {"model": base_hash(self.model_path, self.revision)}
         adapter = {} if self.folder is None else {"adapter": adapter_hash(self.folder)}
         return super().contents() | model | adapter
+
+    def own_bytes(self, dtype: Literal["float32", "bfloat16"]) -> int:
+        """Weights of the model at `path`; 0 without one, and where its config.json is not on this machine or says no shape."""
+        if self.path is None or not (file := Path(self.model_path) / "config.json").is_file():
+            return 0
+        try:
+            shape = memory.from_config_json(json.loads(file.read_text("utf-8")))
+        except (ModelError, ValueError):
+            return 0
+        return memory.estimate(
+            shape, load_in_4bit=self.load_in_4bit, dtype=dtype, prompt_tokens=1, response_tokens=1
+        ).base
 
     def compare(self, prompt: Prompt, a: str, b: str) -> Verdict:
         raise ModelError(
