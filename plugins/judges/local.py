@@ -133,7 +133,8 @@ class Local(JudgingSettings):
     def _own_backbone(self, ctx: Context) -> Any:
         from rlhf_lora.backbone import Backbone
 
-        dtype = "float32" if ctx.backbone is None else ctx.backbone.spec.dtype
+        usual = "bfloat16" if ctx.device == "cuda" else "float32"
+        dtype = usual if ctx.backbone is None else ctx.backbone.spec.dtype
         spec = ModelSpec(
             self.model_path, self.revision, self.load_in_4bit, dtype, ctx.device,  # type: ignore[arg-type]
             template=self.template, template_kwargs=self.template_kwargs,  # type: ignore[arg-type]
