@@ -189,7 +189,8 @@ def make_plan(
         plan_checks.check_adapter_fits(folder, shape, setting)
     plan_checks.check_missing(config, built["optimizer"])
     judge_checks.check_judge(config, reward, built["optimizer"], idle=not trains)
-    judge_checks.check_words(config, reward, built["judge"], spec, mini)
+    if judge_checks.askers(config, reward):
+        judge_checks.check_words(built["judge"], spec, mini)
     has_demonstrations = bool(splits.demonstrations or config.sft.dataset is not None)
     names = plan_checks.stage_names(config, reward, source, has_demonstrations)
     feedback_checks.check_stages(config, names)

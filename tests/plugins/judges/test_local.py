@@ -11,6 +11,7 @@ import tiny
 from rlhf_lora import compose, registry
 from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ConfigError, ModelError
+from rlhf_lora.judge_measured import measure
 from rlhf_lora.judging.orders import compare
 from rlhf_lora.plan import make_plan
 from rlhf_lora.records import Comparison, Prompt
@@ -149,3 +150,10 @@ def test_the_plan_counts_a_judges_own_model_where_it_is_asked(model, tmp_path, m
     assert with_it["policy"].total > alone.total + with_it["policy"].judge
     relabelled = make_plan(compose("reward_model.pairs=relabel", "judge=local", f"judge.path={model}", *FEW))
     assert relabelled.stage("labels").memory.judge > 0
+
+
+def test_measuring_it_on_such_a_base_is_refused_before_the_base_is_built(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match="does not tell"):
+        measure("judge=local", *FEW)
+    assert not list(tmp_path.rglob("*.safetensors"))
