@@ -97,6 +97,7 @@ class Judge(Protocol):
         needs_backbone: of the plugin, it works on the run's own base, so it can be opened only where that is. Default: False.
         check_chat(chat): of a plugin that needs the backbone, before anything is loaded: the plan shows it the base's tokenizer
             and template (`rlhf_lora.chat.Chat`), and it raises UserError where it could not judge with these.
+        own_bytes(dtype): of the plugin, memory of a model that it loads beside the base, for the plan. Default: 0.
         contents(): of the plugin, what its settings only point at: name → hash of a file, a model, an adapter.
         not_compared: of the plugin, names of settings that a run may change when it is gone on with. Default: none.
     """

@@ -7,11 +7,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from rlhf_lora import derive, memory
+from rlhf_lora import derive, feedback_checks, memory
 from rlhf_lora.feedback_checks import settings
 from rlhf_lora.principles import principles_of
 from rlhf_lora.records import Demonstration
 from rlhf_lora.revised_rows import revised_prompts, with_helpful
+from rlhf_lora.reward_tree import every_reward
 from rlhf_lora.splits import Splits
 
 SAMPLING = ("rollout", "max_prompt_tokens", "hardware.rollout_batch")
@@ -84,6 +85,19 @@ def stage_memory(name: str, config: DictConfig, shape: memory.Shape, judge: Any)
         micro_batch=config.hardware.micro_batch, chunk=config.hardware.logprob_chunk,
         gradient_checkpointing=config.model.gradient_checkpointing, device_context=config.hardware.device == "cuda",
     )  # fmt: skip
+
+
+def with_judge(
+    name: str, config: DictConfig, expected: memory.Memory | None, reward: Any, judge: Any
+) -> memory.Memory | None:
+    """A stage's memory with that of a judge that brings a model of its own, where the stage asks it."""
+    told = getattr(judge, "own_bytes", None)
+    by_reward = any(getattr(one, "needs_judge", False) for _, one in every_reward(reward))
+    asking = [*feedback_checks.asking_stages(config), *(["answers", "policy"] if by_reward else [])]
+    if name not in asking or not callable(told) or not (weights := int(told(config.model.dtype))):
+        return expected
+    context = memory.CUDA_CONTEXT if config.hardware.device == "cuda" else 0
+    return (expected or memory.Memory(0, 0, 0, 0, context, 0, 0, 0)).with_judge(weights)
 
 
 def _plugins(inputs: Mapping[str, str], *kinds: str) -> list[Any]:

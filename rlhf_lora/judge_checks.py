@@ -65,14 +65,14 @@ def _check_ratings(where: str, reward: Any, judge: Any) -> None:
         )  # fmt: skip
 
 
-def check_words(config: DictConfig, reward: Any, judge: Any, spec: ModelSpec, mini: Any) -> None:
-    """A judge on the run's own base is shown its tokenizer now, where that is on this machine: SFT comes before its first word.
+def check_words(judge: Any, spec: ModelSpec, mini: Any) -> None:
+    """A judge on the run's own base is shown its tokenizer before anything is loaded, where that is on this machine.
 
     Raises:
         UserError: the judge says that it could not judge with it.
     """
     check = getattr(judge, "check_chat", None)
-    if not (getattr(judge, "needs_backbone", False) and callable(check) and askers(config, reward)):
+    if not (getattr(judge, "needs_backbone", False) and callable(check)):
         return
     from rlhf_lora.plan_tokens import plan_tokens
 

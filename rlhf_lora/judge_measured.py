@@ -22,6 +22,7 @@ from rlhf_lora.atomic import write_text
 from rlhf_lora.contracts import Context
 from rlhf_lora.derived_rows import with_pairs
 from rlhf_lora.errors import ConfigError, DataError
+from rlhf_lora.judge_checks import check_words
 from rlhf_lora.judge_figures import Judged, figures, kind_of
 from rlhf_lora.judging.orders import Compared, compare, judges_fault
 from rlhf_lora.mini import bases
@@ -191,7 +192,7 @@ def _compared(judge: Any, comparisons: Sequence[Comparison], name: str) -> list[
 @contextmanager
 def _opened(judge: Any, config: DictConfig, dataset: Any) -> Iterator[Any]:
     """The judge, opened; closed in the end. One that reads the run's own base gets it, without any adapter."""
-    backbone = _backbone(config, dataset) if getattr(judge, "needs_backbone", False) else None
+    backbone = _backbone(config, dataset, judge) if getattr(judge, "needs_backbone", False) else None
     asked = config.hardware.device
     device = ("cuda" if derive.has_cuda() else "cpu") if asked == "auto" else asked
     ctx = Context(
@@ -205,7 +206,7 @@ def _opened(judge: Any, config: DictConfig, dataset: Any) -> Iterator[Any]:
         yield source
 
 
-def _backbone(config: DictConfig, dataset: Any) -> Any:
+def _backbone(config: DictConfig, dataset: Any, judge: Any) -> Any:
     """The base that `model.…` describes; the embedded one of the dataset's task where no model is given."""
     from dataclasses import replace
 
@@ -214,6 +215,7 @@ def _backbone(config: DictConfig, dataset: Any) -> Any:
     mini = derive.mini_settings(config, dataset)
     derive.derive(config, derive.shape_of(config, mini).hidden, derive.max_positions(config, mini), dataset)
     spec = derive.model_spec(config)
+    check_words(judge, spec, mini)
     if mini is not None:
         spec = replace(spec, path=str(bases.ensure(cache_folder(), mini)))
     hardware = config.hardware

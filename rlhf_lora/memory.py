@@ -155,7 +155,8 @@ def from_config_json(config: Mapping[str, Any]) -> Shape:
 
 @dataclass(frozen=True)
 class Memory:
-    """The parts of one stage's memory, in bytes. Of `rollout` and `training` only the larger counts."""
+    """The parts of one stage's memory, in bytes. Of `rollout` and `training` only the larger counts. `judge`: the weights of a
+    judge's own model beside the base; its forward passes take turns with the rest and are not counted."""
 
     base: int
     adapters: int
@@ -165,6 +166,12 @@ class Memory:
     rollout: int
     training: int
     fragmentation: int
+    judge: int = 0
+
+    def with_judge(self, weights: int) -> Memory:
+        """Beside a judge's own model of so many bytes."""
+        fragmentation = self.fragmentation + round(FRAGMENTATION * weights)
+        return dataclasses.replace(self, judge=self.judge + weights, fragmentation=fragmentation)
 
     @property
     def peak_phase(self) -> Literal["rollout", "training"]:
@@ -173,7 +180,7 @@ class Memory:
     @property
     def total(self) -> int:
         """Bytes at the peak."""
-        always = self.base + self.adapters + self.gradients + self.moments + self.context
+        always = self.base + self.adapters + self.gradients + self.moments + self.context + self.judge
         return always + max(self.rollout, self.training) + self.fragmentation
 
     @property

@@ -149,7 +149,8 @@ def make_plan(
     spec = derive.model_spec(config)
     adapters = _adapters(config, reward, shape)
     names = _checked_stages(config, built, read, source, trains)
-    judge_checks.check_words(config, reward, built["judge"], spec, mini)
+    if judge_checks.askers(config, reward):
+        judge_checks.check_words(built["judge"], spec, mini)
     inputs = _inputs(config, spec, mini, read, reward, built["judge"], adapters)
     cache_dir = cache_folder()
     stages = plan_stages.stages(Given(config, names, spec, shape, read, built, inputs, cache_dir))

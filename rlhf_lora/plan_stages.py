@@ -178,7 +178,9 @@ class _Listing:
         key = hashlib.sha256(said.encode()).hexdigest()[:20]
         folder = self.given.cache_dir / "stages" / f"{name}-{key}"
         known = cached and self._repeatable and self.config.cache and stage_cache.has(folder)
-        expected, reused = _memory_of(name, self.given), folder if known else None
+        needed = _memory_of(name, self.given)
+        expected = feedback_plan.with_judge(name, self.config, needed, self.given.built["reward"], self._judge)
+        reused = folder if known else None
         self.found.append(StagePlan(name, reads, writes, rows, key, expected, reused, self._repeatable))
         return key
 

@@ -109,7 +109,9 @@ def _memory_table(plan: Plan) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, title="memory (GiB, estimated)", title_justify="left", title_style="bold")
-    parts = ("base", "adapters", "gradients", "moments", "context", "rollout", "training")
+    parts: tuple[str, ...] = ("base", "adapters", "gradients", "moments", "context", "rollout", "training")
+    if any(stage.memory is not None and stage.memory.judge for stage in plan.stages):
+        parts = (*parts, "judge")
     table.add_column("stage", no_wrap=True, min_width=12)
     for part in (*parts, "peak"):
         table.add_column(part, justify="right", no_wrap=True, min_width=len(part))

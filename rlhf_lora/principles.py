@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lora.errors import ConfigError
+from rlhf_lora.judging.constitution import rows_of
 from rlhf_lora.revising import Principle
 
 WHERE = "revisions.constitution"
@@ -36,9 +37,7 @@ def principles_of(settings: Any) -> list[Principle]:
     given = settings.constitution
     if given is None:
         return list(OWN)
-    rows = _read(Path(given)) if isinstance(given, str) else list(given)
-    if isinstance(rows, Mapping):
-        rows = [{"id": name, **row} if isinstance(row, Mapping) else row for name, row in rows.items()]
+    rows = rows_of(Path(given), WHERE) if isinstance(given, str) else given
     if not isinstance(rows, Sequence) or isinstance(rows, str) or not rows:
         raise ConfigError("the constitution has no principle", where=WHERE, fix="give one sentence or more")
     return [_principle(row, number) for number, row in enumerate(rows, 1)]
@@ -56,19 +55,3 @@ def _principle(row: Any, number: int) -> Principle:
         f"principle {number} of the constitution is no sentence", where=WHERE,
         fix="a sentence, {id, principle}, or {prompt, edit_request}",
     )  # fmt: skip
-
-
-def _read(path: Path) -> Any:
-    import yaml
-
-    try:
-        text = path.expanduser().read_text("utf-8")
-        if path.suffix == ".txt":
-            return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-        return yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"the constitution cannot be read: {getattr(error, 'strerror', None) or error}",
-            where=f"{WHERE}={path}",
-            fix="a file of text, JSON or YAML, in UTF-8",
-        ) from error

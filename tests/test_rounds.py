@@ -199,7 +199,8 @@ CELLS = [
     for pairs in ("relabel", "rollouts") for reward in ("learned", "orders_gold", "mine")
 ] + [
     f"optimizer=kto optimizer.labels={labels} reward={reward}"
-    for labels in ("pairs", "relabel", "rollouts") for reward in ("learned", "orders_gold") if labels != "pairs" or reward == "learned"
+    for labels, reward in (("pairs", "learned"), ("relabel", "learned"), ("rollouts", "learned"),
+                           ("relabel", "orders_gold"), ("rollouts", "orders_gold"))
 ] + [f"optimizer=rejection_sampling reward={reward}" for reward in ("learned", "orders_gold", "mine", "mix")]  # fmt: skip
 MINE = "from rlhf_lora import reward\n@reward('mine')\ndef mine(samples):\n    return [-float(len(s.text)) for s in samples]\n"
 MIX = ("reward=mix", "+reward@reward.parts.a=length", "+reward@reward.parts.b=learned")

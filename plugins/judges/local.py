@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from rlhf_lora import memory
 from rlhf_lora.errors import ConfigError, ModelError
 from rlhf_lora.judging import texts
 from rlhf_lora.judging.asked import Asked
@@ -98,6 +100,18 @@ class Local(JudgingSettings):
         adapter = {} if self.folder is None else {"adapter": adapter_hash(self.folder)}
         return super().contents() | model | adapter
 
+    def own_bytes(self, dtype: Literal["float32", "bfloat16"]) -> int:
+        """Weights of the model at `path`; 0 without one, and where its config.json is not on this machine or says no shape."""
+        if self.path is None or not (file := Path(self.model_path) / "config.json").is_file():
+            return 0
+        try:
+            shape = memory.from_config_json(json.loads(file.read_text("utf-8")))
+        except (ModelError, ValueError):
+            return 0
+        return memory.estimate(
+            shape, load_in_4bit=self.load_in_4bit, dtype=dtype, prompt_tokens=1, response_tokens=1
+        ).base
+
     def compare(self, prompt: Prompt, a: str, b: str) -> Verdict:
         raise ModelError(
             "a local judge needs its model", where="judge=local", fix="use it in a run, where it is opened"
@@ -119,7 +133,8 @@ class Local(JudgingSettings):
     def _own_backbone(self, ctx: Context) -> Any:
         from rlhf_lora.backbone import Backbone
 
-        dtype = "float32" if ctx.backbone is None else ctx.backbone.spec.dtype
+        usual = "bfloat16" if ctx.device == "cuda" else "float32"
+        dtype = usual if ctx.backbone is None else ctx.backbone.spec.dtype
         spec = ModelSpec(
             self.model_path, self.revision, self.load_in_4bit, dtype, ctx.device,  # type: ignore[arg-type]
             template=self.template, template_kwargs=self.template_kwargs,  # type: ignore[arg-type]

@@ -65,7 +65,7 @@ def rubric_of(given: str | None) -> str:
         return RUBRIC
     if not _is_file_name(given):
         return given.strip()
-    return _read(Path(given).expanduser(), "judge.rubric").strip()
+    return _read(Path(given).expanduser(), "judge.rubric", "text").strip()
 
 
 def constitution_of(given: str | None) -> tuple[Rule, ...]:
@@ -80,21 +80,37 @@ def constitution_of(given: str | None) -> tuple[Rule, ...]:
         return ()
     if given == BUILT_IN:
         return OWN
-    path, where = Path(given).expanduser(), "judge.constitution"
-    text = _read(path, where)
-    rows: Any
-    if path.suffix == ".json":
-        rows = _parsed(json.loads, text, path)
-    elif path.suffix in (".yaml", ".yml"):
-        import yaml
+    rows = rows_of(Path(given), "judge.constitution")
+    return tuple(_rule(row, number, given) for number, row in enumerate(rows, 1))
 
-        rows = _parsed(yaml.safe_load, text, path)
+
+def rows_of(path: Path, where: str) -> list[Any]:
+    """The rows of a constitution's file, not empty: the lines of text that do not begin with `#`; of .json and .yaml a list, the
+    list under `principles`, or what stands under names, each with its name as `id`.
+
+    Args:
+        where: the setting that named the file.
+
+    Raises:
+        ConfigError: no such file, or it holds something else, or nothing.
+    """
+    path = path.expanduser()
+    text = _read(path, where)
+    if path.suffix not in (".json", ".yaml", ".yml"):
+        rows: Any = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     else:
-        rows = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    rows = rows.get("principles") if isinstance(rows, dict) else rows
+        rows = _parsed(text, path, where)
+    if isinstance(rows, dict):
+        rows = rows.get("principles") or [
+            {"id": name, **row} if isinstance(row, dict) else row for name, row in rows.items()
+        ]
     if not isinstance(rows, list) or not rows:
-        raise ConfigError(f"{path} holds no list of principles", where=where, fix="one sentence a line")
-    return tuple(_rule(row, number, path) for number, row in enumerate(rows, 1))
+        raise ConfigError(
+            f"{path} holds no list of principles",
+            where=f"{where}={path}",
+            fix="one sentence a line, or a list in JSON or YAML",
+        )
+    return rows
 
 
 def drawn(rules: Sequence[Rule], item: Sequence[str], count: int, seed: int) -> tuple[Rule, ...]:
@@ -108,7 +124,7 @@ def drawn(rules: Sequence[Rule], item: Sequence[str], count: int, seed: int) -> 
     return tuple(rule for rule in rules if rule in kept)
 
 
-def _rule(row: Any, number: int, path: Path) -> Rule:
+def _rule(row: Any, number: int, path: str) -> Rule:
     text = row.get("principle", row.get("text", row.get("prompt"))) if isinstance(row, dict) else row
     name = str(row.get("id", number)) if isinstance(row, dict) else str(number)
     if not isinstance(text, str) or not text.strip():
@@ -124,25 +140,25 @@ def _is_file_name(given: str) -> bool:
     return "\n" not in given and (Path(given).suffix in (".txt", ".md") or given.startswith(("/", "./", "~/")))
 
 
-def _read(path: Path, where: str) -> str:
+def _read(path: Path, where: str, of: str = "text, JSON or YAML") -> str:
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{path} cannot be read: {getattr(error, 'strerror', None) or error}",
             where=f"{where}={path}",
-            fix="give a text file",
+            fix=f"a file of {of}, in UTF-8",
         ) from error
     if not text.strip():
         raise ConfigError(f"{path} is empty", where=f"{where}={path}", fix="write what the judge goes by into it")
     return text
 
 
-def _parsed(parse: Any, text: str, path: Path) -> Any:
+def _parsed(text: str, path: Path, where: str) -> Any:
+    import yaml
+
     try:
-        return parse(text)
-    except Exception as error:  # of YAML and of JSON each have their own
+        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         said = str(error).splitlines()[0]
-        raise ConfigError(
-            f"{path} cannot be parsed: {said}", where="judge.constitution", fix="mend the file"
-        ) from error
+        raise ConfigError(f"{path} cannot be parsed: {said}", where=f"{where}={path}", fix="mend the file") from error

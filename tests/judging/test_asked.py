@@ -185,6 +185,18 @@ def test_rubric_and_constitution_come_from_files(tmp_path):
     assert "\n\nRedder is better.\n\n" in listener.asked[0][0].messages[0]["content"]
     assert [rule.text for rule in JudgingSettings(constitution=str(rules)).rules] == ["It rhymes.", "It is short."]
     assert [rule.id for rule in JudgingSettings(constitution=str(table)).rules] == ["r", "2"]
+    table.write_text(json.dumps({"harm0": {"prompt": "Which is less harmful?", "edit_request": "Mend it."}}))
+    assert JudgingSettings(constitution=str(table)).rules == (Rule("harm0", "Which is less harmful?"),)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"principles": 3}', "[[[", "7", '["", "x"]', "[" * 100_000])
+@pytest.mark.parametrize("suffix", [".json", ".yaml"])
+def test_a_file_that_is_no_constitution_is_named(tmp_path, text, suffix):
+    file = tmp_path / f"rules{suffix}"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        JudgingSettings(constitution=str(file))
+    assert "rules" in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ class Opened:
 
     def score(self, samples):
         verdicts = [self.judge.compare(Prompt.of(sample), sample.text, "tea") for sample in samples]
-        return [{"A": 1.0, "B": 0.0, None: None}[verdict.choice] for verdict in verdicts]
+        return [{"A": 1.0, "B": 0.0, "tie": 0.5, None: None}[verdict.choice] for verdict in verdicts]
 
     def close(self):
         self.judge.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,7 @@ import tiny
 from rlhf_lora import compose, registry
 from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ConfigError, ModelError
+from rlhf_lora.judge_measured import measure
 from rlhf_lora.judging.orders import compare
 from rlhf_lora.plan import make_plan
 from rlhf_lora.records import Comparison, Prompt
@@ -132,3 +134,26 @@ def test_what_is_no_model_is_told_by_the_setting_that_gave_it(tmp_path):
     with pytest.raises(ModelError) as refused:
         local(path=str(tmp_path))
     assert refused.value.where == f"judge.path={tmp_path}"
+
+
+def test_the_plan_counts_a_judges_own_model_where_it_is_asked(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path))
+    asked = ("reward=ai_feedback", "judge=local", "model.dtype=float32", *FEW)
+    with_it, without = (
+        {stage.name: stage.memory for stage in make_plan(compose(*asked, *more)).stages}
+        for more in ((f"judge.path={model}", "judge.load_in_4bit=false"), (f"model.path={model}",))
+    )
+    weights = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+    assert with_it["policy"].judge == pytest.approx(weights, rel=0.1)
+    assert (with_it["sft"].judge, without["policy"].judge) == (0, 0)
+    alone = dataclasses.replace(with_it["policy"], judge=0, fragmentation=0)
+    assert with_it["policy"].total > alone.total + with_it["policy"].judge
+    relabelled = make_plan(compose("reward_model.pairs=relabel", "judge=local", f"judge.path={model}", *FEW))
+    assert relabelled.stage("labels").memory.judge > 0
+
+
+def test_measuring_it_on_such_a_base_is_refused_before_the_base_is_built(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match="does not tell"):
+        measure("judge=local", *FEW)
+    assert not list(tmp_path.rglob("*.safetensors"))
