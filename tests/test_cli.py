@@ -291,7 +291,7 @@ BAD: dict[str, tuple[Make, str]] = {
         lambda tmp, base: [
             f"revisions.constitution={(tmp / 'c.txt', (tmp / 'c.txt').write_text(''))[0]}", "revisions.rounds=1"
         ],
-        "the constitution has no principle",
+        "c.txt is empty",
     ),
     "no constitution": (said("revisions.rounds=1 revisions.constitution=none.txt"), "cannot be read: No such file"),
     "measure of revisions": (said("revisions.rounds=1 revisions.measure=[harm]"), "no reward named 'harm'"),
