@@ -18,6 +18,7 @@ REFUSED = {
     (row, "dpo, dataset") for row in ("ai_feedback/local", "ai_feedback/openai_api", "gold rule", "user's file", "mix")
 }
 """A reward that is not learned from the data's labels has no part in what they teach."""
+ROOT = Path(__file__).resolve().parent.parent
 RUNS = [
     ("learned", "ppo"), ("ai_feedback/local", "rloo"), ("ai_feedback/openai_api", "dpo, rollouts"), ("gold rule", "grpo"),
     ("user's file", "kto"), ("mix", "dpo, relabel"), ("labels", "dpo, dataset"), ("gold rule", "rejection_sampling"),
@@ -89,6 +90,8 @@ measured_only = pytest.mark.skipif(not rows, reason="make nightly was not run ye
 def test_the_page_is_of_the_measurement():
     written = matrix.PAGE.read_text("utf-8")
     assert matrix.page(written, rows) == written, "run python benchmarks/matrix.py --page"
+    assert "Not measured yet" not in written
+    assert "not measured yet" not in (ROOT / "README.md").read_text("utf-8")
 
 
 @measured_only
