@@ -11,11 +11,7 @@ criticise itself. What is measured is what revisions do to the model that learns
 
 from __future__ import annotations
 
-import argparse
-import tempfile
-import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +39,14 @@ ARMS: dict[str, tuple[str, ...]] = {
 }
 
 
-def measure(seed: int, arm: str, home: Path, cache: Path, extra: Sequence[str]) -> dict[str, Any]:
-    run_dir = home / "runs" / f"{seed}-{list(ARMS).index(arm)}"
+def measure(seed: int, arm: str, run_dir: Path, cache: Path, extra: Sequence[str]) -> dict[str, Any]:
     given = {one.partition("=")[0]: one for one in (f"seed={seed}", *COMMON, *ARMS[arm], *extra)}
-    return {
-        "seed": seed,
-        "arm": arm,
-        **measured.train(list(given.values()), run_dir, cache),
-        "answers": answers(run_dir),
-    }
+    return {**measured.train(list(given.values()), run_dir, cache), "answers": answers(run_dir)}
+
+
+def told(row: Mapping[str, Any]) -> str:
+    shares = row["summary"]["revisions"]["measures"][HARM]["violations"]
+    return f"violations {shares[0]:.3f} → {shares[-1]:.3f}"
 
 
 def answers(run_dir: Path) -> dict[str, Any]:
@@ -80,25 +75,6 @@ def answers(run_dir: Path) -> dict[str, Any]:
                     "prompts": len(values),
                 }  # fmt: skip
     return found
-
-
-def measure_all(given: argparse.Namespace, extra: list[str]) -> list[dict[str, Any]]:
-    rows = measured.read(given.to) if given.to.is_file() else []
-    known, lock = {(row["seed"], row["arm"]) for row in rows}, threading.Lock()
-
-    def one_seed(seed: int, home: Path) -> None:
-        cache = given.cache or home / "cache"
-        for arm in (arm for arm in given.arms if (seed, arm) not in known):
-            row = measure(seed, arm, home, cache, extra)
-            with lock:
-                rows.append(row)
-                rows.sort(key=lambda r: (r["seed"], list(ARMS).index(r["arm"])))
-                measured.write(given.to, rows)
-                print(f"seed {seed}  {arm}: {row['cpu_seconds']:.0f} s", flush=True)
-
-    with tempfile.TemporaryDirectory() as home, ThreadPoolExecutor(given.jobs) as pool:
-        list(pool.map(lambda seed: one_seed(seed, Path(home)), given.seeds))
-    return rows
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -153,19 +129,15 @@ def page(text: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = measured.parser(__doc__, RESULT)
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument(
-        "--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM", help="; ".join(ARMS)
-    )
-    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time")
-    parser.add_argument("--cache", type=Path, help="keep bases and adapters here")
-    parser.add_argument("--page", action="store_true", help=f"write {PAGE.name} from the last measurement")
-    given, extra = parser.parse_known_args(argv)
+    given, extra = measured.command(measured.parser_of_arms(__doc__, RESULT, PAGE, list(ARMS), SEEDS), argv)
     if given.page:
         PAGE.write_text(page(PAGE.read_text("utf-8"), measured.read(given.to)), "utf-8")
         return
-    rows = measured.read(given.to) if given.table else measure_all(given, [one for one in extra if one != "--"])
+
+    def one(seed: int, arm: str, run_dir: Path, cache: Path) -> dict[str, Any]:
+        return measure(seed, arm, run_dir, cache, extra)
+
+    rows = measured.read(given.to) if given.table else measured.over_seeds(given, list(ARMS), one, told)
     print("\n\n".join(part(rows) for part in (revised, learned, policies)))
 
 

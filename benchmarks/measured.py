@@ -1,4 +1,4 @@
-"""What the benchmarks share: a training in a process of its own, the file of figures, the cells of a table."""
+"""What the benchmarks share: a training in a process of its own, arms over seeds, the file of figures, the cells of a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +49,70 @@ def write(file: Path, runs: Sequence[dict[str, Any]], **about: Any) -> None:
     file.write_text(json.dumps({**machine, **about, "runs": runs}, indent=1) + "\n", "utf-8")
 
 
+# --- arms over seeds --------------------------------------------------------------------------------------------------
+
+Measure = Callable[[int, str, Path, Path], Mapping[str, Any]]
+"""Seed, arm, folder of the run, cache → what was measured."""
+
+
+def over_seeds(
+    given: argparse.Namespace, arms: Sequence[str], measure: Measure, told: Callable[[Mapping[str, Any]], str]
+) -> list[dict[str, Any]]:
+    """Every arm of `given.arms` for every seed that the file does not have yet; written after each. Seeds go side by side
+    (`given.jobs`), the arms of a seed one after another in one cache: bases and adapters are made once a seed.
+
+    Args:
+        arms: all there are, as the file orders them.
+        told: what is printed of a row behind its seed and arm.
+    """
+    rows = read(given.to) if given.to.is_file() else []
+    known, lock = {(row["seed"], row["arm"]) for row in rows}, threading.Lock()
+
+    def one_seed(seed: int, home: Path) -> None:
+        for arm in (arm for arm in given.arms if (seed, arm) not in known):
+            run_dir = home / "runs" / f"{seed}-{arms.index(arm)}"
+            row = {"seed": seed, "arm": arm, **measure(seed, arm, run_dir, given.cache or home / "cache")}
+            with lock:
+                rows.append(row)
+                rows.sort(key=lambda r: (r["seed"], arms.index(r["arm"])))
+                write(given.to, rows)
+                print(f"seed {seed}  {arm}: {told(row)}, {row['cpu_seconds']:.0f} CPU s", flush=True)
+
+    with tempfile.TemporaryDirectory() as home, ThreadPoolExecutor(given.jobs) as pool:
+        list(pool.map(lambda seed: one_seed(seed, Path(home)), given.seeds))
+    return rows
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
 def parser(doc: str | None, result: Path) -> argparse.ArgumentParser:
     """The flags that every benchmark has; what is left over are overrides for every run."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--table", action="store_true", help="print the table of the last measurement")
     made.add_argument("--to", type=Path, default=result)
     return made
+
+
+def parser_of_arms(
+    doc: str | None, result: Path, page: Path, arms: Sequence[str], seeds: Sequence[int]
+) -> argparse.ArgumentParser:
+    """What `over_seeds` reads, and `--page`."""
+    made = parser(doc, result)
+    made.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
+    made.add_argument("--arms", nargs="+", default=list(arms), choices=list(arms), metavar="ARM", help="; ".join(arms))
+    made.add_argument("--jobs", type=int, default=1, help="seeds at a time")
+    made.add_argument(
+        "--cache", type=Path, help="keep bases and adapters here; an arm that is in it takes seconds and trains nothing"
+    )
+    made.add_argument("--page", action="store_true", help=f"write docs/{page.name} from the last measurement")
+    return made
+
+
+def command(made: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """What was given, and the overrides for every run, which may stand behind ` -- `."""
+    given, extra = made.parse_known_args(argv)
+    return given, [one for one in extra if one != "--"]
 
 
 def filled(page: str, parts: Mapping[str, str]) -> str:

@@ -13,13 +13,9 @@ from, 20 % are judged on; within an experiment and seed all arms are judged on t
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
-import tempfile
-import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,12 +76,17 @@ ARMS: dict[str, Arm] = {
 # --- one run ----------------------------------------------------------------------------------------------------------
 
 
-def measure(seed: int, arm: str, home: Path, cache: Path, extra: Sequence[str]) -> dict[str, Any]:
+def measure(seed: int, arm: str, run_dir: Path, cache: Path, extra: Sequence[str]) -> dict[str, Any]:
     """One reward model: its summary, the accuracy that training ended with, and what the truth gets on the same pairs."""
-    run_dir = home / "runs" / f"{seed}-{list(ARMS).index(arm)}"
-    row = measured.train([f"seed={seed}", *COMMON, *ARMS[arm].overrides, *extra], run_dir, cache)
-    trained = last_epoch(run_dir)
-    return {"seed": seed, "arm": arm, **row, "trained": trained, "truth": truth(run_dir, row["summary"])}
+    overrides = [f"seed={seed}", *COMMON, *ARMS[arm].overrides, *extra]
+    # Comes from the cache but for the first arm of a task, so that the CPU seconds below are those of the reward model.
+    measured.train([*overrides, "stages=[sft]"], run_dir.with_name(f"{run_dir.name}-sft"), cache)
+    row = measured.train(overrides, run_dir, cache)
+    return {**row, "trained": last_epoch(run_dir), "truth": truth(run_dir, row["summary"])}
+
+
+def told(row: Mapping[str, Any]) -> str:
+    return f"{row['summary']['reward_model']['gold_accuracy']:.3f} against the true order"
 
 
 def last_epoch(run_dir: Path) -> dict[str, float]:
@@ -128,32 +129,6 @@ def truth(run_dir: Path, summary: dict[str, Any]) -> dict[str, float]:
     best = accuracy(chosen, rejected, pairs)
     error = calibration(chosen, rejected, pairs)["calibration_error"]
     return {"accuracy": best["accuracy"], "accuracy_ci95": best["accuracy_ci95"], "calibration_error": error}
-
-
-def measure_all(given: argparse.Namespace, extra: list[str]) -> list[dict[str, Any]]:
-    rows = measured.read(given.to) if given.to.is_file() else []
-    known, lock = {(row["seed"], row["arm"]) for row in rows}, threading.Lock()
-
-    def one_seed(seed: int, home: Path) -> None:
-        cache = given.cache or home / "cache"
-        started: set[bool] = set()
-        for arm in (arm for arm in given.arms if (seed, arm) not in known):
-            overrides = ARMS[arm].overrides
-            if (task := "dataset=helpdesk" in overrides) not in started:
-                sft = home / "runs" / f"{seed}-sft-{len(started)}"
-                measured.train([f"seed={seed}", *COMMON, *overrides, *extra, "stages=[sft]"], sft, cache)
-                started.add(task)
-            row = measure(seed, arm, home, cache, extra)
-            with lock:
-                rows.append(row)
-                rows.sort(key=lambda r: (r["seed"], list(ARMS).index(r["arm"])))
-                measured.write(given.to, rows)
-                share = row["summary"]["reward_model"]["gold_accuracy"]
-                print(f"seed {seed}  {arm}: {share:.3f} against the true order, {row['cpu_seconds']:.0f} s", flush=True)
-
-    with tempfile.TemporaryDirectory() as home, ThreadPoolExecutor(given.jobs) as pool:
-        list(pool.map(lambda seed: one_seed(seed, Path(home)), given.seeds))
-    return rows
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -224,22 +199,16 @@ def estimate() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = measured.parser(f"{__doc__}\n{estimate()}", RESULT)
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument(
-        "--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM", help=", ".join(ARMS)
-    )
-    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time")
-    parser.add_argument(
-        "--cache", type=Path, help="keep bases and adapters here; an arm that is in it takes seconds and trains nothing"
-    )
-    parser.add_argument("--page", action="store_true", help="write docs/reward_models.md from the last measurement")
-    given, extra = parser.parse_known_args(argv)
-    extra = [override for override in extra if override != "--"]
+    parser = measured.parser_of_arms(f"{__doc__}\n{estimate()}", RESULT, PAGE, list(ARMS), SEEDS)
+    given, extra = measured.command(parser, argv)
     if given.page:
         PAGE.write_text(page(PAGE.read_text("utf-8"), measured.read(given.to)), "utf-8")
         return
-    rows = measured.read(given.to) if given.table else measure_all(given, extra)
+
+    def one(seed: int, arm: str, run_dir: Path, cache: Path) -> dict[str, Any]:
+        return measure(seed, arm, run_dir, cache, extra)
+
+    rows = measured.read(given.to) if given.table else measured.over_seeds(given, list(ARMS), one, told)
     for name in dict.fromkeys(arm.experiment for arm in ARMS.values()):
         print(f"{name}\n{table(rows, name)}\n")
 

@@ -12,11 +12,7 @@ from the same answers, and everything but the labels is the default of `rlhf-lor
 
 from __future__ import annotations
 
-import argparse
-import tempfile
-import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +46,15 @@ def overrides_of(arm: str, model: Path | None) -> list[str]:
     return [one.format(model=model) for one in ARMS[arm]]
 
 
-def measure(seed: int, arm: str, home: Path, cache: Path, model: Path | None, extra: Sequence[str]) -> dict[str, Any]:
-    run_dir = home / "runs" / f"{seed}-{list(ARMS).index(arm)}"
+def measure(
+    seed: int, arm: str, run_dir: Path, cache: Path, model: Path | None, extra: Sequence[str]
+) -> dict[str, Any]:
     row = measured.train([f"seed={seed}", *COMMON, *overrides_of(arm, model), *extra], run_dir, cache)
-    return {"seed": seed, "arm": arm, **row, "order": order(run_dir)}
+    return {**row, "order": order(run_dir)}
+
+
+def won(row: Mapping[str, Any]) -> str:
+    return f"wins {row['summary']['gold']['win_rate_vs_reference']:.3f} by gold"
 
 
 def order(run_dir: Path) -> dict[str, float]:
@@ -90,26 +91,6 @@ def order(run_dir: Path) -> dict[str, float]:
         ]
         found[name] = sum(same.get(x, "tie") != y for x, y in read) / len(read)
     return found
-
-
-def measure_all(given: argparse.Namespace, extra: list[str]) -> list[dict[str, Any]]:
-    rows = measured.read(given.to) if given.to.is_file() else []
-    known, lock = {(row["seed"], row["arm"]) for row in rows}, threading.Lock()
-
-    def one_seed(seed: int, home: Path) -> None:
-        cache = given.cache or home / "cache"
-        for arm in (arm for arm in given.arms if (seed, arm) not in known):
-            row = measure(seed, arm, home, cache, given.judge_model, extra)
-            with lock:
-                rows.append(row)
-                rows.sort(key=lambda r: (r["seed"], list(ARMS).index(r["arm"])))
-                measured.write(given.to, rows)
-                won = row["summary"]["gold"]["win_rate_vs_reference"]
-                print(f"seed {seed}  {arm}: wins {won:.3f} by gold, {row['cpu_seconds']:.0f} s", flush=True)
-
-    with tempfile.TemporaryDirectory() as home, ThreadPoolExecutor(given.jobs) as pool:
-        list(pool.map(lambda seed: one_seed(seed, Path(home)), given.seeds))
-    return rows
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -158,23 +139,24 @@ def page(text: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = measured.parser(__doc__, RESULT)
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), metavar="ARM", help="; ".join(ARMS))
+    parser = measured.parser_of_arms(__doc__, RESULT, PAGE, list(ARMS), SEEDS)
     parser.add_argument(
         "--judge-model", type=Path, help="folder of a language model that judges; without it those arms are left out"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time")
-    parser.add_argument("--cache", type=Path, help="keep bases and adapters here")
-    parser.add_argument("--page", action="store_true", help=f"write {PAGE.name} from the last measurement")
-    given, extra = parser.parse_known_args(argv)
+    given, extra = measured.command(parser, argv)
     if given.page:
         PAGE.write_text(page(PAGE.read_text("utf-8"), measured.read(given.to)), "utf-8")
         return
-    possible = [arm for arm in ARMS if given.judge_model or "judge=local" not in ARMS[arm]]
-    given.arms = given.arms or possible
-    rows = measured.read(given.to) if given.table else measure_all(given, [one for one in extra if one != "--"])
-    print(table(rows))
+    if given.table:
+        print(table(measured.read(given.to)))
+        return
+    if given.judge_model is None:
+        given.arms = [arm for arm in given.arms if "judge=local" not in ARMS[arm]]
+
+    def one(seed: int, arm: str, run_dir: Path, cache: Path) -> dict[str, Any]:
+        return measure(seed, arm, run_dir, cache, given.judge_model, extra)
+
+    print(table(measured.over_seeds(given, list(ARMS), one, won)))
 
 
 if __name__ == "__main__":

@@ -10,14 +10,10 @@ ones, once. Each seed has a cache of its own: SFT and reward model are trained o
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
-import tempfile
-import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +22,7 @@ import measured
 
 RESULT = measured.RESULTS / "t1.json"
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "results.md"
+SEEDS = (11, 12, 13)
 COMMON = (
     "splits={sft: 15, reward_model: 45, prompts: 20, tuning: 5, final: 15}",
     "evaluation.prompts=1000",
@@ -44,32 +41,15 @@ ARMS: dict[str, tuple[str, ...]] = {
 }
 
 
-def measure(seed: int, arm: str, home: Path, extra: Sequence[str]) -> dict[str, Any]:
+def measure(seed: int, arm: str, run_dir: Path, cache: Path, extra: Sequence[str]) -> dict[str, Any]:
     """One run, and its evaluations on the way."""
-    run_dir = home / "runs" / str(list(ARMS).index(arm))
-    row = measured.train([f"seed={seed}", *COMMON, *ARMS[arm], *extra], run_dir, home / "cache")
+    row = measured.train([f"seed={seed}", *COMMON, *ARMS[arm], *extra], run_dir, cache)
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text("utf-8").splitlines()]
-    return {"seed": seed, "arm": arm, **row, "curve": [row for row in rows if row["stage"] == "evaluation"]}
+    return {**row, "curve": [row for row in rows if row["stage"] == "evaluation"]}
 
 
-def measure_all(given: argparse.Namespace, extra: list[str]) -> list[dict[str, Any]]:
-    rows = measured.read(given.to) if given.to.is_file() else []
-    known, lock = {(row["seed"], row["arm"]) for row in rows}, threading.Lock()
-
-    def one_seed(seed: int) -> None:
-        with tempfile.TemporaryDirectory() as home:
-            for arm in (arm for arm in given.arms if (seed, arm) not in known):
-                row = measure(seed, arm, Path(home), extra)
-                with lock:
-                    rows.append(row)
-                    rows.sort(key=lambda r: (r["seed"], list(ARMS).index(r["arm"])))
-                    measured.write(given.to, rows)
-                    gold = row["summary"]["gold"]
-                    print(f"seed {seed}  {arm}: gold win rate {gold['win_rate_vs_reference']:.3f}", flush=True)
-
-    with ThreadPoolExecutor(given.jobs) as pool:
-        list(pool.map(one_seed, given.seeds))
-    return rows
+def won(row: Mapping[str, Any]) -> str:
+    return f"gold win rate {row['summary']['gold']['win_rate_vs_reference']:.3f}"
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -191,19 +171,18 @@ def page(text: str, rows: list[dict[str, Any]]) -> str:
     return text
 
 
-def main() -> None:
-    parser = measured.parser(__doc__, RESULT)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time")
-    parser.add_argument("--page", action="store_true", help="write docs/results.md from the last measurement")
-    given, extra = parser.parse_known_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    given, extra = measured.command(measured.parser_of_arms(__doc__, RESULT, PAGE, list(ARMS), SEEDS), argv)
     if given.page:
         rows = measured.read(given.to)
         PAGE.write_text(page(PAGE.read_text("utf-8"), rows), "utf-8")
         draw(rows, PAGE.with_suffix(".svg"))
         return
-    print(table(measured.read(given.to) if given.table else measure_all(given, extra)))
+
+    def one(seed: int, arm: str, run_dir: Path, cache: Path) -> dict[str, Any]:
+        return measure(seed, arm, run_dir, cache, extra)
+
+    print(table(measured.read(given.to) if given.table else measured.over_seeds(given, list(ARMS), one, won)))
 
 
 if __name__ == "__main__":

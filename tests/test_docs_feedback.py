@@ -10,6 +10,7 @@ import cai
 import measured
 import pytest
 import rlaif
+import rounds
 
 from rlhf_lora import feedback_text
 from rlhf_lora.comparison_rows import row_of
@@ -77,7 +78,10 @@ def test_figures_in_words_name_who_labelled_and_leave_out_what_there_is_not():
     assert feedback_text.lines({"policy": {}}) == []
 
 
-@pytest.mark.parametrize("benchmark", [rlaif, cai])
+BENCHMARKS = [rlaif, cai, rounds]
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
 def test_the_tables_are_those_of_the_measurement(benchmark):
     written = benchmark.PAGE.read_text("utf-8")
     if not benchmark.RESULT.is_file():
@@ -87,4 +91,17 @@ def test_the_tables_are_those_of_the_measurement(benchmark):
         pytest.skip("not measured yet")
     rows = measured.read(benchmark.RESULT)
     assert benchmark.page(written, rows) == written
-    assert {row["arm"] for row in rows} <= benchmark.ARMS.keys()
+    assert "ot measured yet" not in written
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_every_arm_was_measured_as_it_is_written_on_the_same_three_seeds(benchmark):
+    if not benchmark.RESULT.is_file():
+        pytest.skip("not measured yet")
+    rows = measured.read(benchmark.RESULT)
+    seeds = {row["seed"] for row in rows}
+    assert len(seeds) >= 3
+    assert {(row["seed"], row["arm"]) for row in rows} == {(seed, arm) for seed in seeds for arm in benchmark.ARMS}
+    for row in rows:
+        given = [one for one in benchmark.ARMS[row["arm"]] if "{" not in one]
+        assert set(given) <= set(row["overrides"])

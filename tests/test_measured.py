@@ -1,0 +1,71 @@
+"""benchmarks/measured.py: arms over seeds, going on where it stopped; flags; places of a page."""
+
+from __future__ import annotations
+
+import json
+
+import measured
+import pytest
+
+ARMS = ["plain", "hot"]
+
+
+def measuring(given, fail=()):
+    """Runs `over_seeds` with a measurement that says what it was asked for."""
+    asked = []
+
+    def one(seed, arm, run_dir, cache):
+        asked.append((seed, arm, run_dir.name, cache))
+        if (seed, arm) in fail:
+            raise RuntimeError(f"{arm}: exit code 1")
+        return {"cpu_seconds": 1.0, "overrides": [f"seed={seed}"]}
+
+    return asked, lambda: measured.over_seeds(given, ARMS, one, lambda row: "done")
+
+
+def given_by(tmp_path, *flags):
+    made = measured.parser_of_arms("Doc.", tmp_path / "out.json", tmp_path / "page.md", ARMS, (1, 2))
+    return measured.command(made, [*flags])
+
+
+def test_every_arm_of_every_seed_is_measured_once_and_in_the_order_of_the_arms(tmp_path, capsys):
+    given, extra = given_by(tmp_path, "--jobs", "2", "--", "sft.epochs=1")
+    assert extra == ["sft.epochs=1"]
+    asked, go = measuring(given)
+    rows = go()
+    assert [(row["seed"], row["arm"]) for row in rows] == [(1, "plain"), (1, "hot"), (2, "plain"), (2, "hot")]
+    assert measured.read(given.to) == rows
+    assert {name for _, _, name, _ in asked} == {"1-0", "1-1", "2-0", "2-1"}
+    assert len({cache for *_, cache in asked}) == 1
+    assert "seed 2  hot: done, 1 CPU s" in capsys.readouterr().out
+
+
+def test_it_goes_on_where_it_stopped(tmp_path):
+    given, _ = given_by(tmp_path, "--cache", str(tmp_path / "kept"))
+    asked, go = measuring(given, fail={(2, "plain")})
+    with pytest.raises(RuntimeError, match="exit code 1"):
+        go()
+    assert [(row["seed"], row["arm"]) for row in measured.read(given.to)] == [(1, "plain"), (1, "hot")]
+    asked, go = measuring(given)
+    assert len(go()) == 4
+    assert [(seed, arm) for seed, arm, *_ in asked] == [(2, "plain"), (2, "hot")]
+    assert asked[0][3] == tmp_path / "kept"
+
+
+def test_only_the_arms_and_seeds_that_are_asked_for(tmp_path):
+    given, _ = given_by(tmp_path, "--arms", "hot", "--seeds", "7")
+    _asked, go = measuring(given)
+    assert [(row["seed"], row["arm"]) for row in go()] == [(7, "hot")]
+    with pytest.raises(SystemExit):
+        given_by(tmp_path, "--arms", "cold")
+
+
+def test_the_file_says_what_it_was_measured_on(tmp_path):
+    measured.write(tmp_path / "deep" / "out.json", [], base="tiny")
+    assert json.loads((tmp_path / "deep" / "out.json").read_text())["base"] == "tiny"
+
+
+def test_a_page_without_a_place_for_a_part_is_an_error():
+    assert measured.filled("<!-- a -->\nold\n<!-- end -->\n", {"a": "new"}) == "<!-- a -->\nnew\n<!-- end -->\n"
+    with pytest.raises(ValueError, match="0 places for 'b'"):
+        measured.filled("<!-- a -->\nold\n<!-- end -->\n", {"b": "new"})
