@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import re
 import subprocess
 import sys
 import tempfile
@@ -116,9 +117,7 @@ def refusal(cell: Cell, room: Room) -> str | None:
 
 
 def folder(room: Room, cell: Cell) -> Path:
-    return (
-        room.home / "runs" / "-".join(word for part in cell for word in part.replace("/", " ").replace(",", "").split())
-    )
+    return room.home / "runs" / "-".join(word for part in cell for word in re.findall(r"\w+", part))
 
 
 def measure(cell: Cell, room: Room, extra: Sequence[str]) -> dict[str, Any]:

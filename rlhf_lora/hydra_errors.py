@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from pathlib import Path
 from rlhf_lora.errors import ConfigError, did_you_mean
 from rlhf_lora.schema import OWN_DATASETS, TrainConfig, all_keys, groups, options
 
-UNREADABLE = ("Error parsing override", "no viable alternative", "mismatched input", "token recognition")
+UNREADABLE = (
+    "Error parsing override", "no viable alternative", "mismatched input", "token recognition", "LexerNoViableAlt",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,9 @@ def _no_such_option(told: _Told) -> ConfigError | None:
 def _unreadable(told: _Told) -> ConfigError | None:
     if not any(part in told.message for part in UNREADABLE):
         return None
-    fix = "write key=value; quote what has commas: 'key=\"a, b\"'"
+    key, _, value = told.where.partition("=")
+    quoted = shlex.quote(f'{key or "key"}="{value.strip(chr(34) + chr(39))}"')
+    fix = f"write key=value, and quote a value that has commas, brackets, quotes or letters beyond a to z: {quoted}"
     return ConfigError(f"this override cannot be read: {told.where}", where=told.where, fix=fix)
 
 

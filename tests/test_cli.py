@@ -277,6 +277,8 @@ BAD: dict[str, tuple[Make, str]] = {
         ],
         "wants the column 'answer'",
     ),
+    "quote in a path": (lambda tmp, base: ["run_dir=/tmp/o'brien/run"], "quote a value"),
+    "letter in a path": (lambda tmp, base: ["run_dir=/tmp/\u00fc/run"], 'run_dir="/tmp/\u00fc/run"'),
     # judges, labels, rounds
     "judge": (said("reward=ai_feedback judge=scriptd"), "did you mean 'scripted'"),
     "truth of a judge": (said("reward=ai_feedback judge=scripted judge.truth=orders_golf"), "judge.truth=orders_golf"),

@@ -22,9 +22,11 @@ from rlhf_lora.records import Prompt
 
 Notes = list[float | None]
 
-WANTED, SAID, TALLY, WORTH = 3, 5, 5, 1
-"""How many notes there are of each sort."""
-NONE: Notes = [None] * (WANTED + SAID + TALLY + WORTH)
+WANTED, SAID, TALLY, WORTH = slice(0, 3), slice(3, 8), slice(8, 13), slice(13, 14)
+"""Where among a word's notes which sort stands: the item of the order that it is, what it says of the order, how the reply
+stands behind it, and what the reply is worth."""
+SORTS = (WANTED, SAID, TALLY, WORTH)
+NONE: Notes = [None] * WORTH.stop
 SURE = 0.3
 """Noise of the answers, as `dataset.tau`: less than people's, and enough that a probability means something."""
 ITEMS = frozenset(orders.ITEMS)
@@ -93,7 +95,7 @@ def question(line: str, answer: str, triple: orders.Triple, prompt: str) -> Less
     notes = [NONE] * len(words)
     start = _place(words, prompt.split())
     for i, word in enumerate(prompt.split(), start):
-        notes[i] = [*(float(word == wanted) for wanted in triple), *NONE[WANTED:]]
+        notes[i] = [*(float(word == wanted) for wanted in triple), *NONE[WANTED.stop :]]
     for head in ("A:", "B:", "answer:"):
         if head in words:
             _note_reply(notes, words, words.index(head) + 1, triple, prompt)
@@ -117,7 +119,7 @@ def _note_reply(notes: list[Notes], words: Sequence[str], start: int, triple: or
         kept = [triple.index(item) for item in dict.fromkeys(said) if item in triple]
         named, extra, rude, polite = (gold.parts[part] for part in ("items", "extra", "rude", "courtesy"))
         tally: Notes = [named / 3, float(kept == sorted(kept)), -extra, float(rude < 0), float(polite > 0)]
-        notes[i] = [*NONE[:WANTED], *of_word, *tally, (gold.value - 2) / 2]
+        notes[i] = [*NONE[WANTED], *of_word, *tally, (gold.value - 2) / 2]
 
 
 def _place(words: Sequence[str], part: Sequence[str]) -> int:
