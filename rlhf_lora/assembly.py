@@ -150,10 +150,11 @@ class Assembly:
             )
         return kept
 
-    def context(self, backbone: Backbone) -> Context:
+    def context(self, backbone: Backbone | None = None) -> Context:
+        """Args: backbone: None for a plugin that needs no model."""
         return Context(
             seed=self.plan.config.seed, cache_dir=self.plan.cache_dir, run_dir=self.folder.path, backbone=backbone,
-            chat=backbone.chat, judge=self.plan.judge, device=self.plan.spec.device,
+            chat=None if backbone is None else backbone.chat, judge=self.plan.judge, device=self.plan.spec.device,
         )  # fmt: skip
 
     def scorer(self, ctx: Context) -> Scorer:
