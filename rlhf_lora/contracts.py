@@ -11,7 +11,7 @@ A plugin is a frozen dataclass: cheap, equal after `build(saved config)`, pickla
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -36,6 +36,8 @@ class Context:
         chat: tokenizer and template of the policy (`rlhf_lora.chat.Chat`), when there is one.
         judge: the run's judge as its settings describe it, not opened: who asks it opens it, and closes it.
         device: where tensors live: "cpu", "cuda".
+        known: what plugins found out when they were opened before in this start of the run, and need not find out again; each
+            under a name of its own. In memory alone.
     """
 
     seed: int = 0
@@ -45,6 +47,7 @@ class Context:
     chat: Any = None
     judge: Any = None
     device: str = "cpu"
+    known: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def tokenizer(self) -> Any:

@@ -53,11 +53,12 @@ class Run:
         self._policy: PolicyLoop | None = None
         self._tracker: Any = None
         self._too_long: dict[str, int] = {}  # rows that a use had to do without
+        self._known: dict[str, Any] = {}  # to plugins that were opened
         self._is_open = not self.was_finished
 
     @property
     def parts(self) -> Assembly:
-        return Assembly(self.plan, self._folder, self._too_long, self._turn)
+        return Assembly(self.plan, self._folder, self._too_long, self._turn, self._known)
 
     @property
     def _stages(self) -> AdapterStages:

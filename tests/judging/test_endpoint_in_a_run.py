@@ -81,6 +81,8 @@ def test_a_run_whose_judge_is_gone_stops_with_a_checkpoint_and_goes_on_without_p
         assert "going on after update" in went_on.stderr
     assert {times for question, times in server.paid.items() if question != PREFLIGHT} == {1}
     assert len(server.paid) > enough
+    if how == "budget":  # one that is gone is asked the cheap question until it is back
+        assert server.paid[PREFLIGHT] == 2  # once a start, however often the judge is opened in it
     assert json.loads((run / "summary.json").read_text())["status"] == "finished"
 
 
