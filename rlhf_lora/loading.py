@@ -35,7 +35,9 @@ def load_tokenizer(spec: ModelSpec) -> Any:
         raise ModelError(
             f"no tokenizer could be loaded: {_first_line(error)}",
             where=f"model.path={spec.path}",
-            fix="the folder needs tokenizer.json and tokenizer_config.json",
+            fix="the folder needs tokenizer.json and tokenizer_config.json"
+            if Path(spec.path).is_dir()
+            else "look at the hub id and at the network, or give a folder in Transformers layout",
         ) from error
 
 

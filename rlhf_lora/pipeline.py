@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class Run:
         self.interrupts = Interrupts()
         self.started = time.perf_counter()
         self._is_new = not plan.run_dir.is_dir() or not any(plan.run_dir.iterdir())
+        self._new_parents = [folder for folder in plan.run_dir.parents if not folder.is_dir()]
         self._folder, self.was_finished = claim(plan)
         self._records = StageRecords(self.folder)
         self._turn = rounds.standing(plan, self._records)
@@ -125,7 +127,7 @@ class Run:
         except UserError:
             if self._is_new and not self._records:  # nothing was made yet, so nothing is left behind
                 self._let_go()
-                shutil.rmtree(self.folder)
+                self._undo()
             raise
         finally:
             if self.folder.is_dir():
@@ -241,6 +243,13 @@ class Run:
         self._give_back_memory()
         self._folder.release()
         self._is_open = False
+
+    def _undo(self) -> None:
+        """Take away the folder, and those above it that were made for it."""
+        shutil.rmtree(self.folder)
+        with suppress(OSError):  # another run is in one of them by now
+            for folder in self._new_parents:
+                folder.rmdir()
 
     def _give_back_memory(self) -> None:
         self._policy = None

@@ -149,7 +149,10 @@ class Local(JudgingSettings):
         usual = "bfloat16" if ctx.device == "cuda" else "float32"
         dtype = usual if ctx.backbone is None else ctx.backbone.spec.dtype
         spec = replace(own, dtype=dtype, device=ctx.device)
-        return Backbone(spec) if ctx.backbone is None else Backbone(spec, micro_batch=ctx.backbone.micro_batch)
+        try:
+            return Backbone(spec) if ctx.backbone is None else Backbone(spec, micro_batch=ctx.backbone.micro_batch)
+        except ModelError as error:
+            raise ModelError(error.what, where=f"judge.path={self.path}", fix=error.fix) from error
 
 
 def _role_of(backbone: Any, folder: Path | None) -> str:

@@ -49,7 +49,15 @@ def test_a_name_that_nobody_knows(monkeypatch):
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    assert "Name or service not known" in told(Server(port=80), base_url="https://nowhere.example/v1").what
+    error = told(Server(port=80), base_url="https://nowhere.example/v1")
+    assert "Name or service not known" in error.what
+    assert "at the network" in error.fix  # nobody can start that server here
+
+
+def test_another_machine_without_tls():
+    error = told(Server(port=80), base_url="http://10.255.255.1/v1")
+    assert "can be read on the way" in error.what
+    assert "judge.allow_insecure=true" in error.fix
 
 
 def test_a_key_that_is_wanted_and_one_that_is_wrong(tmp_path, monkeypatch):

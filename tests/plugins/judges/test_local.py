@@ -156,6 +156,13 @@ def test_what_is_no_model_is_told_by_the_setting_that_gave_it(tmp_path):
     assert refused.value.where == f"judge.path={tmp_path}"
 
 
+def test_a_hub_id_that_cannot_be_had_is_told_by_the_judges_setting():
+    with pytest.raises(ModelError) as refused:  # the network is off
+        local(path="some/judge").open(Context())
+    assert refused.value.where == "judge.path=some/judge"
+    assert "hub id" in refused.value.fix
+
+
 def test_the_plan_counts_a_judges_own_model_where_it_is_asked(model, tmp_path, monkeypatch):
     monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path))
     asked = ("reward=ai_feedback", "judge=local", "model.dtype=float32", *FEW)
