@@ -75,7 +75,7 @@ def _check_refresh(config: DictConfig, names: Sequence[str], splits: Splits) -> 
         annotator = registry.build("reward", {"name": by})
     except UserError as error:
         raise ConfigError(
-            f"{by} cannot label: {error.what}", where=f"refresh.by={by}",
+            f"'{by}' cannot label: {error.what}", where=f"refresh.by={by}",
             fix="judge, or a reward that needs no settings, such as orders_gold",
         ) from error  # fmt: skip
     if getattr(annotator, "stages", ()):

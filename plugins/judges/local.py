@@ -147,7 +147,7 @@ class Local(JudgingSettings):
         from rlhf_lora.backbone import Backbone
 
         usual = "bfloat16" if ctx.device == "cuda" else "float32"
-        dtype = usual if ctx.backbone is None else ctx.backbone.spec.dtype
+        dtype: Any = usual if ctx.backbone is None else ctx.backbone.spec.dtype
         spec = replace(own, dtype=dtype, device=ctx.device)
         try:
             return Backbone(spec) if ctx.backbone is None else Backbone(spec, micro_batch=ctx.backbone.micro_batch)
