@@ -33,12 +33,14 @@ class Assembly:
         plan: with `spec.path` known. folder: where the stages' adapters are.
         too_long: use → rows that it had to do without, since they are longer than the limits; for the summary.
         turn: the round, of a run that has several.
+        known: see `contracts.Context`.
     """
 
     plan: Plan
     folder: RunFolder
     too_long: dict[str, int] = field(default_factory=dict)
     turn: Turn = field(default_factory=Turn)
+    known: dict[str, Any] = field(default_factory=dict)
 
     def adapter_of(self, stage: str) -> Path:
         if stage == "policy":
@@ -150,10 +152,12 @@ class Assembly:
             )
         return kept
 
-    def context(self, backbone: Backbone) -> Context:
+    def context(self, backbone: Backbone | None = None) -> Context:
+        """Args: backbone: None for a plugin that needs no model."""
         return Context(
             seed=self.plan.config.seed, cache_dir=self.plan.cache_dir, run_dir=self.folder.path, backbone=backbone,
-            chat=backbone.chat, judge=self.plan.judge, device=self.plan.spec.device,
+            chat=None if backbone is None else backbone.chat, judge=self.plan.judge, device=self.plan.spec.device,
+            known=self.known,
         )  # fmt: skip
 
     def scorer(self, ctx: Context) -> Scorer:

@@ -11,7 +11,7 @@ A plugin is a frozen dataclass: cheap, equal after `build(saved config)`, pickla
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -36,6 +36,8 @@ class Context:
         chat: tokenizer and template of the policy (`rlhf_lora.chat.Chat`), when there is one.
         judge: the run's judge as its settings describe it, not opened: who asks it opens it, and closes it.
         device: where tensors live: "cpu", "cuda".
+        known: what plugins found out when they were opened before in this start of the run, and need not find out again; each
+            under a name of its own. In memory alone.
     """
 
     seed: int = 0
@@ -45,6 +47,7 @@ class Context:
     chat: Any = None
     judge: Any = None
     device: str = "cpu"
+    known: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def tokenizer(self) -> Any:
@@ -95,9 +98,11 @@ class Judge(Protocol):
         deterministic: of the plugin, the same question has the same answer another day: only then what is made of its answers
             is kept for other runs. Default: not.
         needs_backbone: of the plugin, it works on the run's own base, so it can be opened only where that is. Default: False.
-        check_chat(chat): of a plugin that needs the backbone, before anything is loaded: the plan shows it the base's tokenizer
-            and template (`rlhf_lora.chat.Chat`), and it raises UserError where it could not judge with these.
-        own_bytes(dtype): of the plugin, memory of a model that it loads beside the base, for the plan. Default: 0.
+        own_spec: of the plugin, the model that it loads beside the base (`rlhf_lora.model_spec.ModelSpec`). Default: None.
+        own_bytes(dtype): of the plugin, memory of that model, for the plan; None where nothing here says it. Default: 0.
+        check_chat(chat, rates): of the plugin, before anything is loaded: the plan shows it tokenizer and template
+            (`rlhf_lora.chat.Chat`) of its own model, or of the base where it needs that, and it raises UserError where it could
+            not compare with these, or, where it is asked to (`rates`), not rate.
         contents(): of the plugin, what its settings only point at: name → hash of a file, a model, an adapter.
         not_compared: of the plugin, names of settings that a run may change when it is gone on with. Default: none.
     """

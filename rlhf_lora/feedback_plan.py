@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig
@@ -91,13 +91,31 @@ def with_judge(
     name: str, config: DictConfig, expected: memory.Memory | None, reward: Any, judge: Any
 ) -> memory.Memory | None:
     """A stage's memory with that of a judge that brings a model of its own, where the stage asks it."""
-    told = getattr(judge, "own_bytes", None)
-    by_reward = any(getattr(one, "needs_judge", False) for _, one in every_reward(reward))
-    asking = [*feedback_checks.asking_stages(config), *(["answers", "policy"] if by_reward else [])]
-    if name not in asking or not callable(told) or not (weights := int(told(config.model.dtype))):
+    if name not in _asking(config, reward) or not (weights := _own_bytes(config, judge)):
         return expected
     context = memory.CUDA_CONTEXT if config.hardware.device == "cuda" else 0
     return (expected or memory.Memory(0, 0, 0, 0, context, 0, 0, 0)).with_judge(weights)
+
+
+def notes(config: DictConfig, stages: Sequence[str], reward: Any, judge: Any) -> list[str]:
+    """A judge's own model that stages ask and nobody counted."""
+    if not set(stages) & set(_asking(config, reward)) or _own_bytes(config, judge) is not None:
+        return []
+    model = config.judge.get("path") or f"the model of judge={config.judge.name}"
+    return [f"the memory of the judge is not counted: no config.json on this machine says how large {model} is"]
+
+
+def _asking(config: DictConfig, reward: Any) -> list[str]:
+    """The stages that ask the judge, if they run."""
+    by_reward = any(getattr(one, "needs_judge", False) for _, one in every_reward(reward))
+    return [*feedback_checks.asking_stages(config), *(["answers", "policy"] if by_reward else [])]
+
+
+def _own_bytes(config: DictConfig, judge: Any) -> int | None:
+    """Memory of a model that the judge brings; None where it has one and nothing here says how large it is."""
+    told = getattr(judge, "own_bytes", None)
+    weights = told(config.model.dtype) if callable(told) else 0
+    return None if weights is None else int(weights)
 
 
 def _plugins(inputs: Mapping[str, str], *kinds: str) -> list[Any]:

@@ -7,15 +7,13 @@ revisions/   answers.jsonl   steps.jsonl   demonstrations.jsonl
 from __future__ import annotations
 
 import dataclasses
-import gc
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_lora import ai_labels, feedback_checks, registry
+from rlhf_lora import ai_labels, feedback_checks, loading, registry
 from rlhf_lora.assembly import Assembly, at_work, opened
 from rlhf_lora.atomic import write_text
 from rlhf_lora.comparison_rows import among
@@ -53,7 +51,7 @@ class FileStages:
         try:
             return self._labels() if name == "labels" else self._revisions()
         finally:
-            self._free()
+            loading.free()
 
     # --- labels -------------------------------------------------------------------------------------------------------
 
@@ -152,7 +150,7 @@ class FileStages:
             ("after", self.parts.adapter_of("revised_sft")),
         ):
             asked, answers = self._answers_of(adapter, prompts)
-            self._free()
+            loading.free()
             if asked:
                 found["prompts"] = len(asked)
             for name, measure in measures.items():
@@ -195,18 +193,11 @@ class FileStages:
     def _context(self, needs_base: bool, before_revisions: bool = False) -> Context:
         """With the base and the SFT policy on it, where somebody needs them."""
         parts = self.parts
-        if needs_base:
-            return parts.context(
-                parts.answering_backbone(parts.first_sft_adapter if before_revisions else parts.sft_adapter)
-            )
-        return self.context_without_base()
-
-    def context_without_base(self) -> Context:
-        plan, parts = self.parts.plan, self.parts
-        return Context(
-            seed=plan.config.seed, cache_dir=plan.cache_dir, run_dir=parts.folder.path, judge=plan.judge,
-            device=plan.spec.device,
-        )  # fmt: skip
+        if not needs_base:
+            return parts.context()
+        return parts.context(
+            parts.answering_backbone(parts.first_sft_adapter if before_revisions else parts.sft_adapter)
+        )
 
     def _answer(
         self, ctx: Context, prompts: Sequence[Prompt], count: int, stage: str
@@ -217,12 +208,6 @@ class FileStages:
         file, engine = self._file(stage, "answers.jsonl"), opened(plan.rollout, ctx)
         seed = named_seed(plan.config.seed, stage) >> 1
         return kept, ai_labelling.answer(ctx.backbone, engine, kept, count, file, seed, "answers", self.interrupted)
-
-    def _free(self) -> None:
-        """What is not referred to any more leaves memory before the next model is loaded; models with adapters are cycles."""
-        gc.collect()
-        if self.parts.plan.spec.device == "cuda" and "torch" in sys.modules:
-            sys.modules["torch"].cuda.empty_cache()
 
     def _file(self, stage: str, name: str) -> RowFile:
         return RowFile(self.parts.left_by(stage) / name)
@@ -242,10 +227,9 @@ def meet_judge(parts: Assembly, done: Callable[[StagePlan], bool]) -> None:
     asked = [s for s in stages if s.name in feedback_checks.asking_stages(plan.config) and s.reused is None]
     asks_policy = asks_judge(plan.reward) or plan.config.refresh.by == "judge"
     if asked or (asks_policy and any(stage.name == "policy" for stage in stages)):
-        files = FileStages(parts)
-        with at_work(plan.judge, files.context_without_base()):
+        with at_work(plan.judge, parts.context()):
             pass
-        files._free()  # a model of its own is not to stay beside SFT's
+        loading.free()  # a model of its own is not to stay beside SFT's
 
 
 def _name_of(judge: Any) -> str:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from rlhf_lora import evaluation
+from rlhf_lora import evaluation, progress, rounds
+from rlhf_lora.adapter_stages import StageRecords
 from rlhf_lora.assembly import Assembly, opened
 from rlhf_lora.best_of_n import sizes
 from rlhf_lora.held_out import judge_implicit_reward
+
+
+def evaluate(parts: Assembly, records: StageRecords, loop: Any, leave_if_asked: Callable[[], None]) -> None:
+    """Judge, and keep figures, samples and the adapters under the names that every run has; arguments as of `judge`."""
+    plan, turn, started = parts.plan, parts.turn, time.perf_counter()
+    progress.stage(turn.named("evaluation"), f"{len(evaluation.evaluation_prompts(plan))} held-out prompts")
+    result = judge(parts, loop, leave_if_asked)
+    name = rounds.evaluation_of(turn)
+    rounds.publish(parts.folder, turn)
+    parts.folder.save_samples(name, None, result.rows)
+    record = {"seconds": time.perf_counter() - started, "figures": result.summary}
+    records.keep(name, record | rounds.closing(plan, turn, loop))
 
 
 def judge(parts: Assembly, loop: Any, leave_if_asked: Callable[[], None]) -> evaluation.Evaluation:

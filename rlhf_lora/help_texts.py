@@ -48,6 +48,8 @@ Used most:
   dataset=jsonl         dataset.path=FILE dataset.test_path=FILE
   reward=NAME           reward.path=RUN takes a reward model that a run trained
   judge=NAME            compares answers for reward=ai_feedback: scripted, local, openai_api (Ollama, vLLM, a cloud, …)
+  judge.base_url=URL    of judge=openai_api: judge.model=NAME judge.api_key_env=VARIABLE judge.max_calls=5000
+  reward_model.pairs=relabel  the judge labels what the reward model learns from; revisions.rounds=4: constitutional AI
   optimizer=NAME        ppo, rloo, grpo, dpo, kto, rejection_sampling; optimizer.beta=0.05 (strength of the KL penalty)
   rounds=3              again from the policy that came out
   rollout.max_new_tokens=256  rollout.stop=["\\n\\n"]  model.template_kwargs={enable_thinking: false}
@@ -113,8 +115,8 @@ Writes: nothing but FILE; the figures go to stdout.
 
 Used most: evaluation.seed=1 (other answers), evaluation.prompts=500 (more = narrower intervals),
 evaluation.split=tuning, reward=NAME (judge with another reward), evaluation.best_of_n=[4,16] (the reference's best of n
-beside the policy), judge=NAME with its settings (a judge that compares, asked in both orders), plugins=[FILE] (a plugin
-file of the run has to be named again).
+beside the policy), judge=NAME with its settings, such as judge=openai_api judge.model=gemma3:4b (a judge that compares,
+asked in both orders), plugins=[FILE] (a plugin file of the run has to be named again).
 
 Examples:
   rlhf-lora evaluate runs/mine

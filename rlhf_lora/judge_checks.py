@@ -55,30 +55,42 @@ def check_judge(config: DictConfig, reward: Any, optimizer: Any, judge: Any = No
         _check_ratings(where, one, judge)
 
 
+def _wants_ratings(reward: Any) -> bool:
+    return getattr(reward, "needs_judge", False) and getattr(reward, "mode", None) == "pointwise"
+
+
 def _check_ratings(where: str, reward: Any, judge: Any) -> None:
     """One that is opened shows only then what it can do, and is asked again there."""
-    rated = getattr(reward, "needs_judge", False) and getattr(reward, "mode", None) == "pointwise"
-    if rated and judge is not None and not any(callable(getattr(judge, can, None)) for can in ("rate_all", "open")):
+    if (
+        _wants_ratings(reward)
+        and judge is not None
+        and not any(callable(getattr(judge, can, None)) for can in ("rate_all", "open"))
+    ):
         raise ConfigError(
             "the judge compares answers and does not rate one alone: it has no rate_all", where=f"{where}.mode=pointwise",
             fix=f"{where}.mode=pairwise, or another judge",
         )  # fmt: skip
 
 
-def check_words(judge: Any, spec: ModelSpec, mini: Any) -> None:
-    """A judge on the run's own base is shown its tokenizer before anything is loaded, where that is on this machine.
+def check_words(judge: Any, spec: ModelSpec, mini: Any, reward: Any = None) -> None:
+    """A judge on a model of this machine is shown its tokenizer before anything is loaded.
+
+    Args:
+        spec, mini: of the run's base. reward: the run's, which may ask for ratings.
 
     Raises:
         UserError: the judge says that it could not judge with it.
     """
-    check = getattr(judge, "check_chat", None)
-    if not (getattr(judge, "needs_backbone", False) and callable(check)):
+    own = getattr(judge, "own_spec", None)
+    if not callable(check := getattr(judge, "check_chat", None)) or not (
+        own or getattr(judge, "needs_backbone", False)
+    ):
         return
     from rlhf_lora.plan_tokens import plan_tokens
 
-    tokens = plan_tokens(spec, mini)
+    tokens = plan_tokens(spec, mini) if own is None else plan_tokens(own)
     if tokens.exact:
-        check(tokens.chat)
+        check(tokens.chat, any(_wants_ratings(one) for _, one in every_reward(reward)))
 
 
 def _check_group(where: str, reward: Any, optimizer: Any) -> None:

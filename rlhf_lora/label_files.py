@@ -74,7 +74,7 @@ def parse(content: bytes, name: str) -> Labelled:
         if not line.strip():
             continue
         where = f"{name}, line {number}"
-        if number > len(lines) and _object(line) is None:
+        if number > len(lines) and line.lstrip().startswith(b"{") and _object(line) is None:
             unused.append(Unused(where, TORN))
             continue
         row = _row(line, where)
@@ -207,7 +207,7 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
 
 def _refuse(line: bytes, where: str) -> NoReturn:
     """Say why a line is no JSON object."""
-    fix = "correct the line, or take it out; every row is one whole JSON object on a line of its own"
+    fix = "correct the line, or take it out; every row is one whole JSON object on a line of its own (docs/labels.md)"
     try:
         value = json.loads(line.decode("utf-8"), parse_constant=_no_json, object_pairs_hook=_once)
     except UnicodeDecodeError as error:

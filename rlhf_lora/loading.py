@@ -9,6 +9,7 @@ Two rules that cost others days, each held by a test:
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections.abc import Iterator
@@ -16,10 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rlhf_lora.chat import Chat
-from rlhf_lora.errors import ModelError
+from rlhf_lora.errors import ConfigError, ModelError
 from rlhf_lora.model_spec import ModelSpec, check_model_folder
 
 
@@ -33,7 +35,9 @@ def load_tokenizer(spec: ModelSpec) -> Any:
         raise ModelError(
             f"no tokenizer could be loaded: {_first_line(error)}",
             where=f"model.path={spec.path}",
-            fix="the folder needs tokenizer.json and tokenizer_config.json",
+            fix="the folder needs tokenizer.json and tokenizer_config.json"
+            if Path(spec.path).is_dir()
+            else "look at the hub id and at the network, or give a folder in Transformers layout",
         ) from error
 
 
@@ -140,6 +144,31 @@ def disable_dropout(model: nn.Module) -> None:
         for name in [name for name in vars(module) if name.endswith("dropout")]:
             if isinstance(getattr(module, name), float):
                 setattr(module, name, 0.0)
+
+
+def take_hardware(device: str, threads: int | None) -> None:
+    """Before anything is loaded: look for the card and count its peak memory from here on, and set the threads of a CPU.
+
+    Raises:
+        ConfigError: there is no card.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "torch finds no CUDA card",
+            where="hardware.device=cuda",
+            fix="hardware=cpu, or install a CUDA build of torch",
+        )
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()  # of this run, not of one before it in the same process
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def free() -> None:
+    """Give back the memory of what nobody refers to any more, before the next model is loaded: models with adapters, and those
+    that TRL patched, are cycles that only the collector sees."""
+    gc.collect()
+    torch.cuda.empty_cache()  # nothing where no card is in use
 
 
 @contextmanager

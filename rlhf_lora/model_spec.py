@@ -87,6 +87,20 @@ def check_model_folder(path: str, setting: str = "model.path") -> None:
         raise ModelError(f"{path} has no weights (*.safetensors)", where=f"{setting}={path}", fix=hint)
 
 
+def file_of(path: str, name: str, revision: str | None = None) -> Path | None:
+    """A file of a model where it is on this machine: in its folder, or of a hub id in the hub's cache. Asks no network."""
+    if Path(path).is_dir():
+        return file if (file := Path(path, name)).is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(path, name, revision=revision)
+    except HFValidationError:
+        return None
+    return Path(found) if isinstance(found, str) and Path(found).is_file() else None
+
+
 def base_hash(path: str, revision: str | None = None) -> str:
     """16 hex digits that name a base by content: config and weights of a folder, or a hub id with its revision."""
     folder = Path(path)

@@ -150,14 +150,14 @@ def make_plan(
     adapters = _adapters(config, reward, shape)
     names = _checked_stages(config, built, read, source, trains)
     if judge_checks.askers(config, reward):
-        judge_checks.check_words(built["judge"], spec, mini)
+        judge_checks.check_words(built["judge"], spec, mini, reward)
     inputs = _inputs(config, spec, mini, read, reward, built["judge"], adapters)
     cache_dir = cache_folder()
     stages = plan_stages.stages(Given(config, names, spec, shape, read, built, inputs, cache_dir))
     return Plan(
         config=config, spec=spec, mini=mini, dataset=dataset, sources=read, stages=tuple(stages), inputs=inputs,
         run_dir=_run_dir(config), cache_dir=cache_dir, width=shape.hidden, start_adapter=adapters.get("model.adapter"),
-        notes=tuple(plan_notes.notes(config, read.splits, stages)), **built,
+        notes=tuple(plan_notes.notes(config, read.splits, stages, built)), **built,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from rlhf_lora.errors import ConfigError, DataError, ModelError, did_you_mean
 from rlhf_lora.evaluation_checks import KEPT_BY
 from rlhf_lora.feedback_checks import STAGES
 from rlhf_lora.memory import Shape
+from rlhf_lora.records import prompt_of
 from rlhf_lora.reward_labels import LOSSES, READS, WANTS, refuse_one_kind
 from rlhf_lora.reward_tree import every_reward, waiting_for
 from rlhf_lora.row_source import RowSource
@@ -264,8 +265,8 @@ def check_rows(
                 what, other = f"{what} for reward_model.loss={loss}", "reward_model.loss=auto; or "
             raise DataError(
                 f"the stage {name} needs {what}, and {_has(read, setting)}", where=setting,
-                fix=f"{other}give data that has them ({name}.dataset=jsonl {name}.dataset.path=FILE for this stage alone), "
-                "other `splits`, or leave the stage out (stages=[…])",
+                fix=f"{other}{_by_name(read, setting)}give data that has them ({name}.dataset=jsonl "
+                f"{name}.dataset.path=FILE for this stage alone), other `splits`, or leave the stage out (stages=[…])",
             )  # fmt: skip
     if "reward_model" in names and reads == "labels":
         refuse_one_kind(read.splits.labels)
@@ -297,6 +298,15 @@ def _check_wants_no_demonstrations(optimizer: Any) -> None:
             "scores are to be measured against demonstrations, and there are none",
             where="optimizer.scale_scores=demonstrations", fix=f"optimizer.scale_scores=reference, or {other}",
         )  # fmt: skip
+
+
+def _by_name(read: Sources, setting: str) -> str:
+    """How columns of a dataset that went into nothing could be named."""
+    source = next(source for source in read.every if source.setting == setting)
+    rows = [*source.data.prompts, *source.data.demonstrations] if hasattr(source.dataset, "columns") else []
+    if not (unread := sorted({column for row in rows for column in prompt_of(row).columns})):
+        return ""
+    return f"say which columns are what, {setting}.columns={{OURS: YOURS}} (not read: {', '.join(unread[:8])}); or "
 
 
 def _has(read: Sources, setting: str) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig
 
-from rlhf_lora import controls, honoured, reward_labels, round_checks
+from rlhf_lora import controls, feedback_plan, honoured, reward_labels, round_checks
 from rlhf_lora.splits import Splits
 
 
-def notes(config: DictConfig, splits: Splits, stages: Sequence[Any]) -> list[str]:
-    """Sentences, each of them about this plan. `stages`: the plan's (`plan.StagePlan`)."""
+def notes(config: DictConfig, splits: Splits, stages: Sequence[Any], built: Mapping[str, Any]) -> list[str]:
+    """Sentences, each of them about this plan.
+
+    Args:
+        stages: the plan's (`plan.StagePlan`). built: the plugins, by kind.
+    """
     found = round_checks.notes(config)
     if (control := controls.control_of(config)) is not None:
         found.append(f"this is a control ({control}), not a result. {controls.must_give(control)}")
@@ -39,4 +43,4 @@ def notes(config: DictConfig, splits: Splits, stages: Sequence[Any]) -> list[str
             for stage in stages
             if stage.memory and not stage.memory.fits(card)
         ]
-    return found
+    return found + feedback_plan.notes(config, [stage.name for stage in stages], built["reward"], built["judge"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def stages(given: Given) -> list[StagePlan]:
     """The stages that run, in order."""
     listing = _Listing(given)
     for name in given.names:
-        getattr(listing, name)()
+        LISTED[name](listing)
     return listing.found
 
 
@@ -79,7 +79,7 @@ def stage_rows(read: Sources, stage: str, reads: str) -> Sequence[Any]:
 
 
 class _Listing:
-    """Lists one stage after another; a method for each, called as it is.
+    """Lists one stage after another; a method for each (`LISTED`).
 
     `_start` is the key of the model that the next stage starts from, `_labels` and `_reward` those of what the judge said and
     of the reward model.
@@ -195,6 +195,17 @@ class _Listing:
             spec.template,
             dict(spec.template_kwargs),
         ]
+
+
+LISTED: dict[str, Callable[[_Listing], None]] = {
+    "sft": _Listing.sft,
+    "revisions": _Listing.revisions,
+    "revised_sft": _Listing.revised_sft,
+    "labels": _Listing.labels,
+    "reward_model": _Listing.reward_model,
+    "answers": _Listing.answers,
+    "policy": _Listing.policy,
+}
 
 
 def _without_dataset(settings: DictConfig) -> dict[str, Any]:

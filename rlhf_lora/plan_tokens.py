@@ -8,13 +8,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from math import ceil
-from pathlib import Path
 
 from rlhf_lora.bare_tokenizer import CHARACTERS_A_TOKEN, FILES, BareTokenizer, read
 from rlhf_lora.chat import Chat
 from rlhf_lora.errors import DataError
 from rlhf_lora.mini import bases, orders
-from rlhf_lora.model_spec import ModelSpec
+from rlhf_lora.model_spec import ModelSpec, file_of
 from rlhf_lora.records import Prompt
 
 LONGEST = 50_000
@@ -90,20 +89,10 @@ def _beginning(prompt: Prompt, share: float) -> Prompt:
 
 def plan_tokens(spec: ModelSpec, mini: bases.AnyBase | None = None) -> PlanTokens:
     """The tokenizer that goes with a plan: of the model's folder, of the hub's cache, or the embedded base's. Asks no network."""
-    return PlanTokens(spec, read(_files(spec)) if spec.path else _embedded(mini))
-
-
-def _files(spec: ModelSpec) -> dict[str, Path]:
-    if Path(spec.path).is_dir():
-        return {name: path for name in FILES if (path := Path(spec.path, name)).is_file()}
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        cached = {name: try_to_load_from_cache(spec.path, name, revision=spec.revision) for name in FILES}
-    except HFValidationError:
-        return {}
-    return {name: Path(path) for name, path in cached.items() if isinstance(path, str) and Path(path).is_file()}
+    if not spec.path:
+        return PlanTokens(spec, _embedded(mini))
+    files = {name: path for name in FILES if (path := file_of(spec.path, name, spec.revision)) is not None}
+    return PlanTokens(spec, read(files))
 
 
 def _embedded(mini: bases.AnyBase | None) -> BareTokenizer:

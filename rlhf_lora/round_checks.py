@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from rlhf_lora import plan_checks, registry
-from rlhf_lora.errors import ConfigError
+from rlhf_lora.errors import ConfigError, UserError
 from rlhf_lora.row_source import RowSource
 from rlhf_lora.splits import Splits
 
@@ -17,7 +17,7 @@ def check(config: DictConfig, source: RowSource, names: Sequence[str], optimizer
     """Rounds follow the policy, and a refresh has a reward model, somebody to label, and a round to do it for.
 
     Raises:
-        ConfigError: one of these is not so. PluginError: there is no such reward.
+        ConfigError: one of these is not so.
     """
     if config.refresh.tau < 0:
         raise ConfigError(f"refresh.tau is {config.refresh.tau}", where="refresh.tau", fix="0 or more; 0 = never wrong")
@@ -71,7 +71,13 @@ def _check_refresh(config: DictConfig, names: Sequence[str], splits: Splits) -> 
         )  # fmt: skip
     if by == "judge":
         return
-    annotator = registry.build("reward", {"name": by})
+    try:
+        annotator = registry.build("reward", {"name": by})
+    except UserError as error:
+        raise ConfigError(
+            f"'{by}' cannot label: {error.what}", where=f"refresh.by={by}",
+            fix="judge, or a reward that needs no settings, such as orders_gold",
+        ) from error  # fmt: skip
     if getattr(annotator, "stages", ()):
         raise ConfigError(
             f"the reward {by} is what is to be refreshed: it cannot label for itself", where=f"refresh.by={by}",

@@ -12,7 +12,6 @@ One process, one device; several GPUs are not used here.
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import random
@@ -29,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback
 
-from rlhf_lora import adapters
+from rlhf_lora import adapters, loading
 from rlhf_lora.contracts import FitContext
 from rlhf_lora.errors import ConfigError, Interrupted, Stopped
 from rlhf_lora.model_spec import ModelSpec, adapter_hash
@@ -185,7 +184,7 @@ def run(
         with own_random_streams(ctx.seed), _folder(ctx) as folder, _quiet():
             return _run(load(), make, rows, settings, ctx, inputs, files, folder)
     finally:
-        free()
+        loading.free()
 
 
 def _run(
@@ -234,13 +233,6 @@ def own_random_streams(seed: int) -> Iterator[None]:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
-
-
-def free() -> None:
-    """Give back a finished stage's memory; TRL's patched models are cycles that only the collector sees."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -38,7 +38,7 @@ FLOORS = {
     "data_view data_lengths data_show": 3,
     "environment run_folder checkpoints stage_cache checks plugins": 3,
     "stages": 4,
-    "file_stages made_rows off_policy rounds refresh final_evaluation": 5,
+    "file_stages made_rows off_policy rounds refresh final_evaluation policy_loop": 5,
     "assembly pipeline adapter_stages taking_up evaluation held_out midway report labels verify": 5,
     "judge_figures judge_measured finished_run": 5,
     "sweep sweep_axes sweep_jobs sweep_objective sweep_optuna sweep_table": 5,

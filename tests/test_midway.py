@@ -238,7 +238,7 @@ def test_answers_are_those_of_the_same_stream_every_time(tiny_base, tmp_path):
 
     run = notebook.start(compose(*overrides(tiny_base, tmp_path / "run", *SHORT, "evaluation.every=3")))
     run.step()
-    midway = run._midway
+    midway = run._policy.midway
     assert isinstance(midway, Midway)
     assert midway.judge(1) == midway.judge(2)
     run.finish()

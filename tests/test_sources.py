@@ -130,6 +130,17 @@ def test_dpo_does_not_learn_what_a_reward_model_of_another_file_is_judged_on(pla
     assert not numbers(made.splits.pairs) & set(range(150, 250))
 
 
+@pytest.mark.parametrize(
+    ("row", "left"),
+    [({"answer": "tea", "good": True}, "answer, good"), ({"completion": "tea", "label": "maybe"}, "label")],
+)
+def test_columns_that_kto_would_have_wanted_are_told_by_the_names_they_have(plan, tmp_path, row, left):
+    file = jsonl(tmp_path / "rated.jsonl", [{"prompt": text(i), **row} for i in range(40)])
+    with pytest.raises(DataError, match="needs labels") as caught:
+        plan("optimizer=kto", "dataset=jsonl", f"dataset.path={file}")
+    assert f"dataset.columns={{OURS: YOURS}} (not read: {left})" in caught.value.fix
+
+
 def test_a_saved_configuration_gives_the_same_plan(plan, files, tiny_base):
     from omegaconf import OmegaConf
 

@@ -167,12 +167,15 @@ class Labels:
         return list(found)
 
     def _refuse(self, setting: str, data: Data) -> None:
+        given = f"dataset.{setting}={getattr(self, setting)}"
+        if not data.unused:
+            raise DataError("there is no label in it", where=given, fix="give a file with labels (docs/labels.md)")
         reasons = Counter(row.reason for row in data.unused).most_common()
         raise DataError(
-            f"none of the {len(data.unused)} labels can be used",
-            where="; ".join(f"{reason}: {count}" for reason, count in reasons) or f"dataset.{setting}: no label in it",
-            fix=f"correct {data.unused[0].where} first" if data.unused else "give a file with labels",
-        )
+            f"none of the {len(data.unused)} labels can be used: "
+            + "; ".join(f"{reason} ({count} ×)" for reason, count in reasons),
+            where=f"{given}; {data.unused[0].where}", fix="correct that line first (docs/labels.md)",
+        )  # fmt: skip
 
 
 def _with_turns(row: label_rows.LabelRow) -> label_rows.LabelRow:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +13,7 @@ from rlhf_lora.judging import texts
 from rlhf_lora.judging.asked import Asked
 from rlhf_lora.judging.own_model import OwnModel, spellings
 from rlhf_lora.judging.settings import JudgingSettings
-from rlhf_lora.model_spec import ModelSpec, adapter_hash, base_hash, check_model_folder
+from rlhf_lora.model_spec import ModelSpec, adapter_hash, base_hash, check_model_folder, file_of
 from rlhf_lora.records import Prompt, Verdict
 from rlhf_lora.registry import judge
 
@@ -50,10 +50,21 @@ class Local(JudgingSettings):
     def needs_backbone(self) -> bool:
         return self.path is None
 
-    def check_chat(self, chat: Any) -> None:
-        """Raises ModelError: the vocabulary of the run's base does not tell the choices apart."""
-        choices = texts.PAIR_OR_TIE if self.ties else texts.PAIR
-        spellings(chat, choices, self.style == "bare", Prompt("?"), "judge=local judge.path=null")
+    def check_chat(self, chat: Any, rates: bool = False) -> None:
+        """Raises ModelError: the model's vocabulary does not tell the choices apart, or the ratings where it `rates`."""
+        where = f"judge=local judge.path={self.path or 'null'}"
+        for choices in (texts.PAIR_OR_TIE if self.ties else texts.PAIR, *([texts.RATINGS] if rates else [])):
+            spellings(chat, choices, self.style == "bare", Prompt("?"), where)
+
+    @property
+    def own_spec(self) -> ModelSpec | None:
+        """The model at `path`."""
+        if self.path is None:
+            return None
+        return ModelSpec(
+            self.model_path, self.revision, self.load_in_4bit,
+            template=self.template, template_kwargs=self.template_kwargs,  # type: ignore[arg-type]
+        )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,14 +111,16 @@ class Local(JudgingSettings):
         adapter = {} if self.folder is None else {"adapter": adapter_hash(self.folder)}
         return super().contents() | model | adapter
 
-    def own_bytes(self, dtype: Literal["float32", "bfloat16"]) -> int:
-        """Weights of the model at `path`; 0 without one, and where its config.json is not on this machine or says no shape."""
-        if self.path is None or not (file := Path(self.model_path) / "config.json").is_file():
+    def own_bytes(self, dtype: Literal["float32", "bfloat16"]) -> int | None:
+        """Weights of the model at `path`, 0 without one; None where its config.json is not on this machine or says no shape."""
+        if self.path is None:
             return 0
+        if (file := file_of(self.model_path, "config.json", self.revision)) is None:
+            return None
         try:
             shape = memory.from_config_json(json.loads(file.read_text("utf-8")))
         except (ModelError, ValueError):
-            return 0
+            return None
         return memory.estimate(
             shape, load_in_4bit=self.load_in_4bit, dtype=dtype, prompt_tokens=1, response_tokens=1
         ).base
@@ -118,7 +131,7 @@ class Local(JudgingSettings):
         )
 
     def open(self, ctx: Context) -> Asked:
-        backbone = ctx.backbone if self.path is None else self._own_backbone(ctx)
+        backbone = ctx.backbone if self.own_spec is None else self._own_backbone(ctx, self.own_spec)
         if backbone is None:
             raise ModelError(
                 "there is no base here that could judge", where="judge=local judge.path=null",
@@ -130,16 +143,16 @@ class Local(JudgingSettings):
         )  # fmt: skip
         return Asked(listener, self, on_device=True)
 
-    def _own_backbone(self, ctx: Context) -> Any:
+    def _own_backbone(self, ctx: Context, own: ModelSpec) -> Any:
         from rlhf_lora.backbone import Backbone
 
         usual = "bfloat16" if ctx.device == "cuda" else "float32"
-        dtype = usual if ctx.backbone is None else ctx.backbone.spec.dtype
-        spec = ModelSpec(
-            self.model_path, self.revision, self.load_in_4bit, dtype, ctx.device,  # type: ignore[arg-type]
-            template=self.template, template_kwargs=self.template_kwargs,  # type: ignore[arg-type]
-        )  # fmt: skip
-        return Backbone(spec) if ctx.backbone is None else Backbone(spec, micro_batch=ctx.backbone.micro_batch)
+        dtype: Any = usual if ctx.backbone is None else ctx.backbone.spec.dtype
+        spec = replace(own, dtype=dtype, device=ctx.device)
+        try:
+            return Backbone(spec) if ctx.backbone is None else Backbone(spec, micro_batch=ctx.backbone.micro_batch)
+        except ModelError as error:
+            raise ModelError(error.what, where=f"judge.path={self.path}", fix=error.fix) from error
 
 
 def _role_of(backbone: Any, folder: Path | None) -> str:

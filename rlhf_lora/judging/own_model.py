@@ -175,7 +175,7 @@ def spellings(chat: Any, choices: Sequence[str], bare: bool, prompt: Prompt, whe
                 raise ModelError(
                     f"the model's vocabulary does not tell '{choice}' from '{found[tuple(way)]}', so it cannot judge",
                     where=where,
-                    fix="judge.path=MODEL, one that knows these words; for dataset=orders a small one is made by "
+                    fix="judge.path=MODEL, one that knows these; for dataset=orders a small one is made by "
                     "`python -m rlhf_lora.mini judge --to FOLDER` (docs/judge_base.md)",
                 )
     return found

@@ -81,14 +81,16 @@ def test_a_run_whose_judge_is_gone_stops_with_a_checkpoint_and_goes_on_without_p
         assert "going on after update" in went_on.stderr
     assert {times for question, times in server.paid.items() if question != PREFLIGHT} == {1}
     assert len(server.paid) > enough
+    if how == "budget":  # one that is gone is asked the cheap question until it is back
+        assert server.paid[PREFLIGHT] == 2  # once a start, however often the judge is opened in it
     assert json.loads((run / "summary.json").read_text())["status"] == "finished"
 
 
 def test_a_server_that_is_not_there_is_told_before_anything_is_left_behind(tiny_base, tmp_path):
-    told = train(tiny_base, tmp_path, Server(port=9))
+    told = train(tiny_base, tmp_path, Server(port=9), f"run_dir={tmp_path / 'runs' / 'today' / 'run'}")
     assert told.returncode == 2, told.stderr
     assert "cannot be reached" in told.stderr
     assert "judge.base_url" in told.stderr
     assert "Traceback" not in told.stderr
     assert "sft" not in told.stderr
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "runs").exists()

@@ -6,11 +6,13 @@ import socket
 import time
 
 import pytest
-from asking import ask, endpoint, questions
+from asking import ask, endpoint, questions, settings
 from openai_server import PREFLIGHT, Server
 
+from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.judging.endpoint import preflight
+from rlhf_lora.judging.endpoint.listener import Endpoint
 from rlhf_lora.judging.questions import Question
 
 
@@ -47,7 +49,15 @@ def test_a_name_that_nobody_knows(monkeypatch):
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    assert "Name or service not known" in told(Server(port=80), base_url="https://nowhere.example/v1").what
+    error = told(Server(port=80), base_url="https://nowhere.example/v1")
+    assert "Name or service not known" in error.what
+    assert "at the network" in error.fix  # nobody can start that server here
+
+
+def test_another_machine_without_tls():
+    error = told(Server(port=80), base_url="http://10.255.255.1/v1")
+    assert "can be read on the way" in error.what
+    assert "judge.allow_insecure=true" in error.fix
 
 
 def test_a_key_that_is_wanted_and_one_that_is_wrong(tmp_path, monkeypatch):
@@ -151,3 +161,18 @@ def test_the_preflight_is_one_cheap_question():
         endpoint(server).close()
     assert len(server.requests) == 1
     assert server.requests[0].body["max_tokens"] <= 16
+
+
+@pytest.mark.parametrize(("changed", "asked"), [({}, 1), ({"model": "other"}, 2)])
+def test_it_is_asked_once_in_a_start_of_a_run_however_often_the_judge_is_opened(changed, asked, tmp_path):
+    start = Context(run_dir=tmp_path)
+    with Server(early=True, fault=without(5), models=("tiny", "other")) as server:
+        for more in ({}, changed):
+            opened = Endpoint.of(settings(server, **more), start)
+            opened.ask([Question("w", ({"role": "user", "content": "id: w"},), ("A", "B"))], lambda q, a: True)
+            opened.close()
+        bodies = [request.body for request in server.requests]
+        assert [body.get("top_logprobs") for body in bodies if "top_logprobs" in body][-1] == 5  # what it learned then
+        assert server.paid[PREFLIGHT] == asked
+    with pytest.raises(ConfigError, match="cannot be reached"):  # the next start finds out for itself
+        Endpoint.of(settings(server), Context(run_dir=tmp_path))

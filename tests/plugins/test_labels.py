@@ -115,12 +115,36 @@ def test_settings_that_nothing_could_honour_are_refused(settings, words):
 
 def test_file_without_a_usable_label_is_refused_with_the_reasons(tmp_path):
     label_files.write(tmp_path / "l.jsonl", [comparison("tie"), comparison(None, prompt="2", skipped=True)])
-    with pytest.raises(DataError, match="none of the 2 labels can be used") as caught:
+    with pytest.raises(
+        DataError, match=r"none of the 2 labels can be used: skipped by its rater \(1 ×\); a tie"
+    ) as caught:
         dataset(tmp_path / "l.jsonl").load()
-    assert caught.value.where == "skipped by its rater: 1; a tie: 1"
-    label_files.write(tmp_path / "l.jsonl", [])
-    with pytest.raises(DataError, match="none of the 0 labels"):
+    assert caught.value.where.endswith("l.jsonl; l.jsonl, line 3")
+
+
+HEAD = '{"format": "labels/1"}\n'
+LABEL = '{"kind": "comparison", "prompt": "tea?", "answers": ["yes", "no"], "label": "A"}'
+
+
+@pytest.mark.parametrize(
+    ("content", "what", "where"),
+    [
+        ("", "there is no label in it", "dataset.path="),
+        (HEAD, "there is no label in it", "dataset.path="),
+        ("prompt,chosen,rejected", "malformed JSON", "l.jsonl, line 1"),
+        (f"[{LABEL}]", "a row is not a JSON object but", "l.jsonl, line 1"),
+        (HEAD + LABEL.replace("answers", "anwsers"), "did you mean 'answers'", "l.jsonl, line 2"),
+        (HEAD + LABEL.replace('"A"', '"C"'), 'the label "C"; it is A, B or tie', "l.jsonl, line 2"),
+        (LABEL, "does not name the format", "l.jsonl, line 1"),
+    ],
+)
+def test_a_broken_file_says_what_and_where_and_what_to_do(tmp_path, content, what, where):
+    (tmp_path / "l.jsonl").write_text(content)
+    with pytest.raises(DataError) as caught:
         dataset(tmp_path / "l.jsonl").load()
+    assert what in caught.value.what
+    assert where in caught.value.where
+    assert caught.value.fix
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def refusal(address: str, *, plain_text: bool) -> str:
     if ip.is_unspecified or ip.is_multicast or (ip.is_reserved and not ip.is_loopback):
         return "which is no address of a server"
     if plain_text and not ip.is_loopback:
-        return "another machine, and http can be read on the way (use https, or say judge.allow_insecure=true)"
+        return "another machine, and http can be read on the way"
     return ""
 
 

@@ -66,6 +66,7 @@ class Endpoint:
         cache_dir: where answers are kept, for every run; None: in memory.
         run_dir: where what was spent is kept; None: in memory.
         backoff: seconds, the first and the longest bound of the waits between attempts.
+        known: where the answer to the first question is kept: asked again with these settings, it is not asked again.
 
     Raises:
         ConfigError: the server does not answer a first question, or the key may not be sent to it; within 10 s, unless the
@@ -74,7 +75,7 @@ class Endpoint:
 
     def __init__(
         self, settings: EndpointSettings, cache_dir: Path | None = None, run_dir: Path | None = None,
-        backoff: tuple[float, float] = BACKOFF_S,
+        backoff: tuple[float, float] = BACKOFF_S, known: dict[str, Any] | None = None,
     ):  # fmt: skip
         self.settings, self.counts, self._backoff = settings, Counts(), backoff
         key = keys.key_for(settings.api_key_env, settings.url)
@@ -84,6 +85,7 @@ class Endpoint:
         self._under_way: set[asyncio.Task[Answer]] = set()
         self._sent: set[asyncio.Task[Any] | None] = set()
         self._top_logprobs = 0
+        self._known = {} if known is None else known
         self._thread = LoopThread("judge")
         try:
             self._thread.run(self._open(key, cache_dir if settings.cache else None, run_dir))
@@ -93,8 +95,8 @@ class Endpoint:
 
     @classmethod
     def of(cls, settings: EndpointSettings, ctx: Context) -> Endpoint:
-        """Opened for a run: answers in its cache, what it spends in its folder."""
-        return cls(settings, ctx.cache_dir, ctx.run_dir)
+        """Opened for a run: answers in its cache, what it spends in its folder; its first question is asked once a start."""
+        return cls(settings, ctx.cache_dir, ctx.run_dir, known=ctx.known)
 
     async def _open(self, key: str | None, cache_dir: Path | None, run_dir: Path | None) -> None:
         settings = self.settings
@@ -106,7 +108,10 @@ class Endpoint:
         self._outages = Outages(
             self._metered.probe, settings.wait_for_server, settings.base_url, in_a_row, *self._backoff
         )
-        self._top_logprobs = await preflight(settings, self._wire, self._metered.ask_first)
+        met = f"the server of {settings}"
+        if met not in self._known:
+            self._known[met] = await preflight(settings, self._wire, self._metered.ask_first)
+        self._top_logprobs = self._known[met]
 
     # --- asking -------------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ THINKS = (
     "judge.body={chat_template_kwargs:{enable_thinking:false}} (vLLM), or room to think: judge.body={max_tokens:2000}"
 )
 ENDS = "most addresses end in /v1"
+HERE = {"localhost", "127.0.0.1", "::1"}
 NOT_UNDERSTOOD = {400, 422, 501}
 QUESTION = Question(
     "preflight",
@@ -108,24 +109,29 @@ async def _told(failure: Failure, settings: EndpointSettings, wire: Wire) -> Con
     elif failure.status is not None and failure.cause == "status":
         told = _of_status(failure, server, settings.api_key_env)
     else:
-        told = _of_cause(failure, server)
+        told = _of_cause(failure, server, settings.url.hostname in HERE)
     what, where, fix = told
     return ConfigError(what, where=where, fix=fix)
 
 
-def _of_cause(failure: Failure, server: str) -> Told:
+def _of_cause(failure: Failure, server: str, is_here: bool) -> Told:
     words, where = failure.what, "judge.base_url"
     if failure.cause == "redirect":
         return f"{server} answers with {words}", where, "give the address that it leads to, if you trust it"
     if failure.cause == "address":
-        tls = "for a certificate of your own: judge.ca_file=FILE"
-        return f"{server} is not spoken to: {words}", where, tls if words.startswith("TLS") else "another address"
+        fix = "for a certificate of your own: judge.ca_file=FILE" if words.startswith("TLS") else "another address"
+        if words.endswith("can be read on the way"):
+            fix = "https://…; or judge.allow_insecure=true, where nobody else is in that network"
+        return f"{server} is not spoken to: {words}", where, fix
     if failure.cause == "time":
         fix = "look at its log; a slow one needs more: judge.deadline=SECONDS judge.idle=SECONDS"
         return f"{server} took a question and gave no answer: {words}", "judge.deadline", fix
     if failure.cause == "body":
         return f"{server} does not speak chat/completions: {words}", where, ENDS
-    return f"{server} cannot be reached: {words}", where, "start it (Ollama: `ollama serve`), or judge.base_url=ADDRESS"
+    fix = "start it (Ollama: `ollama serve`), or judge.base_url=ADDRESS"
+    if not is_here:
+        fix = "look at the address, at the server and at the network (behind a proxy: judge.proxy=true)"
+    return f"{server} cannot be reached: {words}", where, fix
 
 
 def _of_status(failure: Failure, server: str, key: str | None) -> Told:

@@ -70,9 +70,13 @@ class EndpointSettings:
         for name in POSITIVE:
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ConfigError(f"{name} is {value}; it has to be more than 0", where=f"judge.{name}")
+                raise ConfigError(f"judge.{name} is {value}", where=f"judge.{name}", fix="more than 0")
         if self.wait_for_server < 0:
-            raise ConfigError("wait_for_server is less than 0 seconds", where="judge.wait_for_server")
+            raise ConfigError(
+                f"judge.wait_for_server is {self.wait_for_server}",
+                where="judge.wait_for_server",
+                fix="seconds, 0 or more",
+            )
         if self.max_usd is not None and (self.usd_per_million_in is None or self.usd_per_million_out is None):
             raise ConfigError(
                 "a limit in money needs the prices", where="judge.max_usd",

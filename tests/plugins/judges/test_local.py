@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import tiny
@@ -12,6 +13,7 @@ from rlhf_lora import compose, registry
 from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ConfigError, ModelError
 from rlhf_lora.judge_measured import measure
+from rlhf_lora.judging import texts
 from rlhf_lora.judging.orders import compare
 from rlhf_lora.plan import make_plan
 from rlhf_lora.records import Comparison, Prompt
@@ -125,6 +127,24 @@ def test_a_base_that_does_not_know_the_words_is_refused_by_the_plan(tmp_path, mo
     make_plan(compose("judge=local", *FEW), trains=False)  # nobody asks it
 
 
+@pytest.mark.parametrize("whose", ["judge.path", "model.path"])
+def test_a_model_that_knows_the_letters_and_no_numbers_compares_and_does_not_rate(
+    tiny_base, tmp_path, monkeypatch, whose
+):
+    monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path / "cache"))
+    base = shutil.copytree(tiny_base, tmp_path / "letters")
+    table = json.loads((base / "tokenizer.json").read_text())
+    ids = sorted(table["model"]["vocab"].items(), key=lambda one: one[1])
+    learned = dict(zip([word for word, _ in ids[-3:]], texts.PAIR_OR_TIE, strict=True))
+    table["model"]["vocab"] = {learned.get(word, word): number for word, number in ids}
+    (base / "tokenizer.json").write_text(json.dumps(table))
+    asked = ("reward=ai_feedback", "judge=local", f"{whose}={base}", *FEW)
+    assert make_plan(compose(*asked)).judge is not None
+    with pytest.raises(ModelError, match="does not tell '2' from '1'") as refused:
+        make_plan(compose(*asked, "reward.mode=pointwise"))
+    assert refused.value.where == f"judge=local judge.path={base if whose == 'judge.path' else 'null'}"
+
+
 def test_a_base_that_knows_the_words_is_not(model, tmp_path, monkeypatch):
     monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path))
     assert make_plan(compose("reward=ai_feedback", "judge=local", f"model.path={model}", *FEW)).judge.needs_backbone
@@ -134,6 +154,13 @@ def test_what_is_no_model_is_told_by_the_setting_that_gave_it(tmp_path):
     with pytest.raises(ModelError) as refused:
         local(path=str(tmp_path))
     assert refused.value.where == f"judge.path={tmp_path}"
+
+
+def test_a_hub_id_that_cannot_be_had_is_told_by_the_judges_setting():
+    with pytest.raises(ModelError) as refused:  # the network is off
+        local(path="some/judge").open(Context())
+    assert refused.value.where == "judge.path=some/judge"
+    assert "hub id" in refused.value.fix
 
 
 def test_the_plan_counts_a_judges_own_model_where_it_is_asked(model, tmp_path, monkeypatch):
@@ -150,6 +177,29 @@ def test_the_plan_counts_a_judges_own_model_where_it_is_asked(model, tmp_path, m
     assert with_it["policy"].total > alone.total + with_it["policy"].judge
     relabelled = make_plan(compose("reward_model.pairs=relabel", "judge=local", f"judge.path={model}", *FEW))
     assert relabelled.stage("labels").memory.judge > 0
+
+
+def test_the_model_of_a_hub_id_is_counted_where_its_shape_is_known_here_and_else_the_plan_says_that_it_is_not(
+    model, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    asked = ("reward=ai_feedback", "judge=local", "judge.load_in_4bit=false", *FEW)
+
+    def told(*more: str) -> tuple[int, list[str]]:
+        made = make_plan(compose(*asked, *more))
+        return made.stage("policy").memory.judge, [note for note in made.notes if "not counted" in note]
+
+    weights, (note,) = told("judge.path=some/judge")
+    assert weights == 0
+    assert note.endswith("how large some/judge is")
+    kept = tmp_path / "hub" / "models--some--judge"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("0" * 40)
+    (kept / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    shutil.copy(model / "config.json", kept / "snapshots" / ("0" * 40))
+    assert told("judge.path=some/judge") == told(f"judge.path={model}")
+    assert told("judge.path=some/judge")[0] > 0
 
 
 def test_measuring_it_on_such_a_base_is_refused_before_the_base_is_built(tmp_path, monkeypatch):
