@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf_lora.errors import ConfigError, UserError
+from rlhf_lora.mini.judge_base import JudgeBaseSettings
 from rlhf_lora.progress import Progress
 
 
@@ -47,11 +48,17 @@ def _parser() -> argparse.ArgumentParser:
         "judge", help="a base of orders that can judge: judge=local judge.style=bare; 0.28 M parameters"
     )
     judge.add_argument("--to", required=True, metavar="FOLDER", help="a folder that does not exist")
-    judge.add_argument("--items", type=int, default=12, help="how many things can be ordered; default 12")
+    made = JudgeBaseSettings()
     judge.add_argument(
-        "--steps", type=int, default=1400, help="more = better and slower; default 1400, minutes on a CPU"
+        "--items", type=int, default=made.items, help=f"how many things can be ordered; default {made.items}"
     )
-    judge.add_argument("--seed", type=int, default=1, help="of its own pairs and weights; default 1")
+    judge.add_argument(
+        "--steps",
+        type=int,
+        default=made.steps,
+        help=f"more = better and slower; default {made.steps}, minutes on a CPU",
+    )
+    judge.add_argument("--seed", type=int, default=made.seed, help=f"of its own pairs and weights; default {made.seed}")
     return parser
 
 
@@ -97,7 +104,7 @@ def _task(given: argparse.Namespace) -> int:
 
 def _judge(given: argparse.Namespace, folder: Path) -> int:
     from rlhf_lora.atomic import staging
-    from rlhf_lora.mini.judge_base import JudgeBaseSettings, build_judge_base
+    from rlhf_lora.mini.judge_base import build_judge_base
 
     settings = JudgeBaseSettings(items=given.items, steps=given.steps, seed=given.seed)
     with staging(folder) as building, Progress("judge base", settings.steps) as bar:

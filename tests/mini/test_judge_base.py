@@ -136,7 +136,7 @@ def test_settings_that_cannot_be_built_are_refused():
 def test_after_a_minute_it_judges_better_than_by_lot_through_the_judge_that_is_asked(tmp_path):
     from rlhf_lora.judge_measured import measure
 
-    build_judge_base(tmp_path / "judge", JudgeBaseSettings(steps=300))
+    build_judge_base(tmp_path / "judge", JudgeBaseSettings(steps=400))
     asked = (
         "judge=local",
         "judge.style=bare",
@@ -146,4 +146,4 @@ def test_after_a_minute_it_judges_better_than_by_lot_through_the_judge_that_is_a
     )
     told = measure(*asked, "dataset.pairs=2000", pairs=300).figures
     assert told["pairs_read"] == 300
-    assert told["gold"]["agreement_far_ci95"][0] > 0.5
+    assert told["gold"]["agreement_far_ci95"][0] > 0.7  # half-way there
