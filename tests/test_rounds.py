@@ -9,6 +9,7 @@ import pytest
 from tiny import few, jsonl, overrides
 
 from rlhf_lora import cli, refresh, registry, rounds, row_source, summary_text, taking_up
+from rlhf_lora.adapter_stages import AdapterStages, StageRecords
 from rlhf_lora.assembly import Assembly
 from rlhf_lora.config import compose
 from rlhf_lora.errors import ConfigError, DataError, UserError
@@ -427,3 +428,24 @@ def test_a_control_run_has_its_labels_in_every_round(plan, tmp_path):
     old, new = list(made.splits.pairs), [Pair(Prompt("p"), "better", "worse")]
     turned = refresh.learned_from(parts, new)
     assert [(pair.chosen, pair.rejected) for pair in turned] == [(pair.rejected, pair.chosen) for pair in [*old, *new]]
+
+
+def test_comparisons_are_made_once_and_those_of_other_inputs_are_not_gone_on_with(plan, tmp_path, monkeypatch):
+    made = plan("rounds=2", "refresh.by=orders_gold")
+    folder = RunFolder.create(tmp_path / "folder", {}, {})
+    parts = Assembly(made, folder, turn=Turn(2, 2))
+    found: list[list[str]] = []
+
+    def label(stages: AdapterStages, place: Path) -> dict[str, Any]:
+        found.append(sorted(file.name for file in place.iterdir()))
+        (place / "answers.jsonl").write_text("")
+        if len(found) == 1:
+            raise KeyboardInterrupt
+        return {"asked": len(found)}
+
+    monkeypatch.setattr(refresh, "_label", label)
+    stages = AdapterStages(parts, StageRecords(folder.path), None, lambda: None)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        refresh._compared(stages, "one")
+    assert [refresh._compared(stages, key)["asked"] for key in ("one", "one", "two")] == [2, 2, 3]
+    assert found == [["key"], ["answers.jsonl", "key"], ["key"]]
