@@ -19,7 +19,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from rlhf_lora import reward_labels
-from rlhf_lora.comparison_rows import Row, comparison_id, in_a_coins_order, newest, pair_of
+from rlhf_lora.comparison_rows import Row, Sampled, comparison_id, in_a_coins_order, newest, pair_of
 from rlhf_lora.records import Comparison, Pair, Prompt
 from rlhf_lora.splits import Splits
 
@@ -76,11 +76,15 @@ def asked(people: Sequence[Pair]) -> list[Comparison]:
 
 
 def learned_from(
-    kept: Sequence[Pair], comparisons: Sequence[Comparison], rows: Sequence[Row], hard: bool
+    kept: Sequence[Pair],
+    comparisons: Sequence[Comparison],
+    rows: Sequence[Row],
+    hard: bool,
+    sampled: Sampled | None = None,
 ) -> list[Pair]:
     """What the reward model learns from: kept labels, then the judge's, without ties and what could not be read."""
     said = newest(rows)
-    made = [pair_of(one, said[comparison_id(one)], hard) for one in comparisons if comparison_id(one) in said]
+    made = [pair_of(one, said[comparison_id(one)], hard, sampled) for one in comparisons if comparison_id(one) in said]
     return [*kept, *(pair for pair in made if pair is not None)]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from rlhf_lora.judging.orders import judges_fault, verdicts
+from rlhf_lora.judging.orders import raised_by, verdicts
 from rlhf_lora.length_control import length_controlled
 from rlhf_lora.records import Comparison, Prompt, Sample, Score
 
@@ -90,7 +90,7 @@ def _asked_twice(
 
 def _choices(judge: Any, comparisons: Sequence[Comparison]) -> list[float | None]:
     """1 for A, ½ for a tie, 0 for B."""
-    with judges_fault(type(judge).__name__):
+    with raised_by(f"the judge '{type(judge).__name__}'"):
         told = verdicts(judge, comparisons)
     return [None if one.choice is None else {"A": 1.0, "B": 0.0, "tie": 0.5}[one.choice] for one in told]
 

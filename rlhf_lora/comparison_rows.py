@@ -1,14 +1,14 @@
-"""One comparison by a judge as a row of a labels file (format `labels/1`, docs/labels.md), and rows as what is learned from.
+"""One comparison as a row of a labels file (format `labels/1`, docs/labels.md), and rows as what is learned from.
 
     answers        A and B; which is A was a coin's choice, not the label's
     label          "A", "B", "tie"; left out where the judge could not be read, and then `skipped` says why
     p              P(A is better), of both orders together where both were asked
     order          `both`, or `AB` where A was read first and nothing else was asked
     p_orders       P(A is better) as told in the order AB, and in the order BA
-    rater, source  the judge, and `ai`
+    rater, source  the judge, and `ai`; the reward that plays people, and `program`
     principle, rationale   what the judge went by where it says so, and why
     id             names the comparison: prompt and both answers
-    more           `flipped`: the two orders chose different answers; `calls`: how often the judge was asked for this row
+    more           `flipped`: the two orders chose different answers; `calls`: how often somebody was asked for this row
 
 Bai et al. 2022 (Constitutional AI, arXiv 2212.08073) §4.1; Lee et al. 2023 (arXiv 2309.00267) §3.1.
 """
@@ -19,10 +19,11 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rlhf_lora.judging.orders import Compared, probability
-from rlhf_lora.records import Comparison, Pair, Prompt, transcript
+from rlhf_lora.records import Comparison, Pair, Prompt, Sample, transcript
 
 HEAD = {"format": "labels/1"}
 """The first row of a file."""
@@ -52,8 +53,31 @@ def among(prompt: Prompt, answers: Sequence[str]) -> list[Comparison]:
     return [in_a_coins_order(prompt, x, y) for x, y in itertools.combinations(different, 2)]
 
 
-def row_of(comparison: Comparison, said: Compared, judge: str, principle: str = "") -> Row:
-    """What a judge said, as a row. The people's label and the truth are in no part of it."""
+class Sampled:
+    """Answers of a policy as `stages.answers.sampled` keeps them: what there is to compare, and each as it was sampled. Where
+    nothing was sampled an answer is its text alone, and ended."""
+
+    def __init__(self, prompts: Sequence[Prompt] = (), rows: Sequence[Row] = ()):
+        by_id = {prompt.id: prompt for prompt in prompts}
+        self._rows = [(by_id[row["id"]], row) for row in rows if row["id"] in by_id]
+        self._known = {
+            (prompt.text, text): (tokens, finished)
+            for prompt, row in self._rows
+            for text, tokens, finished in zip(row["answers"], row["tokens"], row["finished"], strict=True)
+        }
+
+    def comparisons(self) -> list[Comparison]:
+        return [one for prompt, row in self._rows for one in among(prompt, row["answers"])]
+
+    def sample(self, prompt: Prompt, text: str) -> Sample:
+        tokens, finished = self._known.get((prompt.text, text), (None, True))
+        return Sample(
+            prompt.text, text, messages=prompt.messages, columns=prompt.columns, tokens=tokens, finished=finished
+        )  # fmt: skip
+
+
+def row_of(comparison: Comparison, said: Compared, rater: str, principle: str = "", source: str = "ai") -> Row:
+    """What somebody said, as a row. The data's label and the truth are in no part of it."""
     prompt, verdict = comparison.prompt, said.verdict
     p, q = probability(said.first), None if said.second is None else probability(said.second)
     row: dict[str, Any] = {"kind": "comparison", "id": comparison_id(comparison)}
@@ -65,7 +89,7 @@ def row_of(comparison: Comparison, said: Compared, judge: str, principle: str = 
         row["group"] = prompt.group
     if prompt.columns:
         row["columns"] = dict(prompt.columns)
-    row |= {"answers": [comparison.a, comparison.b], "rater": judge, "source": "ai"}
+    row |= {"answers": [comparison.a, comparison.b], "rater": rater, "source": source}
     row["order"] = "AB" if said.second is None else "both"
     if verdict.choice is None:
         row["skipped"] = verdict.reason or "no verdict"
@@ -82,14 +106,20 @@ def newest(rows: Iterable[Mapping[str, Any]]) -> dict[str, Row]:
     return {row["id"]: row for row in rows if "kind" in row}
 
 
-def pair_of(comparison: Comparison, row: Mapping[str, Any], hard: bool = False) -> Pair | None:
+def pair_of(
+    comparison: Comparison, row: Mapping[str, Any], hard: bool = False, sampled: Sampled | None = None
+) -> Pair | None:
     """What is learned from a row: the better answer first, with P(it is better) as its label; None of a tie or no verdict.
 
     Args:
-        hard: the label is 1, however sure the judge was.
+        hard: the label is 1, however sure the judge was. sampled: knows which answers were cut.
     """
     if row.get("label") not in ("A", "B"):
         return None
     a, b, p = comparison.a, comparison.b, float(row["p"])
     chosen, rejected = (a, b) if row["label"] == "A" else (b, a)
-    return Pair(comparison.prompt, chosen, rejected, label=1.0 if hard else max(p, 1 - p))
+    pair = Pair(comparison.prompt, chosen, rejected, label=1.0 if hard else max(p, 1 - p))
+    if sampled is None:
+        return pair
+    chosen_ended, rejected_ended = (sampled.sample(comparison.prompt, text).finished for text in (chosen, rejected))
+    return replace(pair, finished=(chosen_ended, rejected_ended))

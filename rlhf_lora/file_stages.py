@@ -16,17 +16,17 @@ from typing import Any
 from rlhf_lora import ai_labels, feedback_checks, loading, registry
 from rlhf_lora.assembly import Assembly, at_work, opened
 from rlhf_lora.atomic import write_text
-from rlhf_lora.comparison_rows import among
+from rlhf_lora.comparison_rows import Sampled
 from rlhf_lora.contracts import Context
 from rlhf_lora.errors import DataError, PluginError
 from rlhf_lora.plan_stages import StagePlan
 from rlhf_lora.principles import principles_of
-from rlhf_lora.records import Comparison, Demonstration, Pair, Prompt, Sample, named_seed
+from rlhf_lora.records import Comparison, Demonstration, Pair, Prompt, named_seed
 from rlhf_lora.revised_rows import matches, revised_prompts, with_helpful
 from rlhf_lora.revising import ByQuestions, OwnVoice, Reviser
 from rlhf_lora.reward_tree import asks_judge
 from rlhf_lora.row_file import RowFile
-from rlhf_lora.stages import ai_labelling, revisions
+from rlhf_lora.stages import answers, labelling, revisions
 from rlhf_lora.stages.scoring import Scorer
 
 NAMES = ("labels", "revisions")
@@ -60,7 +60,8 @@ class FileStages:
         config = self.parts.plan.config
         work = ai_labels.work_of(config, self.parts.plan.splits)
         rows = self._file("labels", "labels.jsonl").rows()
-        pairs = ai_labels.learned_from(work.kept, self._comparisons(work), rows, config.ai_labels.hard)
+        sampled, comparisons = self._to_compare(work)
+        pairs = ai_labels.learned_from(work.kept, comparisons, rows, config.ai_labels.hard, sampled)
         if not pairs:
             raise DataError(
                 "the judge's labels leave no pair to learn from: all are ties, or could not be read",
@@ -74,17 +75,15 @@ class FileStages:
         work = ai_labels.work_of(plan.config, plan.splits)
         needs_base = bool(work.prompts) or getattr(plan.judge, "needs_backbone", False)
         ctx = self._context(needs_base)
-        name = _name_of(plan.judge)
+        name, file = name_of(plan.judge), self._file("labels", "labels.jsonl")
         with at_work(plan.judge, ctx) as judge:  # before anything is sampled: a judge that is not there is told at once
             if work.prompts:
                 self._answer(ctx, work.prompts, settings.samples_per_prompt, "labels")
-            comparisons = self._comparisons(work)
-            rows = ai_labelling.label(
-                judge, comparisons, self._file("labels", "labels.jsonl"), name, orders=settings.orders,
-                tie_within=settings.tie_within, missing_share=plan.config.scoring.missing_share, interrupted=self.interrupted,
-            )  # fmt: skip
-        gold = self.parts.gold_scorer()
-        figures = ai_labels.figures(comparisons, rows, work.people, None if gold is None else _values(gold))
+            sampled, comparisons = self._to_compare(work)
+            annotator = labelling.Judging(judge, name, settings.orders, settings.tie_within)
+            rows = labelling.label(annotator, comparisons, file, plan.config.scoring.missing_share, self.interrupted)
+        gold = labelling.truth(self.parts.gold_scorer(), sampled)
+        figures = ai_labels.figures(comparisons, rows, work.people, gold)
         said = {
             "judge": name,
             "pairs": plan.config.reward_model.pairs,
@@ -93,11 +92,10 @@ class FileStages:
         }
         return said | figures
 
-    def _comparisons(self, work: ai_labels.Work) -> list[Comparison]:
-        if not work.prompts:
-            return ai_labels.asked(work.people)
-        answers = {row["id"]: row["answers"] for row in self._file("labels", "answers.jsonl").rows()}
-        return [one for prompt in work.prompts if prompt.id in answers for one in among(prompt, answers[prompt.id])]
+    def _to_compare(self, work: ai_labels.Work) -> tuple[Sampled, list[Comparison]]:
+        """What the policy answered, and what is compared: that, or the data's own answers."""
+        sampled = Sampled(work.prompts, self._file("labels", "answers.jsonl").rows())
+        return sampled, [*ai_labels.asked(work.people), *sampled.comparisons()]
 
     # --- revisions ----------------------------------------------------------------------------------------------------
 
@@ -126,7 +124,7 @@ class FileStages:
         ]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_text(self._file("revisions", "demonstrations.jsonl").path, lines)
-        by = _name_of(plan.judge) if by_judge else "self"
+        by = name_of(plan.judge) if by_judge else "self"
         return {"by": by, **revisions.figures(prompts, texts, steps.rows(), self._measures())}
 
     def measured(self) -> dict[str, Any]:
@@ -207,7 +205,10 @@ class FileStages:
         kept = self.parts.short_enough(ctx.backbone, prompts, f"prompts of {stage}")
         file, engine = self._file(stage, "answers.jsonl"), opened(plan.rollout, ctx)
         seed = named_seed(plan.config.seed, stage) >> 1
-        return kept, ai_labelling.answer(ctx.backbone, engine, kept, count, file, seed, "answers", self.interrupted)
+        rows = answers.sampled(
+            ctx.backbone, engine, kept, count, file, lambda first: named_seed(seed, f"answers/{first}") >> 1, self.interrupted
+        )  # fmt: skip
+        return kept, [row["answers"] for row in rows]
 
     def _file(self, stage: str, name: str) -> RowFile:
         return RowFile(self.parts.left_by(stage) / name)
@@ -232,19 +233,11 @@ def meet_judge(parts: Assembly, done: Callable[[StagePlan], bool]) -> None:
         loading.free()  # a model of its own is not to stay beside SFT's
 
 
-def _name_of(judge: Any) -> str:
+def name_of(judge: Any) -> str:
     """Its name, and the model it asks where it says so."""
     model = getattr(judge, "model", None)
     name = str(registry.to_config(judge)["name"])
     return f"{name}/{model}" if isinstance(model, str) and model else name
-
-
-def _values(gold: Scorer) -> ai_labels.Gold:
-    def values(answers: Sequence[tuple[Prompt, str]]) -> list[float | None]:
-        scores = gold([Sample(p.text, text, messages=p.messages, columns=p.columns) for p, text in answers])
-        return [score.value for score in scores]
-
-    return values
 
 
 def _messages(prompt: Prompt) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from rlhf_lora.derived_rows import with_pairs
 from rlhf_lora.errors import ConfigError, DataError
 from rlhf_lora.judge_checks import check_words
 from rlhf_lora.judge_figures import Judged, figures, kind_of
-from rlhf_lora.judging.orders import Compared, compare, judges_fault
+from rlhf_lora.judging.orders import Compared, compare, raised_by
 from rlhf_lora.mini import bases
 from rlhf_lora.plan import cache_folder
 from rlhf_lora.progress import Progress
@@ -185,7 +185,7 @@ def write(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _compared(judge: Any, comparisons: Sequence[Comparison], name: str) -> list[Compared]:
-    with judges_fault(name):
+    with raised_by(f"the judge '{name}'"):
         return compare(judge, comparisons)
 
 

@@ -7,31 +7,31 @@ so that β keeps its meaning. The first round has the first reward model: its ro
     refresh.by=judge     the run's judge compares, in both orders; how sure it is becomes the label
     refresh.by=REWARD    simulated people: they see the reward's score, and err with refresh.tau
 
-    comparisons_2/pairs.jsonl    the new pairs of the second round      adapters/reward_2
+    comparisons_2/    answers.jsonl and labels.jsonl of the second round, as the stage `labels` has them      adapters/reward_2
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from rlhf_lora import controls, progress, rounds
+from rlhf_lora import ai_labels, controls, progress, rounds
 from rlhf_lora.adapter_stages import AdapterStages, Record
-from rlhf_lora.assembly import Assembly, opened
+from rlhf_lora.assembly import Assembly, at_work, opened
 from rlhf_lora.atomic import staging, write_text
-from rlhf_lora.file_stages import FileStages
+from rlhf_lora.comparison_rows import Sampled
+from rlhf_lora.contracts import Context
+from rlhf_lora.file_stages import FileStages, name_of
 from rlhf_lora.made_rows import drawn
 from rlhf_lora.plan_stages import StagePlan
-from rlhf_lora.records import Pair, Prompt, named_seed
-from rlhf_lora.stages import answers
-from rlhf_lora.stages.annotators import Annotator, Judging, People, counted, labelled
-
-PAIRS = "pairs.jsonl"
+from rlhf_lora.records import Pair, named_seed
+from rlhf_lora.row_file import RowFile
+from rlhf_lora.stages import answers, labelling
 
 
 def run(stages: AdapterStages) -> None:
@@ -50,10 +50,10 @@ def run(stages: AdapterStages) -> None:
     stage = dataclasses.replace(stage, name=turn.named("reward_model"), key=rounds.key(plan, "reward_model", turn))
     if stages.records.has(stage) and out.is_dir():
         return
-    pairs, figures = _new_pairs(stages, stage)
+    figures = _compared(stages, stage.key)
 
     def fit() -> Record:
-        return _fit(stages, stage, pairs, figures)
+        return _fit(stages, stage, figures)
 
     policy = plan.stage("policy")
     assert policy is not None
@@ -61,13 +61,14 @@ def run(stages: AdapterStages) -> None:
     stages.records.keep(stage.name, {"key": stage.key, "reused": False} | record)
 
 
-def _fit(stages: AdapterStages, stage: StagePlan, new: Sequence[Pair], figures: Mapping[str, Any]) -> Record:
+def _fit(stages: AdapterStages, stage: StagePlan, figures: Mapping[str, Any]) -> Record:
     """Train on old and new pairs; judge on the held-out ones, as the first reward model was."""
     from rlhf_lora.held_out import judge_reward_model
     from rlhf_lora.stages import reward_model
 
     parts, started = stages.parts, time.perf_counter()
-    plan, rows = parts.plan, learned_from(parts, new)
+    plan, new = parts.plan, pairs_of(parts, parts.turn.number)
+    rows = learned_from(parts, new)
     progress.stage(stage.name, f"{len(rows)} pairs, {len(new)} of them new")
     ctx = stages.context(stage.name)
     metrics = reward_model.fit(plan.spec, rows, plan.settings("reward_model"), ctx, "pairwise")
@@ -81,7 +82,7 @@ def learned_from(parts: Assembly, new: Sequence[Pair]) -> list[Pair]:
     first = plan.stage("reward_model")
     assert first is not None
     old = plan.rows(first, FileStages(parts).pairs() if plan.stage("labels") else None)
-    between = [pair for number in range(2, parts.turn.number) for pair in _load(_folder(parts, number))]
+    between = [pair for number in range(2, parts.turn.number) for pair in pairs_of(parts, number)]
     labels, seed = plan.config.reward_model.labels, plan.config.seed
     return [*old, *controls.relabelled([*between, *new], labels, seed)]
 
@@ -89,26 +90,30 @@ def learned_from(parts: Assembly, new: Sequence[Pair]) -> list[Pair]:
 # --- new pairs --------------------------------------------------------------------------------------------------------
 
 
-def _new_pairs(stages: AdapterStages, stage: StagePlan) -> tuple[list[Pair], dict[str, Any]]:
-    """Comparisons of the newest policy's answers, sampled and labelled now or found in the run folder; and their figures."""
-    parts = stages.parts
-    folder = _folder(parts, parts.turn.number)
-    if (folder / "key").is_file() and (folder / "key").read_text("utf-8").strip() == stage.key:
-        return _load(folder), json.loads((folder / "figures.json").read_text("utf-8"))
-    work = parts.folder.checkpoints / f"{stage.name}-{stage.key}"
-    compared = _compared(stages, work)
-    pairs, figures = counted(compared)
-    figures |= _told_before(parts, pairs)
-    with staging(folder) as temp:
-        lines = [json.dumps(_plain(pair), allow_nan=False) for pair in pairs]
-        write_text(temp / PAIRS, "".join(f"{line}\n" for line in lines))
-        write_text(temp / "figures.json", json.dumps(figures, indent=1, allow_nan=False) + "\n")
-        write_text(temp / "key", stage.key + "\n")
-    shutil.rmtree(work, ignore_errors=True)
-    return pairs, figures
+def pairs_of(parts: Assembly, number: int) -> list[Pair]:
+    """What the comparisons of a round's refresh say which answer is better of."""
+    sampled, labels = _sampled(parts, number), RowFile(_folder(parts, number) / "labels.jsonl")
+    return ai_labels.learned_from((), sampled.comparisons(), labels.rows(), hard=False, sampled=sampled)
 
 
-def _compared(stages: AdapterStages, work: Path) -> list[Any]:
+def _compared(stages: AdapterStages, key: str) -> Mapping[str, Any]:
+    """Figures of the comparisons of the newest policy's answers, which are sampled and labelled now or in the run folder."""
+    parts, started = stages.parts, time.perf_counter()
+    name, folder = parts.turn.named("comparisons"), _folder(parts, parts.turn.number)
+    if stages.records.get(name, {}).get("key") != key:
+        if (
+            not (folder / "key").is_file() or (folder / "key").read_text("utf-8") != key
+        ):  # of other settings, or of none
+            shutil.rmtree(folder, ignore_errors=True)
+            write_text(folder / "key", key)
+        figures = _label(stages, folder)
+        figures |= _told_before(parts, pairs_of(parts, parts.turn.number))
+        stages.records.keep(name, {"key": key, "seconds": time.perf_counter() - started, "figures": figures})
+    found: Mapping[str, Any] = stages.records[name]["figures"]
+    return found
+
+
+def _label(stages: AdapterStages, folder: Path) -> dict[str, Any]:
     """The newest policy answers each prompt twice, and the annotator compares the two."""
     parts = stages.parts
     plan, turn = parts.plan, parts.turn
@@ -117,19 +122,28 @@ def _compared(stages: AdapterStages, work: Path) -> list[Any]:
     ctx = parts.context(backbone)
     prompts = parts.short_enough(backbone, plan.splits.prompts, "prompts")
     asked = drawn(prompts, settings.pairs, turn.number - 1, named_seed(plan.config.seed, "refresh"), repeat=True)
-    progress.stage(turn.named("reward_model"), f"{len(asked)} new comparisons by {settings.by}")
-    at_work = answers.Answering(work, None, None, "drop", 1.0, stages.interrupted)
-    sets = at_work.answer(backbone, opened(plan.rollout, ctx), asked, 2, seed)
-    annotator: Annotator
+    progress.stage(turn.named("comparisons"), f"{len(asked)} by {settings.by}")
+    answers.sampled(
+        backbone, opened(plan.rollout, ctx), asked, 2, RowFile(folder / "answers.jsonl"),
+        lambda first: named_seed(seed, f"answers/{first}"), stages.interrupted,
+    )  # fmt: skip
+    sampled, file = _sampled(parts, turn.number), RowFile(folder / "labels.jsonl")
+    comparisons = sampled.comparisons()
+    with _annotator(parts, ctx, sampled, named_seed(seed, "people")) as annotator:
+        rows = labelling.label(annotator, comparisons, file, plan.config.scoring.missing_share, stages.interrupted)
+    figures = ai_labels.figures(comparisons, rows, (), labelling.truth(parts.gold_scorer(), sampled))
+    return {"by": settings.by, "same_words": len(asked) - len(comparisons)} | figures
+
+
+@contextmanager
+def _annotator(parts: Assembly, ctx: Context, sampled: Sampled, seed: int) -> Iterator[labelling.Annotator]:
+    settings, judge = parts.plan.config.refresh, parts.plan.judge
     if settings.by == "judge":
-        annotator = Judging(opened(plan.judge, ctx))
+        with at_work(judge, ctx) as opened_judge:
+            yield labelling.Judging(opened_judge, name_of(judge))
     else:
-        annotator = People(parts.named_scorer(ctx, settings.by), settings.tau, named_seed(seed, "people"))
-    try:
-        share = plan.config.scoring.missing_share
-        return labelled(annotator, sets, parts.gold_scorer(), work, stages.interrupted, share)
-    finally:
-        annotator.close()
+        with closing(parts.named_scorer(ctx, settings.by)) as scorer:
+            yield labelling.People(scorer, settings.tau, seed, sampled)
 
 
 def _told_before(parts: Assembly, pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -147,28 +161,9 @@ def _told_before(parts: Assembly, pairs: Sequence[Pair]) -> dict[str, Any]:
     return {"accuracy_before": told["accuracy"], "accuracy_before_ci95": told["accuracy_ci95"]}
 
 
+def _sampled(parts: Assembly, number: int) -> Sampled:
+    return Sampled(parts.plan.splits.prompts, RowFile(_folder(parts, number) / "answers.jsonl").rows())
+
+
 def _folder(parts: Assembly, number: int) -> Path:
     return parts.folder.path / f"comparisons_{number}"
-
-
-def _plain(pair: Pair) -> dict[str, Any]:
-    messages = None if pair.prompt.messages is None else [dict(turn) for turn in pair.prompt.messages]
-    asked = {
-        "text": pair.prompt.text,
-        "messages": messages,
-        "columns": dict(pair.prompt.columns),
-        "group": pair.prompt.group,
-    }
-    rest = {"chosen": pair.chosen, "rejected": pair.rejected, "label": pair.label, "finished": list(pair.finished)}
-    return {"prompt": asked} | rest
-
-
-def _load(folder: Path) -> list[Pair]:
-    found = []
-    for line in (folder / PAIRS).read_text("utf-8").split("\n")[:-1]:
-        row = json.loads(line)
-        asked = row.pop("prompt")
-        messages = None if asked["messages"] is None else tuple(asked["messages"])
-        prompt = Prompt(asked["text"], messages, asked["columns"], asked["group"])
-        found.append(Pair(prompt, row["chosen"], row["rejected"], None, row["label"], tuple(row["finished"])))
-    return found

@@ -5,7 +5,7 @@ measured from it. Rollouts, learning-rate schedules and adaptive β begin anew i
 
     adapters/policy_1 … policy_N    what each round gave; the last one also as adapters/policy
     adapters/reward_1 … reward_N    where the reward model is refreshed: what each round was trained against
-    stages.json                     policy_1, answers_1, evaluation_1, reward_model_2, …: a killed run goes on in its round
+    stages.json                     policy_1, answers_1, evaluation_1, comparisons_2, reward_model_2, …: a killed run goes on there
 """
 
 from __future__ import annotations

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_lora.errors import DataError
+from rlhf_lora import progress
+from rlhf_lora.errors import DataError, Interrupted
 
 
 class RowFile:
@@ -54,6 +55,30 @@ class RowFile:
             os.truncate(self.path, sum(map(len, lines[:count])))
         return rows[:count]
 
+    def fill(
+        self, count: int, at_once: int, make: Callable[[range], Sequence[dict[str, Any]]], what: str,
+        interrupted: Callable[[], int | None] = lambda: None,
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """The first `count` rows, those that are not there made `at_once` at a time. A portion that a kill cut is made anew as
+        a whole: what depends on its place among the others is then the same as if nothing had happened.
+
+        Args:
+            make: places of rows → these rows. what: they are, in the plural.
+
+        Raises:
+            Interrupted: a signal came. Finished portions are in the file.
+        """
+        there = len(self.rows())
+        rows = self.keep(there if there >= count else there - there % at_once)
+        with progress.Progress(what, count, start=len(rows)) as bar:
+            for start in range(len(rows), count, at_once):
+                leave_if(interrupted, f"the {what} so far are kept")
+                made = make(range(start, min(start + at_once, count)))
+                self.append(made)
+                rows += made
+                bar.update(len(made))
+        return rows[:count]
+
     def _row(self, line: bytes, number: int) -> dict[str, Any]:
         try:
             row = json.loads(line)
@@ -66,3 +91,9 @@ class RowFile:
             where=f"{self.path}, line {number}",
             fix="delete the line: what it held is made again",
         )
+
+
+def leave_if(interrupted: Callable[[], int | None], kept: str) -> None:
+    """Raises Interrupted where a signal asked the run to stop. `kept`: what is not lost, as a sentence."""
+    if (number := interrupted()) is not None:
+        raise Interrupted(number, f"interrupted; {kept}: the same command goes on")

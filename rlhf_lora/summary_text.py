@@ -65,9 +65,17 @@ def _round(row: Mapping[str, Any]) -> str:
         said.append(f"KL {row['policy']['kl_to_reference']:.2f}")
     if "accuracy" in (model := row.get("reward_model", {})):
         said.append(f"reward model {model['accuracy']:.3f}")
-    if "accuracy_before" in (new := model.get("new", {})):
-        said.append(f"{new['accuracy_before']:.3f} of {new['pairs']} new pairs before")
-    return f"round {row['round']}: {', '.join(said)}"
+    return f"round {row['round']}: {', '.join([*said, *_refreshed(model.get('new', {}))])}"
+
+
+def _refreshed(new: Mapping[str, Any]) -> list[str]:
+    """What the reward model of a round was refreshed with."""
+    if "labels" not in new:
+        return []
+    said = [f"refreshed with {new['labels']} labels of {new['asked']} comparisons by {new['by']}"]
+    for name, what in (("gold_agreement", "in the true order"), ("accuracy_before", "told by the one before")):
+        said += [f"{new[name]:.3f} of them {what}"] if name in new else []
+    return said
 
 
 def _answers(made: Mapping[str, Any]) -> str:

@@ -27,6 +27,9 @@ LABELLED = ("labels", "label_auc", "label_bad_share", "label_gold_auc")
 LABELLED_PROBABLY = (
     "label_accuracy", "label_accuracy_of_majority", "label_brier", "label_brier_of_share", "label_calibration_error"
 )  # fmt: skip
+REFRESHED = (
+    "asked", "labels", "ties", "unread", "same_words", "calls", "certainty", "first_chosen", "accuracy_before"
+)  # fmt: skip
 ON_POLICY = ("abstained", "errors", "updates", "seconds.rollout", "seconds.score", "seconds.update")
 
 
@@ -67,11 +70,10 @@ def _of_rounds(plan: Plan) -> set[str]:
         found |= {f"seconds.{turn.named('answers')}"} if plan.stage("answers") is not None else set()
         found |= {f"seconds.{turn.named('evaluation')}"} if not turn.is_last else set()
         if plan.config.refresh.by is not None and not turn.is_first:
-            found |= {f"seconds.{turn.named('reward_model')}", "reward_model.new.flipped"}
-            found |= {f"reward_model.new.{name}" for name in ("asked", "pairs", "accuracy_before")}
-            found |= {f"reward_model.new.left_out.{why}" for why in ("unreadable", "a tie", "the same words")}
-            if plan.data.gold is not None:
-                found |= {"reward_model.new.gold_agreement", "reward_model.new.gold_compared"}
+            found |= {f"seconds.{turn.named(stage)}" for stage in ("comparisons", "reward_model")}
+            names = REFRESHED + (("flips", "flips_labelled") if plan.config.refresh.by == "judge" else ())
+            names += ("gold_agreement", "gold_agreement_of") if plan.data.gold is not None else ()
+            found |= {f"reward_model.new.{name}" for name in names}
     return found
 
 

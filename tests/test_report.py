@@ -229,7 +229,7 @@ def test_durations_read_like_a_clock(seconds: float, text: str) -> None:
 
 
 def test_the_model_card_names_the_base_the_figures_and_how_to_load(finished: RunFolder) -> None:
-    for name in ("reward", "policy"):
+    for name in ("reward", "policy", "policy_1", "policy_2", "policy_10"):
         finished.adapter(name).mkdir()
         (finished.adapter(name) / "adapter_config.json").write_text("{}")
     card = write_model_card(finished).read_text("utf-8")
@@ -237,6 +237,8 @@ def test_the_model_card_names_the_base_the_figures_and_how_to_load(finished: Run
     for told in ("0.735 (95 % interval 0.67 to 0.79)", "by length alone 0.56", "adapters/policy", "inherit"):
         assert told in card
     assert "AutoPeftModelForSequenceClassification" in card
+    (line,) = [line for line in card.splitlines() if "of each round" in line]
+    assert line.endswith(": `adapters/policy_1`, `adapters/policy_2`, `adapters/policy_10`")
 
 
 def test_the_model_card_of_an_interrupted_run_has_no_figures(folder: RunFolder) -> None:

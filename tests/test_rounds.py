@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from tiny import few, jsonl, overrides
 
 from rlhf_lora import cli, refresh, registry, rounds, row_source, summary_text, taking_up
+from rlhf_lora.adapter_stages import AdapterStages, StageRecords
 from rlhf_lora.assembly import Assembly
 from rlhf_lora.config import compose
 from rlhf_lora.errors import ConfigError, DataError, UserError
@@ -17,6 +17,7 @@ from rlhf_lora.made_rows import drawn
 from rlhf_lora.records import Label, Pair, Prompt
 from rlhf_lora.report import page
 from rlhf_lora.report import rounds as report_rounds
+from rlhf_lora.row_file import RowFile
 from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.turns import Turn
 
@@ -294,9 +295,11 @@ def test_a_run_of_two_rounds_begins_as_a_run_of_one(optimizer, refreshed, tiny_b
         assert weights(run, "reward_1") == weights(once, "reward") != weights(run, "reward_2")
         assert weights(run, "reward_2") == weights(run, "reward")
         new = run.summary["rounds"][1]["reward_model"]["new"]
-        assert new["asked"] == 10
-        assert new["pairs"] + sum(new["left_out"].values()) == 10
+        assert new["asked"] + new["same_words"] == 10
+        assert new["labels"] + new["ties"] == new["asked"]
         assert new.get("gold_agreement", 1.0) == 1.0
+        assert run.summary["seconds"]["comparisons_2"] > 0
+        assert "adapters/policy_1`, `adapters/policy_2`, `adapters/reward_1`" in (run.path / "README.md").read_text()
     else:
         assert not run.adapter("reward_1").exists()
         assert weights(run, "reward") == weights(once, "reward")
@@ -318,10 +321,18 @@ def test_a_judge_refreshes_the_reward_model(tiny_base, tmp_path):
              f"plugins=[{tmp_path / 'longer.py'}]")  # fmt: skip
     run = train(tiny_base, tmp_path / "run", *given)
     new = run.summary["rounds"][1]["reward_model"]["new"]
-    assert new["flipped"] == new["left_out"].get("a tie", 0) / 20 + new["left_out"].get("the same words", 0) / 20
-    lines = [json.loads(line) for line in (run.path / "comparisons_2" / "pairs.jsonl").read_text().splitlines()]
-    assert lines
-    assert all(len(line["chosen"]) > len(line["rejected"]) and line["label"] == pytest.approx(0.8) for line in lines)
+    assert new["asked"] + new["same_words"] == 20
+    assert new["flips"] * new["asked"] == pytest.approx(new["ties"])  # of the same length: the order decides
+    folder = run.path / "comparisons_2"
+    rows = RowFile(folder / "labels.jsonl").rows()[1:]
+    labelled = [row for row in rows if row["label"] != "tie"]
+    assert all(len(max(row["answers"], key=len)) == len(row["answers"]["AB".index(row["label"])]) for row in labelled)
+    assert all(max(row["p"], 1 - row["p"]) == pytest.approx(0.8) for row in labelled)
+    data = registry.build("dataset", {"name": "labels", "path": str(folder / "labels.jsonl")}).load()
+    read = [row for row in labelled if all(row["answers"])]  # a dataset takes no empty answer
+    assert {(pair.chosen, pair.rejected) for pair in data.pairs} == {
+        (row["answers"][row["label"] == "B"], row["answers"][row["label"] == "A"]) for row in read
+    }
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------
@@ -332,7 +343,9 @@ SUMMARY = {
     "rounds": [
         {"round": 1, "policy": {"win_rate_vs_reference": 0.6, "kl_to_reference": 1.5}, "gold": {"win_rate_vs_reference": 0.55}},
         {"round": 2, "policy": {"win_rate_vs_reference": 0.7, "kl_to_reference": 2.5}, "gold": {"win_rate_vs_reference": 0.65},
-         "reward_model": {"accuracy": 0.8, "new": {"accuracy_before": 0.625, "pairs": 40}}},
+         "reward_model": {"accuracy": 0.8, "new": {
+             "by": "judge", "asked": 48, "labels": 40, "ties": 7, "unread": 1, "same_words": 2, "flips": 0.25,
+             "gold_agreement": 0.9, "accuracy_before": 0.625}}},
     ],
 }  # fmt: skip
 
@@ -340,11 +353,17 @@ SUMMARY = {
 def test_the_rounds_are_told_in_lines_and_in_the_report():
     lines = summary_text.lines(SUMMARY)
     assert "round 1: gold wins 0.550, wins by its reward 0.600, KL 1.50" in lines
-    assert any("reward model 0.800, 0.625 of 40 new pairs before" in line for line in lines)
+    told = "refreshed with 40 labels of 48 comparisons by judge, 0.900 of them in the true order, 0.625 of them told by the one"
+    assert any(line.endswith(f"reward model 0.800, {told} before") for line in lines)
     assert any("20 to 5 prompts were scored, 4 rows made of them (1 × equal scores)" in line for line in lines)
     shown = report_rounds.section(SUMMARY, "SFT")
-    assert shown.count("<tr>") == 3
-    assert all(text in shown for text in ("65.0 %", "62.5 %", "KL is measured from SFT"))
+    assert shown.count("<tr>") == 5  # heads, two rounds; heads, one refresh
+    assert all(text in shown for text in ("65.0 %", "KL is measured from SFT", "New comparisons by judge"))
+    assert (
+        '<th scope="row">2</th>'
+        + "".join(f'<td class="n">{cell}</td>' for cell in ("48", "40", "7", "1", "2", "25.0 %", "90.0 %", "62.5 %"))
+        in shown
+    )
     assert "left out: equal scores" in report_rounds.answers(SUMMARY)
     assert report_rounds.section({}, "SFT") == report_rounds.answers({}) == ""
 
@@ -354,8 +373,9 @@ def test_the_report_says_nothing_of_a_refresh_where_there_was_none():
     frozen = report_rounds.section({"rounds": [one | {"reward_model": {"accuracy": 0.7}}, two]}, "SFT")
     assert "of the first round serves all" in frozen
     assert "refresh" not in frozen
+    assert "New comparisons" not in frozen
     assert "learned from" not in frozen  # no column without a figure
-    assert "before its refresh, on the new pairs" in report_rounds.section(SUMMARY, "SFT")
+    assert "same held-out pairs in every round" in report_rounds.section(SUMMARY, "SFT")
     assert "reward model" not in report_rounds.section({"rounds": [one, two]}, "SFT")
 
 
@@ -408,3 +428,24 @@ def test_a_control_run_has_its_labels_in_every_round(plan, tmp_path):
     old, new = list(made.splits.pairs), [Pair(Prompt("p"), "better", "worse")]
     turned = refresh.learned_from(parts, new)
     assert [(pair.chosen, pair.rejected) for pair in turned] == [(pair.rejected, pair.chosen) for pair in [*old, *new]]
+
+
+def test_comparisons_are_made_once_and_those_of_other_inputs_are_not_gone_on_with(plan, tmp_path, monkeypatch):
+    made = plan("rounds=2", "refresh.by=orders_gold")
+    folder = RunFolder.create(tmp_path / "folder", {}, {})
+    parts = Assembly(made, folder, turn=Turn(2, 2))
+    found: list[list[str]] = []
+
+    def label(stages: AdapterStages, place: Path) -> dict[str, Any]:
+        found.append(sorted(file.name for file in place.iterdir()))
+        (place / "answers.jsonl").write_text("")
+        if len(found) == 1:
+            raise KeyboardInterrupt
+        return {"asked": len(found)}
+
+    monkeypatch.setattr(refresh, "_label", label)
+    stages = AdapterStages(parts, StageRecords(folder.path), None, lambda: None)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        refresh._compared(stages, "one")
+    assert [refresh._compared(stages, key)["asked"] for key in ("one", "one", "two")] == [2, 2, 3]
+    assert found == [["key"], ["answers.jsonl", "key"], ["key"]]

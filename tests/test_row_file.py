@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rlhf_lora.errors import DataError
+from rlhf_lora.errors import DataError, Interrupted
 from rlhf_lora.row_file import RowFile
 
 
@@ -43,3 +43,23 @@ def test_rows_behind_a_whole_portion_are_dropped(tmp_path, count):
     file.append(rows)
     assert file.keep(count) == rows[:count]
     assert file.rows() == rows[:count]
+
+
+@pytest.mark.parametrize("there", range(8))
+def test_portions_that_are_whole_are_not_made_again_and_others_are_made_whole(tmp_path, there):
+    file, made = RowFile(tmp_path / "rows.jsonl"), []
+    file.append([{"i": i} for i in range(there)])
+
+    def make(portion):
+        made.append(portion)
+        return [{"i": i} for i in portion]
+
+    assert file.fill(7, 3, make, "rows") == file.rows() == [{"i": i} for i in range(7)]
+    assert made == [range(3), range(3, 6), range(6, 7)][3 if there == 7 else there // 3 :]
+
+
+def test_a_signal_ends_it_between_two_portions_with_what_is_done_on_the_disk(tmp_path):
+    file, made = RowFile(tmp_path / "rows.jsonl"), []
+    with pytest.raises(Interrupted, match="the rows so far are kept") as left:
+        file.fill(9, 3, lambda portion: made.append(1) or [{}] * 3, "rows", lambda: 2 if made else None)
+    assert (left.value.exit_code, len(file.rows())) == (130, 3)

@@ -82,8 +82,11 @@ def _told(p: float | None, tie_within: float, reason: str) -> Verdict:
 
 
 @contextmanager
-def judges_fault(name: str) -> Iterator[None]:
-    """What a judge raises in here is told in one sentence with its place, and is no fault of the kit's.
+def raised_by(who: str) -> Iterator[None]:
+    """What a user's judge or reviser raises in here is told in one sentence with its place, and is no fault of the kit's.
+
+    Args:
+        who: "the judge 'mine'".
 
     Raises:
         ContractError: in place of what was raised; the kit's own errors are let through.
@@ -93,7 +96,7 @@ def judges_fault(name: str) -> Iterator[None]:
     except RlhfLoraError:
         raise
     except Exception as error:
-        raise ContractError(f"the judge '{name}' raised {type(error).__name__}: {error}{raised_at(error)}") from error
+        raise ContractError(f"{who} raised {type(error).__name__}: {error}{raised_at(error)}") from error
 
 
 def verdicts(judge: Any, comparisons: Sequence[Comparison]) -> list[Verdict]:

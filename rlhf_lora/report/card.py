@@ -31,7 +31,7 @@ def write_model_card(folder: RunFolder, base: str | None = None, data: str | Non
     data = data or " ".join(str(v) for v in (_of(config, "dataset", "name"), _of(config, "dataset", "path")) if v)
     adapters = [name for name in _KINDS if (folder.adapter(name) / "adapter_config.json").is_file()]
     what = ", ".join(f"{key} `{summary[key]}`" for key in ("optimizer", "reward", "seed") if key in summary)
-    listed = "\n".join(f"- `adapters/{n}`: {_KINDS[n]}" for n in adapters)
+    listed = "\n".join([*(f"- `adapters/{n}`: {_KINDS[n]}" for n in adapters), *_of_rounds(folder)])
     parts = [
         _front_matter(base),
         f"# {folder.name}\n\nLoRA adapters on `{base}`, trained with rlhf_lora{f' ({what})' if what else ''}.",
@@ -49,6 +49,15 @@ def write_model_card(folder: RunFolder, base: str | None = None, data: str | Non
     path = folder.path / "README.md"
     write_text(path, "\n\n".join(part for part in parts if part) + "\n")
     return path
+
+
+def _of_rounds(folder: RunFolder) -> list[str]:
+    """One line on what earlier rounds gave and were trained against; the last round's have the names above, too."""
+    found = []
+    for role in ("policy", "reward"):
+        there = [file.parent.name for file in folder.adapters.glob(f"{role}_*/adapter_config.json")]
+        found += [f"`adapters/{name}`" for name in sorted(there, key=lambda name: (len(name), name))]
+    return [f"- of each round, the last as above: {', '.join(found)}"] if found else []
 
 
 def _control(summary: Mapping[str, Any]) -> str:

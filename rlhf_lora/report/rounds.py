@@ -13,15 +13,10 @@ from rlhf_lora.report.plots import Series, number
 
 Rounds = Sequence[Mapping[str, Any]]
 
-HEADS = (
-    "wins by gold",
-    "wins by reward",
-    "mean gold",
-    "KL, nats",
-    "learned from",
-    "reward model",
-    "before its refresh",
-)
+HEADS = ("wins by gold", "wins by reward", "mean gold", "KL, nats", "learned from", "reward model")
+LABELS = (
+    "compared", "labels", "ties", "unread", "the same words", "changed with the order", "in the true order", "told before",
+)  # fmt: skip
 
 
 def section(summary: Mapping[str, Any], reference: str) -> str:
@@ -29,25 +24,40 @@ def section(summary: Mapping[str, Any], reference: str) -> str:
     rows: Rounds = summary.get("rounds", ())
     if not rows:
         return ""
-    cells = [_cells(row) for row in rows]
-    told = [i for i in range(len(HEADS)) if any(row[i] for row in cells)]
-    head = "".join(f'<th class="n" scope="col">{HEADS[i]}</th>' for i in told)
-    lines = "".join(_line(row["round"], [its[i] for i in told]) for row, its in zip(rows, cells, strict=True))
     text = (
         f"Each round starts from the policy of the round before; the KL is measured from {escape(reference)} in all of them. "
         "Wins by reward are by the reward of that round."
     )
-    if any("new" in row.get("reward_model", {}) for row in rows):
-        text += (
-            " The reward model is judged on the same held-out pairs in every round; before its refresh, on the new pairs, which "
-            "it had not seen."
-        )
+    refreshed = [row for row in rows if "new" in row.get("reward_model", {})]
+    if refreshed:
+        text += " The reward model is judged on the same held-out pairs in every round."
     elif any("reward_model" in row for row in rows):
         text += " The reward model of the first round serves all of them."
-    return (
-        f'<p class="soft">{text}</p><div class="plots">{_curve(rows)}</div>'
-        f'<div class="scroll"><table><thead><tr><th scope="col">round</th>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+    table = _table(HEADS, [(row["round"], _cells(row)) for row in rows])
+    return f'<p class="soft">{text}</p><div class="plots">{_curve(rows)}</div>{table}{_labels(refreshed)}'
+
+
+def _labels(rows: Rounds) -> str:
+    """What each refresh of the reward model learned, one row a round."""
+    if not rows:
+        return ""
+    news = [row["reward_model"]["new"] for row in rows]
+    by = escape(", ".join(dict.fromkeys(str(new["by"]) for new in news if "by" in new)))
+    text = (
+        f"New comparisons{f' by {by}' if by else ''} before a round, of answers of the policy that it starts from. Told before: "
+        "how many of the labels the reward model of the round before had told, which had not seen them."
     )
+    table = _table(LABELS, [(row["round"], _label_cells(new)) for row, new in zip(rows, news, strict=True)])
+    return f'<h3>What the reward model was refreshed with</h3><p class="soft">{text}</p>{table}'
+
+
+def _table(heads: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]]) -> str:
+    """One row a round, without the columns that are empty in all of them."""
+    told = [i for i in range(len(heads)) if any(cells[i] for _, cells in rows)]
+    head = "".join(f'<th class="n" scope="col">{heads[i]}</th>' for i in told)
+    lines = "".join(_line(number, [cells[i] for i in told]) for number, cells in rows)
+    head = f'<thead><tr><th scope="col">round</th>{head}</tr></thead>'
+    return f'<div class="scroll"><table>{head}<tbody>{lines}</tbody></table></div>'
 
 
 def answers(summary: Mapping[str, Any]) -> str:
@@ -71,8 +81,13 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return [
         _rate(gold), _rate(policy), _number(gold.get("score_mean")), _number(policy.get("kl_to_reference")),
         _number(row.get("answers", {}).get("rows")), _percent(model.get("accuracy")),
-        _percent(model.get("new", {}).get("accuracy_before")),
     ]  # fmt: skip
+
+
+def _label_cells(new: Mapping[str, Any]) -> list[str]:
+    """In the order of `LABELS`."""
+    counts = [_number(new.get(name)) for name in ("asked", "labels", "ties", "unread", "same_words")]
+    return counts + [_percent(new.get(name)) for name in ("flips", "gold_agreement", "accuracy_before")]
 
 
 def _curve(rows: Rounds) -> str:

@@ -6,8 +6,8 @@
 Both go chunk by chunk, and a chunk that is done is on disk before the next begins: a kill loses none of it, and no paid
 score is asked for twice. The same prompts and seed give the same answers however often the stage was broken off.
 
-    WORK/samples-000003.json   texts, tokens, whether they ended
-    WORK/scores-000003.json    by the id of each answer
+    WORK/samples.jsonl   a prompt a line: texts, tokens, whether they ended
+    WORK/scores.jsonl    an answer a line, in their order
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
-from rlhf_lora import progress
 from rlhf_lora.answer_sets import Answered, AnswerSet
 from rlhf_lora.atomic import staging, write_manifest, write_text
-from rlhf_lora.errors import Interrupted, Stopped
+from rlhf_lora.errors import Stopped
 from rlhf_lora.records import Prompt, Sample, Score, named_seed
+from rlhf_lora.row_file import RowFile
 from rlhf_lora.scores import score_as_plain, score_of_plain
 from rlhf_lora.stages.scoring import Scorer
 
@@ -53,20 +53,16 @@ class Answering:
 
     def answer(self, backbone: Any, engine: Any, prompts: Sequence[Prompt], count: int, seed: int) -> list[AnswerSet]:
         """`count` answers of the role policy to each prompt, not scored yet."""
-        size = max(1, AT_ONCE // count)
-        found: list[AnswerSet] = []
-        for start in progress.track(range(0, len(prompts), size), "answers"):
-            chunk, file = prompts[start : start + size], self.work / f"samples-{start // size:06d}.json"
-            kept = _read(file)
-            if kept is None:
-                samples = engine.generate(backbone, chunk, count, named_seed(seed, f"answers/{start // size}"))
-                kept = [{"text": s.text, "tokens": list(s.tokens or ()), "finished": s.finished} for s in samples]
-                _write(file, kept)
-                self._leave_if_asked()
-            for i, prompt in enumerate(chunk):
-                answers = (_answered(one) for one in kept[i * count : (i + 1) * count])
-                found.append(AnswerSet(prompt, tuple(answers)))
-        return found
+        size, file = max(1, AT_ONCE // count), RowFile(self.work / "samples.jsonl")
+
+        def seed_of(first: int) -> int:
+            return named_seed(seed, f"answers/{first // size}")
+
+        rows = sampled(backbone, engine, prompts, count, file, seed_of, self.interrupted, size)
+        return [
+            AnswerSet(prompt, tuple(map(_answered, row["answers"], row["finished"], row["tokens"])))
+            for prompt, row in zip(prompts, rows, strict=True)
+        ]
 
     def score(self, sets: Sequence[AnswerSet]) -> list[AnswerSet]:
         """The same with scores. A reward that looks at all answers together is given all at once.
@@ -79,34 +75,22 @@ class Answering:
                    tokens=answer.tokens and list(answer.tokens), finished=answer.finished)
             for one in sets for answer in one.answers
         ]  # fmt: skip
-        ids = [f"{place}/{k}" for place, one in enumerate(sets) for k in range(len(one.answers))]
         assert self.scorer is not None
         whole = getattr(self.scorer.source, "whole_batch", False)
-        size = max(1, len(samples)) if whole else AT_ONCE
-        scores: dict[str, Mapping[str, Any]] = {}
-        for start in progress.track(range(0, len(samples), size), "scores"):
-            part, named = samples[start : start + size], ids[start : start + size]
-            file = self.work / f"scores-{start // size:06d}.json"
-            kept = _read(file)
-            if kept is None:
-                kept = self._asked(part, named)
-                _write(file, kept)
-                self._leave_if_asked()
-            scores |= {one["id"]: one for one in kept}
-        return [
-            replace(one, answers=tuple(_with(answer, scores[f"{i}/{k}"]) for k, answer in enumerate(one.answers)))
-            for i, one in enumerate(sets)
-        ]
+        file, size = RowFile(self.work / "scores.jsonl"), max(1, len(samples)) if whole else AT_ONCE
 
-    def _asked(self, samples: Sequence[Sample], ids: Sequence[str]) -> list[dict[str, Any]]:
+        def ask(portion: range) -> list[dict[str, Any]]:
+            return self._asked(samples[portion.start : portion.stop])
+
+        told = iter(file.fill(len(samples), size, ask, "scores", self.interrupted))
+        return [replace(one, answers=tuple(_with(answer, next(told)) for answer in one.answers)) for one in sets]
+
+    def _asked(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
         assert self.scorer is not None
         told = self.scorer(samples)
         self._refuse_missing(told)
         golds = [None] * len(samples) if self.gold is None else [score.value for score in self.gold(samples)]
-        return [
-            {"id": id_, "score": score_as_plain(score), "gold": gold}
-            for id_, score, gold in zip(ids, told, golds, strict=True)
-        ]
+        return [{"score": score_as_plain(score), "gold": gold} for score, gold in zip(told, golds, strict=True)]
 
     def _refuse_missing(self, scores: Sequence[Score]) -> None:
         missing = [score for score in scores if score.value is None]
@@ -118,9 +102,33 @@ class Answering:
                 "stopped rather than learn from the rest. What was sampled and scored before is kept"
             )
 
-    def _leave_if_asked(self) -> None:
-        if (number := self.interrupted()) is not None:
-            raise Interrupted(number, "interrupted while answers were sampled and scored; what is done is on disk")
+
+def sampled(
+    backbone: Any, engine: Any, prompts: Sequence[Prompt], count: int, file: RowFile, seed_of: Callable[[int], int],
+    interrupted: Callable[[], int | None], at_once: int = 256,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """`count` answers of the role policy to each prompt. Killed and taken up again, they are the same ones.
+
+    Args:
+        seed_of: place of a portion's first prompt → the portion's seed.
+
+    Returns:
+        A row for each prompt: `prompt`, `id`, and a list each of `answers`, `tokens`, `finished`.
+    """
+
+    def make(portion: range) -> list[dict[str, Any]]:
+        asked = prompts[portion.start : portion.stop]
+        samples = engine.generate(backbone, asked, count, seed_of(portion.start))
+        return [_sampled_row(prompt, samples[i * count : (i + 1) * count]) for i, prompt in enumerate(asked)]
+
+    return file.fill(len(prompts), at_once, make, "answers", interrupted)
+
+
+def _sampled_row(prompt: Prompt, samples: Sequence[Sample]) -> dict[str, Any]:
+    return {
+        "prompt": prompt.text, "id": prompt.id, "answers": [sample.text for sample in samples],
+        "tokens": [list(sample.tokens or ()) for sample in samples], "finished": [sample.finished for sample in samples],
+    }  # fmt: skip
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -168,7 +176,9 @@ def load(folder: Path) -> list[AnswerSet]:
             asked = row["prompt"] | {
                 "messages": None if row["prompt"]["messages"] is None else tuple(row["prompt"]["messages"])
             }
-            answers = tuple(_with(_answered(one), one) for one in row["answers"])
+            answers = tuple(
+                _with(_answered(one["text"], one["finished"], one.get("tokens")), one) for one in row["answers"]
+            )
             found.append(AnswerSet(Prompt(**asked), answers))
     return found
 
@@ -185,20 +195,9 @@ def _plain(one: AnswerSet) -> dict[str, Any]:
     return {"prompt": asked, "answers": answers}
 
 
-def _answered(one: Mapping[str, Any]) -> Answered:
-    tokens = one.get("tokens")
-    return Answered(
-        one["text"], Score.none("not asked yet"), one["finished"], None if tokens is None else tuple(tokens)
-    )
+def _answered(text: str, finished: bool, tokens: Sequence[int] | None) -> Answered:
+    return Answered(text, Score.none("not asked yet"), finished, None if tokens is None else tuple(tokens))
 
 
 def _with(answer: Answered, told: Mapping[str, Any]) -> Answered:
     return replace(answer, score=score_of_plain(told["score"]), gold=told["gold"])
-
-
-def _read(file: Path) -> list[dict[str, Any]] | None:
-    return json.loads(file.read_text("utf-8")) if file.is_file() else None
-
-
-def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    write_text(file, json.dumps(list(rows), allow_nan=False) + "\n")

@@ -15,11 +15,11 @@ from typing import Any
 
 from rlhf_lora import progress
 from rlhf_lora.errors import ContractError, Stopped
+from rlhf_lora.judging.orders import raised_by
 from rlhf_lora.records import Prompt, Sample
-from rlhf_lora.revising import Draft, Principle, Reviser, Revision, drawn
-from rlhf_lora.row_file import RowFile
+from rlhf_lora.revising import ByQuestions, Draft, Principle, Reviser, Revision, drawn
+from rlhf_lora.row_file import RowFile, leave_if
 from rlhf_lora.scores import awaited
-from rlhf_lora.stages.ai_labelling import leave_if
 
 AT_ONCE = 64
 Measure = Callable[[Sequence[Sample]], Sequence[Any]]
@@ -116,10 +116,14 @@ def of_answers(measure: Measure, prompts: Sequence[Prompt], answers: Sequence[st
 
 
 def _asked(reviser: Reviser, drafts: Sequence[Draft]) -> Sequence[Revision]:
-    revisions = list(awaited(reviser.revise_all(drafts)))
-    if len(revisions) != len(drafts) or not all(isinstance(revision, Revision) for revision in revisions):
-        raise ContractError(f"{type(reviser).__name__} gave {len(revisions)} revisions for {len(drafts)} drafts")
-    return revisions
+    name = type(reviser.listener if isinstance(reviser, ByQuestions) else reviser).__name__
+    with raised_by(f"the reviser '{name}'"):
+        given = awaited(reviser.revise_all(drafts))
+    if not isinstance(given, Sequence) or not all(isinstance(one, Revision) for one in given):
+        raise ContractError(f"the reviser '{name}' gave {type(given).__name__}; wanted a list of Revisions")
+    if len(given) != len(drafts):
+        raise ContractError(f"the reviser '{name}' gave {len(given)} revisions for {len(drafts)} drafts")
+    return given
 
 
 def _row(place: int, draft: Draft, revision: Revision) -> dict[str, Any]:

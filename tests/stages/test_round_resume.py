@@ -35,27 +35,29 @@ def points(run: str) -> dict[str, tuple[Any, str, int, bool]]:
     """Where a run can be killed: what is called there, the how-manieth time, before or after the call."""
     from rlhf_lora import dpo_trainer, evaluation, kto_trainer, rounds, sft_trainer
     from rlhf_lora.adapter_stages import StageRecords
-    from rlhf_lora.stages import annotators, answers, reward_model
+    from rlhf_lora.row_file import RowFile
+    from rlhf_lora.stages import answers, labelling, reward_model
     from rlhf_lora.stages.on_policy import OnPolicy
 
     found = {
         "kto": {
-            "after a chunk of answers": (answers, "_write", 2, True),
-            "while a chunk of scores is written": (answers, "_write", 6, False),
+            "after a chunk of answers": (RowFile, "append", 2, True),
+            "while a chunk of scores is written": (RowFile, "append", 6, False),
             "before the answers are published": (answers, "save", 1, False),
             "in the middle of training": (kto_trainer.Trainer, "training_step", 2, True),
         },
-        "relabel": {"after a chunk of scores": (answers, "_write", 2, True)},
+        "relabel": {"after a chunk of scores": (RowFile, "append", 2, True)},
         "rejection": {
-            "in the second round's answers": (answers, "_write", 10, True),
+            "in the second round's answers": (RowFile, "append", 10, True),
             "in the middle of the second round": (sft_trainer.Trainer, "training_step", 9, True),
             "while the first round is judged": (evaluation, "sequence_kl", 1, False),
             "before the last policy is published": (rounds, "publish", 2, False),
         },
         "dpo": {
-            "while new pairs are compared": (annotators, "write_text", 2, False),
+            "while new pairs are compared": (labelling.People, "rows", 2, True),
+            "before the comparisons are recorded": (StageRecords, "keep", 6, False),
             "while the reward model is refreshed": (reward_model.Trainer, "training_step", 12, True),
-            "before the refreshed model is recorded": (StageRecords, "keep", 6, False),
+            "before the refreshed model is recorded": (StageRecords, "keep", 7, False),
             "in the second round": (dpo_trainer.Trainer, "training_step", 4, True),
         },
         "ppo": {
@@ -70,10 +72,10 @@ def points(run: str) -> dict[str, tuple[Any, str, int, bool]]:
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rlhf_lora.stages import annotators, answers
+    from rlhf_lora.stages import answers, labelling
 
     monkeypatch.setattr(answers, "AT_ONCE", 6)
-    monkeypatch.setattr(annotators, "AT_ONCE", 5)
+    monkeypatch.setattr(labelling, "AT_ONCE", 5)
 
 
 def command(base: Path, folder: Path, run: str) -> list[str]:
@@ -112,13 +114,13 @@ def test_killed_and_started_again_is_bit_equal(
 
 
 def test_a_signal_between_chunks_keeps_what_was_scored_and_leaves_with_its_code(tiny_base: Path, tmp_path: Path):
-    from rlhf_lora.stages import answers
+    from rlhf_lora.row_file import RowFile
 
     arguments = command(tiny_base, tmp_path / "run", "kto")
-    prepare = partial(send, signal.SIGTERM, answers, "_write", 7, True)
+    prepare = partial(send, signal.SIGTERM, RowFile, "append", 7, True)
     assert in_child(arguments, prepare, tmp_path / "log") == 143
     (work,) = (tmp_path / "run" / "checkpoints").glob("answers-*")
-    assert len(list(work.glob("scores-*.json"))) == 2
+    assert len(RowFile(work / "scores.jsonl").rows()) == 2 * 6
     assert cli.run(arguments) == 0
     assert not work.exists()
     assert RunFolder(tmp_path / "run").summary["status"] == "finished"

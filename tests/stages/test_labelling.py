@@ -1,13 +1,18 @@
-"""Many comparisons by a judge, many answers by a policy, many revisions: nothing is done twice, and nothing is lost."""
+"""Many comparisons by a judge or by simulated people, many answers by a policy, many revisions: nothing is done twice, and
+nothing is lost."""
+
+import math
 
 import pytest
 
-from rlhf_lora.comparison_rows import in_a_coins_order, newest
+from rlhf_lora.comparison_rows import Sampled, in_a_coins_order, newest, pair_of
 from rlhf_lora.errors import ContractError, Interrupted, Stopped
-from rlhf_lora.records import Prompt, Sample, Verdict
+from rlhf_lora.records import Comparison, Prompt, Sample, Score, Verdict, named_seed
 from rlhf_lora.revising import Principle, Revision
 from rlhf_lora.row_file import RowFile
-from rlhf_lora.stages import ai_labelling, revisions
+from rlhf_lora.stages import answers, labelling, revisions
+from rlhf_lora.stages.labelling import Judging, People
+from rlhf_lora.stages.scoring import Scorer
 
 COMPARISONS = [in_a_coins_order(Prompt(f"prompt {i}"), "one", "other") for i in range(150)]
 
@@ -31,7 +36,7 @@ class Judge:
 
 
 def label(judge, file, **settings):
-    return ai_labelling.label(judge, COMPARISONS, file, "judge", **settings)
+    return labelling.label(Judging(judge, "judge"), COMPARISONS, file, **settings)
 
 
 def test_every_comparison_is_asked_about_once_in_both_orders(tmp_path):
@@ -67,7 +72,7 @@ def test_a_finished_file_is_not_asked_about_again(tmp_path):
 
 def test_a_comparison_that_comes_several_times_is_asked_about_once(tmp_path):
     judge = Judge()
-    ai_labelling.label(judge, COMPARISONS[:3] * 5, RowFile(tmp_path / "labels.jsonl"), "judge", orders="once")
+    labelling.label(Judging(judge, "judge", "once"), COMPARISONS[:3] * 5, RowFile(tmp_path / "labels.jsonl"))
     assert judge.calls == [3]
 
 
@@ -95,7 +100,7 @@ def test_a_judge_that_raises_is_named_with_its_place_and_the_file_can_be_gone_on
 
     file = RowFile(tmp_path / "labels.jsonl")
     with pytest.raises(
-        ContractError, match=r"the judge 'judge' raised KeyError: 'score' \(test_ai_labelling.py, line \d+\)"
+        ContractError, match=r"the judge 'judge' raised KeyError: 'score' \(test_labelling.py, line \d+\)"
     ):
         label(Raises(), file)
     assert len(label(Judge(), file)) == 1 + len(COMPARISONS)
@@ -116,6 +121,70 @@ def test_a_principle_is_written_down_where_the_judge_says_it(tmp_path):
     assert rows[1]["principle"] == "rule of prompt 0"
 
 
+# --- simulated people -------------------------------------------------------------------------------------------------
+
+
+class Length:
+    """The answer's length, as `tokens` where they are known; none of a cut one. It counts what it is asked."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def score(self, samples):
+        self.asked += len(samples)
+        return [float(len(s.tokens or s.text)) if s.finished else Score.none("cut") for s in samples]
+
+
+def people(tau, sampled=None, reward=None):
+    return People(Scorer(reward or Length(), "length"), tau, 3, sampled or Sampled())
+
+
+def test_simulated_people_err_as_often_as_tau_says():
+    asked = [Comparison(Prompt(f"p{i}"), *pair) for i in range(500) for pair in (("xx", "x"), ("x", "xx"))]
+
+    def right(tau):
+        rows = people(tau).rows(asked)
+        return sum(row["answers"]["AB".index(row["label"])] == "xx" for row in rows) / len(rows)
+
+    assert right(0.0) == 1.0
+    assert right(1.0) == pytest.approx(1 / (1 + math.exp(-1.0)), abs=0.04)
+    assert people(1.0).rows(asked)[7:20] == people(1.0).rows(asked[7:20])  # whatever was asked before
+    (tie,) = people(0.0).rows([Comparison(Prompt("p"), "x", "y")])
+    assert (tie["label"], tie["p"], tie["rater"], tie["source"]) == ("tie", 0.5, "length", "program")
+
+
+def test_simulated_people_see_answers_as_they_were_sampled_and_are_asked_once(tmp_path):
+    """Tokens and the cut are in no comparison; who scores needs them, and what is learned must not end where an answer was cut."""
+    prompts = [Prompt("p"), Prompt("q")]
+    rows = [
+        {"id": prompts[0].id, "answers": ["long text", "x"], "tokens": [[1], [1, 2, 3]], "finished": [True, True]},
+        {"id": prompts[1].id, "answers": ["a", "b"], "tokens": [[1], [1, 2]], "finished": [False, True]},
+    ]
+    sampled, file, reward = Sampled(prompts, rows), RowFile(tmp_path / "labels.jsonl"), Length()
+    said = labelling.label(people(0.0, sampled, reward), sampled.comparisons(), file)
+    by_prompt = {row["prompt"]: row for row in said[1:]}
+    assert by_prompt["p"]["answers"]["AB".index(by_prompt["p"]["label"])] == "x"
+    assert by_prompt["q"]["skipped"] == "cut"
+    pairs = [pair_of(one, {"label": "A", "p": 1.0}, sampled=sampled) for one in sampled.comparisons()]
+    assert [pair.finished for pair in pairs] == [(True, True), (pairs[1].chosen == "b", pairs[1].chosen == "a")]
+    assert reward.asked == 4
+    labelling.label(people(0.0, sampled, reward), sampled.comparisons(), file)
+    assert reward.asked == 6  # what could not be read, again
+
+
+def test_a_judges_bias_for_what_it_reads_first_becomes_no_pair(tmp_path):
+    class Longer(Judge):
+        def compare_all(self, comparisons):
+            return [Verdict(*(("A", 0.9) if len(one.a) >= len(one.b) else ("B", 0.1))) for one in comparisons]
+
+    asked = [Comparison(Prompt("p"), *pair) for pair in (("xx", "x"), ("x", "xx"), ("ab", "cd"))]
+    rows = labelling.label(Judging(Longer(), "longer"), asked, RowFile(tmp_path / "labels.jsonl"))[1:]
+    pairs = [pair_of(one, row) for one, row in zip(asked, rows, strict=True)]
+    assert [(p.chosen, p.label) for p in pairs[:2]] == [("xx", pytest.approx(0.9))] * 2
+    assert pairs[2] is None
+    assert rows[2]["more"]["flipped"]
+
+
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
@@ -127,23 +196,32 @@ class Engine:
         if len(self.seeds) == self.dies:
             raise KeyboardInterrupt
         self.seeds.append(seed)
-        return [Sample(p.text, f"{p.text}/{seed % 97}/{i}") for p in prompts for i in range(n)]
+        return [
+            Sample(p.text, f"{p.text}/{seed % 97}/{i}", tokens=[i], finished=i < 2) for p in prompts for i in range(n)
+        ]
 
 
 def test_answers_are_the_same_after_a_kill(tmp_path):
     prompts = [Prompt(f"prompt {i}") for i in range(600)]
-    whole = ai_labelling.answer(None, Engine(), prompts, 3, RowFile(tmp_path / "whole.jsonl"), 5)
+
+    def sampled(engine, file):
+        return answers.sampled(None, engine, prompts, 3, file, lambda first: named_seed(5, str(first)), lambda: None)
+
+    first = Engine()
+    whole = sampled(first, RowFile(tmp_path / "whole.jsonl"))
+    assert len(set(first.seeds)) == len(first.seeds) == 3
     file = RowFile(tmp_path / "answers.jsonl")
     with pytest.raises(KeyboardInterrupt):
-        ai_labelling.answer(None, Engine(dies=2), prompts, 3, file, 5)
+        sampled(Engine(dies=2), file)
     file.append([{"prompt": "of a portion", "id": "?", "answers": ["that was cut"]}])
     again = Engine()
-    assert ai_labelling.answer(None, again, prompts, 3, file, 5) == whole
+    assert sampled(again, file) == whole
     assert len(again.seeds) == 1
-    assert whole[0][1].startswith("prompt 0/")
-    assert whole[0][1].endswith("/1")
-    assert len(set(Engine().seeds)) == len(Engine().seeds)
-    assert ai_labelling.answer(None, Engine(dies=0), prompts, 3, file, 5) == whole
+    assert whole[0]["answers"][1].startswith("prompt 0/")
+    assert whole[0]["answers"][1].endswith("/1")
+    assert (whole[0]["tokens"], whole[0]["finished"]) == ([[0], [1], [2]], [True, True, False])
+    assert sampled(Engine(dies=0), file) == whole
+    assert file.path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
 # --- revisions --------------------------------------------------------------------------------------------------------
@@ -209,9 +287,28 @@ def test_a_reviser_that_says_nothing_is_not_gone_on_with(tmp_path):
 
 def test_a_reviser_must_give_one_revision_for_each_draft(tmp_path):
     reviser = Reviser()
-    reviser.revise_all = lambda drafts: []
-    with pytest.raises(ContractError):
-        revise(reviser, RowFile(tmp_path / "steps.jsonl"))
+    for given, told in (
+        ([], "gave 0 revisions for 64 drafts"),
+        (None, "gave NoneType"),
+        (["text"] * 64, "list of Revisions"),
+    ):
+        reviser.revise_all = lambda drafts, given=given: given
+        with pytest.raises(ContractError, match=f"the reviser 'Reviser' .*{told}"):
+            revise(reviser, RowFile(tmp_path / "steps.jsonl"))
+
+
+def test_a_reviser_that_raises_is_named_with_its_place_and_the_file_can_be_gone_on_with(tmp_path):
+    class Raises(Reviser):
+        def revise_all(self, drafts):
+            if drafts[0].round == 2:
+                raise KeyError("text")
+            return super().revise_all(drafts)
+
+    file = RowFile(tmp_path / "steps.jsonl")
+    place = r"the reviser 'Raises' raised KeyError: 'text' \(test_labelling.py, line \d+\)"
+    with pytest.raises(ContractError, match=place):
+        revise(Raises(), file)
+    assert revise(Reviser(), file) == [["xxxx", "xxx", "xx", "x"]] * 100
 
 
 def test_violations_are_counted_at_every_revision_where_something_can_tell_them(tmp_path):
