@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 
 import cai
+import judge_base
 import measured
 import pytest
 import rlaif
@@ -15,6 +17,7 @@ import rounds
 from rlhf_lora import feedback_text
 from rlhf_lora.comparison_rows import row_of
 from rlhf_lora.judging.orders import compare
+from rlhf_lora.mini.judge_base import JudgeBaseSettings
 from rlhf_lora.records import Comparison, Prompt, Verdict
 from rlhf_lora.schema import AiLabelsConfig, RevisionsConfig
 
@@ -105,3 +108,10 @@ def test_every_arm_was_measured_as_it_is_written_on_the_same_three_seeds(benchma
     for row in rows:
         given = [one for one in benchmark.ARMS[row["arm"]] if "{" not in one]
         assert set(given) <= set(row["overrides"])
+
+
+def test_the_tiny_judge_is_as_good_as_its_page_says():
+    written, rows = judge_base.PAGE.read_text("utf-8"), measured.read(judge_base.RESULT)
+    assert judge_base.page(written, rows) == written, "run python benchmarks/judge_base.py --page"
+    made = json.loads(judge_base.RESULT.read_text("utf-8"))["base"]
+    assert made["settings"] == dataclasses.asdict(JudgeBaseSettings())
