@@ -103,3 +103,15 @@ def test_every_sensible_cell_is_above_one_half_or_explained():
             assert all("refused" in run for run in runs)
         else:
             assert matrix.is_above_half(runs) or cell in matrix.EXPLAINED
+
+
+@measured_only
+def test_what_page_and_readme_say_in_words_is_so():
+    run = [row for row in rows if "refused" not in row]
+    assert f"all {len(run)}\n  cells that have a meaning beat SFT" in (ROOT / "README.md").read_text("utf-8")
+    assert all(row["summary"]["gold"]["win_rate_ci95"][0] > 0.5 for row in run)
+    online = {row["column"] in ("ppo", "rloo", "grpo"): [] for row in run}
+    for row in run:
+        online[row["column"] in ("ppo", "rloo", "grpo")].append(row["summary"]["policy"]["kl_to_reference"])
+    assert 3 <= min(online[True]) < max(online[True]) <= 10
+    assert 0.05 <= min(online[False]) < max(online[False]) <= 4
