@@ -129,7 +129,7 @@ def test_what_is_said_of_constitutional_ai_in_words_was_measured():
         kept.append(figures[cai.HARM]["after"]["violations"] / figures[cai.HARM]["before"]["violations"])
         helped = figures["others"][cai.HELP]
         assert helped["after"]["mean"] == pytest.approx(helped["before"]["mean"], rel=0.05)
-    assert (f"{sum(kept) / len(kept):.2f}", f"{max(kept):.2f}") == ("0.49", "0.60")
+    assert (f"{sum(kept) / len(kept):.2f}", f"{max(kept):.2f}") == ("0.49", "0.59")
     told = cai.PAGE.read_text("utf-8")
     of = {arm: [row for row in rows if row["arm"] == arm] for arm in (cai.AI, cai.GOLD)}
     for runs in of.values():
