@@ -41,7 +41,7 @@ FLOORS = {
     "file_stages made_rows off_policy rounds refresh final_evaluation policy_loop": 5,
     "assembly pipeline adapter_stages taking_up evaluation held_out midway report verify": 5,
     "judge_figures judge_measured finished_run": 5,
-    "sweep sweep_axes sweep_jobs sweep_objective sweep_optuna sweep_table": 5,
+    "sweep": 5,
     "judge_verb chat_verb": 6,
     "cli plugin_verbs notebook __main__ completion completion_index help_texts summary_text": 6,
 }
