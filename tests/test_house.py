@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "records errors progress atomic plain tables interrupts markup metrics_file software jinja_template": 0,
     "contracts registry plugin_table doors scores reward_calls reward_worker reward_tree": 1,
-    "sandbox sandbox_inside sandbox_jail sandbox_wire sandbox_answer sandbox_tests sandbox_script": 0,
+    "sandbox": 0,
     "model_spec loading backbone adapters chat bare_tokenizer derived_rows splits memory adamw objectives padding testing mini": 2,
     "train_settings token_rows trainers trainer_checkpoints dpo_trainer kto_trainer sft_trainer": 2,
     "comparison length_control best_of_n against answer_sets": 2,
