@@ -52,14 +52,15 @@ class Room:
     @property
     def labels(self) -> Path:
         """The comparisons of `orders`, as a labels file that somebody might have written."""
-        from rlhf_lora import label_files, label_records, registry
+        from rlhf_lora import registry
+        from rlhf_lora.labels import conversion, files
 
         file = self.home / "labels.jsonl"
         if not file.is_file():
             data = registry.build("dataset", {"name": "orders", "seed": self.seed, **self.sizes}).load()
             data = dataclasses.replace(data, demonstrations=(), prompts=())
             file.parent.mkdir(parents=True, exist_ok=True)
-            label_files.write(file, label_records.rows_of(data, rater="annotator"))
+            files.write(file, conversion.rows_of(data, rater="annotator"))
         return file
 
 

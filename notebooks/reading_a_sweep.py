@@ -13,7 +13,7 @@ import pandas as pd
 
 from rlhf_lora import evaluate
 from rlhf_lora.notebook import plot_frontier, read_sweep
-from rlhf_lora.sweep import run_sweep
+from rlhf_lora.sweep.runner import run_sweep
 
 # %% [markdown]
 # ## Run it

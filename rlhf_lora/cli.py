@@ -140,7 +140,7 @@ def _refuse_sweep(overrides: list[str], fix: str) -> None:
 
 
 def _sweep(words: list[str]) -> int:
-    from rlhf_lora.sweep import run_sweep
+    from rlhf_lora.sweep.runner import run_sweep
 
     return run_sweep(*_config_dir(words))
 

@@ -67,7 +67,7 @@ def make() -> tuple[dict[str, Any], list[str]]:
     import yaml
 
     from rlhf_lora import doors, registry, schema
-    from rlhf_lora.sweep_axes import SweepSettings
+    from rlhf_lora.sweep.axes import SweepSettings
 
     doors.load_entry_points()
     conf = resources.files("rlhf_lora.conf")

@@ -64,10 +64,10 @@ def read_sweep(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         UserError: the folder is no sweep's.
     """
-    from rlhf_lora import sweep_table
     from rlhf_lora.errors import UserError
+    from rlhf_lora.sweep import table
 
-    rows = sweep_table.read_sweep(path)
+    rows = table.read_sweep(path)
     if not rows:
         raise UserError(f"{path} holds no sweep", where=str(path), fix="give the run_dir of a `train … -m`")
     return rows

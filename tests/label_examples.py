@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from rlhf_lora.label_rows import KINDS, STRENGTHS, LabelRow
+from rlhf_lora.labels.rows import KINDS, STRENGTHS, LabelRow
 from rlhf_lora.records import Prompt, transcript
 
 TEXTS = (

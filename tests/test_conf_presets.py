@@ -46,7 +46,7 @@ def test_hardware_preset_has_the_keys_and_types_of_the_group(name):
 
 PRESETS = pytest.mark.parametrize(
     "file",
-    # a preset of `sweep` is not part of a run's configuration: tests/test_sweep.py
+    # a preset of `sweep` is not part of a run's configuration: tests/sweep/test_sweep.py
     sorted(file for file in CONF.rglob("*.yaml") if file.parent not in (CONF, CONF / "sweep")),
     ids=lambda file: file.relative_to(CONF).with_suffix("").as_posix(),
 )

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rlhf_lora.plugins.datasets.labels import Labels
 
-from rlhf_lora import label_files, label_records
-from rlhf_lora.label_rows import KINDS, PLAIN, PROMPT
+from rlhf_lora.labels import conversion, files
+from rlhf_lora.labels.rows import KINDS, PLAIN, PROMPT
 from rlhf_lora.registry import build
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "labels.md").read_text(encoding="utf-8")
@@ -29,7 +29,7 @@ def here(tmp_path, monkeypatch) -> Path:
 
 
 def test_the_file_on_the_page_is_read_whole(here):
-    found = label_files.read("labels.jsonl")
+    found = files.read("labels.jsonl")
     assert not found.unused
     assert {row.kind for row in found.labels} == set(KINDS)
     data = build("dataset", {"name": "labels", "path": "labels.jsonl"}).load()
@@ -49,15 +49,15 @@ def test_the_page_has_every_field_and_setting():
 
 @pytest.mark.parametrize("at", range(len(PROGRAMS)))
 def test_programs_on_the_page_run(here, at, capsys):
-    before = label_files.read("labels.jsonl").labels
+    before = files.read("labels.jsonl").labels
     exec_page(PROGRAMS[at], here)
-    labels = label_files.read("labels.jsonl").labels
+    labels = files.read("labels.jsonl").labels
     if "append" in PROGRAMS[at]:
         assert labels[:-1] == before
     elif "rows_of" in PROGRAMS[at]:
         (row,) = labels
         (pair,) = build("dataset", {"name": "jsonl", "path": "pairs.jsonl"}).load().pairs
-        assert label_records.record_of(row) == pair
+        assert conversion.record_of(row) == pair
     else:
         said = capsys.readouterr().out
         assert said.startswith("comparisons on overall: 2 raters, 1 things labelled by two or more; the same 0.00")
@@ -66,7 +66,7 @@ def test_programs_on_the_page_run(here, at, capsys):
 def test_the_slip_on_the_page_is_refused(here):
     row = json.loads(FILE.splitlines()[1]) | {"creterion": "x"}
     with pytest.raises(ValueError, match="did you mean 'criterion'"):
-        label_files.parse((FILE + json.dumps(row) + "\n").encode(), "labels.jsonl")
+        files.parse((FILE + json.dumps(row) + "\n").encode(), "labels.jsonl")
 
 
 def exec_page(program: str, folder: Path) -> None:

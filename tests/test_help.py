@@ -17,7 +17,7 @@ from rlhf_lora import cli, config, schema
 from rlhf_lora.config import compose
 from rlhf_lora.help_texts import HELP, USAGE
 from rlhf_lora.run_folder import RunFolder
-from rlhf_lora.sweep import Sweep
+from rlhf_lora.sweep.runner import Sweep
 
 JUDGE = (
     "from rlhf_lora import Verdict, judge\n@judge('my_judge')\nclass MyJudge:\n"

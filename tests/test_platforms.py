@@ -19,8 +19,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from rlhf_lora import atomic, interrupts, sweep_jobs, user_presets
+from rlhf_lora import atomic, interrupts, user_presets
 from rlhf_lora.plan import cache_folder
+from rlhf_lora.sweep import jobs
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = [file for top in ("rlhf_lora", "plugins", "conf", "benchmarks") for file in sorted((ROOT / top).rglob("*.py"))]
@@ -169,13 +170,13 @@ def test_ctrl_break_is_a_request_to_save_and_leave(windows):
 
 
 def test_a_job_of_a_sweep_is_a_group_of_its_own_and_asked_by_ctrl_break(windows):
-    assert sweep_jobs.apart() == {"creationflags": 512}
-    assert sweep_jobs.request_to_leave(signal.SIGTERM) == signal.SIGUSR1
+    assert jobs.apart() == {"creationflags": 512}
+    assert jobs.request_to_leave(signal.SIGTERM) == signal.SIGUSR1
 
 
 def test_elsewhere_a_job_is_a_session_and_gets_the_signal_that_came():
-    assert sweep_jobs.apart() == {"start_new_session": True}
-    assert sweep_jobs.request_to_leave(signal.SIGTERM) == signal.SIGTERM
+    assert jobs.apart() == {"start_new_session": True}
+    assert jobs.request_to_leave(signal.SIGTERM) == signal.SIGTERM
 
 
 def test_a_windows_path_reaches_hydra_whole():

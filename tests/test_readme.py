@@ -13,7 +13,7 @@ from tiny import few
 from rlhf_lora import cli, registry
 from rlhf_lora.config import compose
 from rlhf_lora.records import Sample
-from rlhf_lora.sweep import Sweep
+from rlhf_lora.sweep.runner import Sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

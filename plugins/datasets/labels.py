@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_lora import label_agreement, label_files, label_rows, label_selection, label_votes
 from rlhf_lora.errors import ConfigError, DataError, did_you_mean
-from rlhf_lora.label_selection import ALL, Counting, Placed
+from rlhf_lora.labels import agreement as label_agreement
+from rlhf_lora.labels import files as label_files
+from rlhf_lora.labels import rows as label_rows
+from rlhf_lora.labels import selection, votes
+from rlhf_lora.labels.selection import ALL, Counting, Placed
 from rlhf_lora.records import ASSISTANT, Data, Unused
 from rlhf_lora.registry import dataset
 
@@ -21,7 +24,7 @@ from . import json_rows, parts
 from .helpdesk import Helpdesk
 from .orders import Orders
 
-READERS = (label_files, label_rows, label_selection, label_votes, json_rows, parts)
+READERS = (label_files, label_rows, selection, votes, json_rows, parts)
 """The modules that decide what becomes of a row: part of the fingerprint."""
 MENUS = {
     "on_disagreement": ("majority", "soft", "drop"),
@@ -131,7 +134,7 @@ class Labels:
                     rows.append((where, _with_turns(row)))
                 except parts.NotUsable as reason:
                     unused.append(Unused(where, str(reason)))
-        data = label_votes.counted(rows, self._counting())
+        data = votes.counted(rows, self._counting())
         data = dataclasses.replace(data, unused=[*unused, *data.unused])
         if not (data.pairs or data.rankings or data.ratings or data.labels):
             self._refuse(setting, data)

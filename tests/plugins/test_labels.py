@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from label_examples import comparison
 
-from rlhf_lora import cli, label_files
+from rlhf_lora import cli
 from rlhf_lora.errors import ConfigError, DataError
-from rlhf_lora.label_records import row_of, rows_of
-from rlhf_lora.label_rows import LabelRow
+from rlhf_lora.labels import files
+from rlhf_lora.labels.conversion import row_of, rows_of
+from rlhf_lora.labels.rows import LabelRow
 from rlhf_lora.records import Data, Label, Pair, Prompt, Ranking, Rating
 from rlhf_lora.registry import build
 from rlhf_lora.splits import Shares, joined, split
@@ -35,7 +36,7 @@ def test_every_kind_at_once(tmp_path):
         LabelRow(kind="rating", prompt=Prompt("3"), answers=("a",), label=5, scale=(1, 7)),
         LabelRow(kind="verdict", prompt=Prompt("4"), answers=("a",), label="bad"),
     ]  # fmt: skip
-    label_files.write(tmp_path / "l.jsonl", rows)
+    files.write(tmp_path / "l.jsonl", rows)
     data = dataset(tmp_path / "l.jsonl").load()
     assert len(data.pairs) == 4 + 2 + 2
     assert [ranking.best for ranking in data.rankings] == [0, 1]
@@ -55,7 +56,7 @@ def test_pairs_and_rankings_of_another_reader_come_back_the_same(tmp_path):
         for i in range(30)
     ))  # fmt: skip
     read = build("dataset", {"name": "jsonl", "path": str(first)}).load()
-    label_files.write(tmp_path / "l.jsonl", rows_of(read, rater="ann"))
+    files.write(tmp_path / "l.jsonl", rows_of(read, rater="ann"))
     again = dataset(tmp_path / "l.jsonl").load()
     assert (again.pairs, again.rankings) == (read.pairs, read.rankings)
     assert split(again).pairs == split(read).pairs
@@ -67,7 +68,7 @@ def test_transcript_is_the_same_prompt_as_elsewhere(tmp_path):
     (tmp_path / "hh.jsonl").write_text(json.dumps({"chosen": text + " Look there.", "rejected": text + " Sing."}))
     (pair,) = build("dataset", {"name": "jsonl", "path": str(tmp_path / "hh.jsonl")}).load().pairs
     broken = comparison(prompt="\n\nHuman: Hi\n\nAssistant: Ho\n\nAssistant:")
-    label_files.write(tmp_path / "l.jsonl", [comparison(prompt=text, answers=(" Look there.", " Sing.")), broken])
+    files.write(tmp_path / "l.jsonl", [comparison(prompt=text, answers=(" Look there.", " Sing.")), broken])
     data = dataset(tmp_path / "l.jsonl").load()
     assert data.pairs == [pair]
     assert [row.reason for row in data.unused] == ["no user turn right before the reply"]
@@ -76,7 +77,7 @@ def test_transcript_is_the_same_prompt_as_elsewhere(tmp_path):
 def test_files_patterns_and_lists(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        label_files.write(tmp_path / name / "l.jsonl", [comparison(prompt=name), comparison("tie", prompt=name + name)])
+        files.write(tmp_path / name / "l.jsonl", [comparison(prompt=name), comparison("tie", prompt=name + name)])
     one, both = tmp_path / "a" / "l.jsonl", tmp_path / "*" / "l.jsonl"
     assert len(dataset(one).load().pairs) == 1
     assert [pair.prompt.text for pair in dataset(both).load().pairs] == ["a", "b"]
@@ -114,7 +115,7 @@ def test_settings_that_nothing_could_honour_are_refused(settings, words):
 
 
 def test_file_without_a_usable_label_is_refused_with_the_reasons(tmp_path):
-    label_files.write(tmp_path / "l.jsonl", [comparison("tie"), comparison(None, prompt="2", skipped=True)])
+    files.write(tmp_path / "l.jsonl", [comparison("tie"), comparison(None, prompt="2", skipped=True)])
     with pytest.raises(
         DataError, match=r"none of the 2 labels can be used: skipped by its rater \(1 ×\); a tie"
     ) as caught:
@@ -159,7 +160,7 @@ def run_data() -> Data:
 def test_prompt_of_a_run_stays_in_its_split(tmp_path):
     """What the labels file alone gives: the group went along, so the hash is the run's."""
     of_run = split(run_data())
-    label_files.write(tmp_path / "l.jsonl", [row_of(pair, rater="ann") for pair in run_data().pairs])
+    files.write(tmp_path / "l.jsonl", [row_of(pair, rater="ann") for pair in run_data().pairs])
     of_labels = split(dataset(tmp_path / "l.jsonl").load())
     for name in ("pairs", "tuning_pairs", "final_pairs"):
         assert getattr(of_labels, name) == getattr(of_run, name)
@@ -174,7 +175,7 @@ def test_prompt_of_the_final_split_trains_no_reward_model(tmp_path, group_known)
         row_of(Pair(p if group_known else Prompt(p.text), "tea", "no"))
         for p in (*held_out, Prompt("new"), Prompt("newer"))
     ]
-    label_files.write(tmp_path / "l.jsonl", rows)
+    files.write(tmp_path / "l.jsonl", rows)
     own = split(dataset(tmp_path / "l.jsonl").load(), Shares(0, 100, 0, 0, 0), uses=["reward_model"])
     assert len(own.pairs) == len(rows)
     together = joined(of_run, {"policy": of_run, "reward_model": own})
@@ -184,7 +185,7 @@ def test_prompt_of_the_final_split_trains_no_reward_model(tmp_path, group_known)
 
 def test_ties_are_learned_from_and_not_judged_on(tmp_path):
     rows = [*pairs(60), *(comparison("tie", prompt=f"tie {i}") for i in range(60))]
-    label_files.write(tmp_path / "l.jsonl", rows)
+    files.write(tmp_path / "l.jsonl", rows)
     splits = split(dataset(tmp_path / "l.jsonl", ties="half").load(), Shares(20, 40, 0, 20, 20))
     assert {pair.label for pair in splits.pairs} == {0.5, 1.0}
     assert {pair.label for pair in (*splits.tuning_pairs, *splits.final_pairs)} == {1.0}
@@ -192,7 +193,7 @@ def test_ties_are_learned_from_and_not_judged_on(tmp_path):
 
 
 def test_ties_are_refused_by_a_loss_that_would_take_them_for_wins(tmp_path, capsys, tiny_base):
-    label_files.write(tmp_path / "l.jsonl", [*pairs(60), *(comparison("tie", prompt=f"tie {i}") for i in range(60))])
+    files.write(tmp_path / "l.jsonl", [*pairs(60), *(comparison("tie", prompt=f"tie {i}") for i in range(60))])
     given = ["plan", f"model.path={tiny_base}", "dataset=labels", f"dataset.path={tmp_path / 'l.jsonl'}", "optimizer=dpo",
              "hardware.device=cpu", "rollout.max_new_tokens=8", "dataset.ties=half"]  # fmt: skip
     assert cli.run(given) == 0
@@ -206,7 +207,7 @@ def test_ties_are_refused_by_a_loss_that_would_take_them_for_wins(tmp_path, caps
 
 def test_plan_shows_labels_and_agreement(tmp_path, capsys, tiny_base):
     rows = [*pairs(40, rater="ann", strength="better"), *pairs(39, rater="bob", strength="slightly")]
-    label_files.write(tmp_path / "l.jsonl", [*rows, *pairs(40, rater="bob", label="B")[-1:]])
+    files.write(tmp_path / "l.jsonl", [*rows, *pairs(40, rater="bob", label="B")[-1:]])
     given = [
         "plan", f"model.path={tiny_base}", "dataset=labels", f"dataset.path={tmp_path / 'l.jsonl'}", "hardware.device=cpu",
         "rollout.max_new_tokens=8",
@@ -235,7 +236,7 @@ def test_rankings_alone_train_by_rank(tmp_path):
     rows = [
         LabelRow(kind="ranking", prompt=Prompt(str(i)), answers=("a", "b", "c"), label=(1, 2, 3)) for i in range(20)
     ]
-    label_files.write(tmp_path / "l.jsonl", rows)
+    files.write(tmp_path / "l.jsonl", rows)
     data = dataset(tmp_path / "l.jsonl").load()
     assert isinstance(data.rankings[0], Ranking)
     assert len(split(data, Shares(0, 100, 0, 0, 0)).rankings) == 20
@@ -243,7 +244,7 @@ def test_rankings_alone_train_by_rank(tmp_path):
 
 def test_labels_on_a_generated_task_know_its_base(tmp_path, capsys):
     """The embedded default with people's labels on its answers; other words it refuses."""
-    label_files.write(tmp_path / "l.jsonl", pairs(40))
+    files.write(tmp_path / "l.jsonl", pairs(40))
     few = ["dataset.demonstrations=99", "dataset.pairs=99", "dataset.prompts=99"]
     given = ["plan", *few, "reward_model.dataset=labels", f"reward_model.dataset.path={tmp_path / 'l.jsonl'}"]
     assert cli.run(given) == 2
@@ -257,7 +258,7 @@ def test_labels_of_a_generated_task_fit_the_embedded_base(tmp_path, monkeypatch,
     """It takes 64 tokens in all: replies are as long as the task's, not as those of real data."""
     monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path / "cache"))
     task = {"name": "orders", "items": 16, "demonstrations": 1, "pairs": 100, "prompts": 1, "seed": 0}
-    label_files.write(tmp_path / "l.jsonl", rows_of(build("dataset", task).load(), rater="ann"))
+    files.write(tmp_path / "l.jsonl", rows_of(build("dataset", task).load(), rater="ann"))
     given = ["plan", "--json", "dataset=labels", f"dataset.path={tmp_path / 'l.jsonl'}"]
     assert cli.run([*given, "dataset.mini_task=orders"]) == 0
     config = json.loads(capsys.readouterr().out)["config"]

@@ -16,9 +16,10 @@ import pytest
 from openai_server import Server
 from tiny import jsonl, labels_model
 
-from rlhf_lora import Data, Pair, Prompt, Sample, Score, Verdict, label_files, registry, reward, testing
+from rlhf_lora import Data, Pair, Prompt, Sample, Score, Verdict, registry, reward, testing
 from rlhf_lora.errors import ContractError, PluginError
-from rlhf_lora.label_records import row_of
+from rlhf_lora.labels import files
+from rlhf_lora.labels.conversion import row_of
 from rlhf_lora.records import Ranking, Rating, Unused
 from rlhf_lora.testing import datasets, judges, optimizers, rewards, rollouts, trackers
 
@@ -94,7 +95,7 @@ def test_built_in_plugins_keep_their_promises(kind, name, tmp_path, judge_server
         settings = {"path": str(file if name == "jsonl" else tmp_path)}
     if f"{kind}={name}" == "dataset=labels":
         pairs = [Pair(Prompt(f"please bring {i}"), "certainly tea", f"no {i}") for i in range(20)]
-        label_files.write(tmp_path / "labels.jsonl", map(row_of, pairs))
+        files.write(tmp_path / "labels.jsonl", map(row_of, pairs))
         settings = {"path": str(tmp_path / "labels.jsonl")}
     if name == "openai_api":
         settings = {"base_url": judge_server.url, "model": "tiny"}

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlhf_lora.label_rows import STRENGTHS, LabelRow
-from rlhf_lora.label_selection import MARGINS
-from rlhf_lora.label_votes import places
+from rlhf_lora.labels.rows import STRENGTHS, LabelRow
+from rlhf_lora.labels.selection import MARGINS
+from rlhf_lora.labels.votes import places
 from rlhf_lora.records import Data, Label, Pair, Ranking, Rating
 
 Labelled = Pair | Ranking | Rating | Label
@@ -39,10 +39,10 @@ def row_of(record: Labelled, **said: Any) -> LabelRow:
 
 
 def record_of(row: LabelRow, margins: str = "small") -> Labelled:
-    """The record that one row says, whatever other raters say (`label_votes.counted` hears them all).
+    """The record that one row says, whatever other raters say (`votes.counted` hears them all).
 
     Args:
-        margins: what strengths in words are worth: a key of `label_selection.MARGINS`.
+        margins: what strengths in words are worth: a key of `selection.MARGINS`.
 
     Raises:
         ValueError: the rater skipped it, or ranked all answers the same.

@@ -14,12 +14,13 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rlhf_lora import config, plan, progress, schema, sweep_axes, sweep_jobs, sweep_objective, sweep_table, user_presets
+from rlhf_lora import config, plan, progress, schema, user_presets
 from rlhf_lora.errors import ConfigError, Interrupted, UserError
 from rlhf_lora.interrupts import Interrupts
 from rlhf_lora.records import Data
-from rlhf_lora.sweep_axes import SweepRequest
-from rlhf_lora.sweep_jobs import Job, SweepFolder
+from rlhf_lora.sweep import axes, jobs, objective, table
+from rlhf_lora.sweep.axes import SweepRequest
+from rlhf_lora.sweep.jobs import Job, SweepFolder
 
 
 class Sweep:
@@ -35,7 +36,7 @@ class Sweep:
 
     def __init__(self, words: Sequence[str], config_dir: Path | None = None):
         self.config_dir = user_presets.checked(config_dir) if config_dir else None
-        self.request: SweepRequest = sweep_axes.read(
+        self.request: SweepRequest = axes.read(
             words, lambda group: schema.options(group, self.config_dir), self.config_dir
         )
         self.fixed = [word for word in self.request.fixed if word.partition("=")[0] != "run_dir"]
@@ -47,11 +48,11 @@ class Sweep:
         if self.request.settings.sampler == "grid":
             self.wanted = self._check(list(self.request.grid()))
             if self.request.settings.objective is not None:
-                sweep_objective.check(self.request.settings.objective, set().union(*self.figures))
+                objective.check(self.request.settings.objective, set().union(*self.figures))
         else:
-            from rlhf_lora import sweep_optuna
+            from rlhf_lora.sweep import study
 
-            self.study = sweep_optuna.Study(self)
+            self.study = study.Study(self)
 
     def run(self) -> int:
         """Run what is not finished. Returns the exit code: 0, or 3 when a job failed.
@@ -93,15 +94,15 @@ class Sweep:
 
     def _check(self, grid: Sequence[Sequence[str]]) -> list[Job]:
         """Every job's configuration, checked as `rlhf-lora plan` would; equal ones are one job."""
-        jobs: dict[str, Job] = {}
+        found: dict[str, Job] = {}
         with progress.Progress("checking jobs", len(grid)) as bar:
             for changes in grid:
                 job = self.prepare(changes)
-                jobs.setdefault(job.key, job)
+                found.setdefault(job.key, job)
                 bar.update()
-        if len(jobs) < len(grid) and not progress.quiet():
-            print(f"{len(grid) - len(jobs)} of {len(grid)} jobs are the same as another", file=sys.stderr)
-        return list(jobs.values())
+        if len(found) < len(grid) and not progress.quiet():
+            print(f"{len(grid) - len(found)} of {len(grid)} jobs are the same as another", file=sys.stderr)
+        return list(found.values())
 
     def prepare(self, changes: Iterable[str]) -> Job:
         """A job that could run, without a number.
@@ -118,10 +119,10 @@ class Sweep:
             if changes:
                 error.what = f"job {' '.join(changes)}: {error.what}"
             raise
-        self.figures.add(frozenset(sweep_objective.figures(made)))
+        self.figures.add(frozenset(objective.figures(made)))
         container = OmegaConf.to_container(made.config)
         assert isinstance(container, dict)
-        key = sweep_jobs.key_of({str(k): v for k, v in container.items()}, made.inputs)
+        key = jobs.key_of({str(k): v for k, v in container.items()}, made.inputs)
         return Job(-1, key, overrides, {c.partition("=")[0]: c.partition("=")[2] for c in changes})
 
     def run_job(self, job: Job) -> None:
@@ -130,25 +131,25 @@ class Sweep:
             f"job {job.number}", f"{' '.join(f'{k}={v}' for k, v in job.changes.items())} · {self.folder.log(job)}"
         )
         more = ["--config-dir", str(self.config_dir)] if self.config_dir else []
-        sweep_jobs.run(self.folder, job, self.asked, more)
-        progress.note(sweep_table.text([row for row in self.rows() if row["status"] != "waiting"]))
+        jobs.run(self.folder, job, self.asked, more)
+        progress.note(table.text([row for row in self.rows() if row["status"] != "waiting"]))
         self._write("running")
 
     # --- the table ----------------------------------------------------------------------------------------------------
 
-    def rows(self) -> list[sweep_table.Row]:
+    def rows(self) -> list[table.Row]:
         settings = self.request.settings
-        return sweep_table.rows(self.folder, settings.objective, settings.direction)
+        return table.rows(self.folder, settings.objective, settings.direction)
 
     def _write(self, status: str) -> None:
         from rlhf_lora.report.frontier import write_sweep_page
 
         rows = self.rows()
-        sweep_table.write_summary(self.folder, status, rows)
-        header, cells = sweep_table.cells(rows)
+        table.write_summary(self.folder, status, rows)
+        header, cells = table.cells(rows)
         write_sweep_page(
             self.folder.path / "sweep.html", self.folder.path.resolve().name, status, header, cells, rows,
-            sweep_table.over_seeds_cells(rows),
+            table.over_seeds_cells(rows),
         )  # fmt: skip
 
     def _path(self) -> Path:
@@ -172,7 +173,7 @@ def run_sweep(words: Sequence[str], config_dir: Path | None = None) -> int:
     finally:
         if sweep.folder.jobs and (sweep.folder.path / "summary.json").exists():
             progress.note("")
-            print(sweep_table.text(sweep.rows()))
+            print(table.text(sweep.rows()))
             print(sweep.folder.path, flush=True)
     return code
 

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 from tiny import overrides
 
-from rlhf_lora.sweep_jobs import launch
-from rlhf_lora.sweep_table import read_sweep
+from rlhf_lora.sweep.jobs import launch
+from rlhf_lora.sweep.table import read_sweep
 
 QUICK = ("optimizer.updates=2", "optimizer.prompts_per_update=6", "optimizer.minibatch_size=3", "optimizer.epochs=1",
          "rollout.max_new_tokens=5", "evaluation.prompts=4", "reward=length", "hardware.threads=1")  # fmt: skip

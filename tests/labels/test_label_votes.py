@@ -9,9 +9,9 @@ import pytest
 from label_examples import comparison
 
 from rlhf_lora.errors import DataError
-from rlhf_lora.label_rows import LabelRow
-from rlhf_lora.label_selection import Counting
-from rlhf_lora.label_votes import counted
+from rlhf_lora.labels.rows import LabelRow
+from rlhf_lora.labels.selection import Counting
+from rlhf_lora.labels.votes import counted
 from rlhf_lora.records import Data, Label, Pair, Prompt, Ranking, Rating
 
 PROMPT = Prompt("Is it?")

@@ -1,4 +1,4 @@
-"""What runs inside: `python -I -S sandbox_inside.py ROLE SOCKET` with a job as JSON on stdin.
+"""What runs inside: `python -I -S inside.py ROLE SOCKET` with a job as JSON on stdin.
 
 `answer` loads the answer's program and serves calls of it. `tests` loads each test with the program's names standing
 for calls, and writes one line of JSON per test to stdout. They are two processes with nothing but a socket between
@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 
 
 def neighbour(name: str) -> Any:
-    """A module beside this one. Run with -I, this file is in no package."""
-    return load(name, os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py"))
+    """A module beside this one. Run with -I, this file is in no package; `answer` is what the program is called in here."""
+    return load(f"sandbox_{name}", os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py"))
 
 
 def load(name: str, path: str, names: Mapping[str, Any] | None = None, loader: Any = None) -> Any:
@@ -56,8 +56,8 @@ def main() -> None:
     role, connection = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
     sys.dont_write_bytecode = True
     job = json.load(sys.stdin)
-    jail, wire = neighbour("sandbox_jail"), neighbour("sandbox_wire")
-    play = neighbour(f"sandbox_{role}").play  # before the files are out of sight
+    jail, wire = neighbour("jail"), neighbour("wire")
+    play = neighbour(role).play  # before the files are out of sight
     out, nothing = os.dup(1), os.open(os.devnull, os.O_RDWR)
     if job["jail"]:
         jail.remember_user()

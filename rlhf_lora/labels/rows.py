@@ -7,7 +7,7 @@
     verdict      one answer: good or bad                               ↔ Label
 
 A row is one opinion of one rater, a person or a judge: several of them on the same thing are several rows
-(`label_votes` counts them). Here is what a row may say; `label_files` reads and writes files of them.
+(`votes` counts them). Here is what a row may say; `files` reads and writes files of them.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from tiny import overrides
 
-from rlhf_lora import cli, label_files
-from rlhf_lora.label_rows import LabelRow
+from rlhf_lora import cli
+from rlhf_lora.labels import files
+from rlhf_lora.labels.rows import LabelRow
 from rlhf_lora.mini import orders
 from rlhf_lora.records import Prompt
 from rlhf_lora.run_folder import RunFolder
@@ -51,7 +52,7 @@ def of_kind(kind: Any) -> list[LabelRow]:
 
 
 def train(base: Path, tmp_path: Path, rows: list[LabelRow], *more: str) -> RunFolder:
-    label_files.append(tmp_path / "labels.jsonl", rows)
+    files.append(tmp_path / "labels.jsonl", rows)
     given = (
         "dataset=labels", f"dataset.path={tmp_path / 'labels.jsonl'}", "reward_model.batch_size=8", SHARES, *more,
     )  # fmt: skip
@@ -112,7 +113,7 @@ def test_each_kind_of_label_trains_a_reward_model(tiny_base, tmp_path, kind, los
 @pytest.mark.slow
 def test_labels_of_a_stage_of_its_own_beside_the_runs_dataset(tiny_base, tmp_path):
     """The journey of a labelling tool: prompts and demonstrations as they were, people's labels for the reward model alone."""
-    label_files.append(tmp_path / "labels.jsonl", three_raters())
+    files.append(tmp_path / "labels.jsonl", three_raters())
     given = overrides(
         tiny_base, tmp_path / "run", "reward_model.dataset=labels", f"reward_model.dataset.path={tmp_path / 'labels.jsonl'}",
         "reward_model.dataset.gold=orders_gold", "reward_model.batch_size=8",

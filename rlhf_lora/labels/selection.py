@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rlhf_lora.errors import DataError, did_you_mean
-from rlhf_lora.label_rows import LabelRow, distinct
+from rlhf_lora.labels.rows import LabelRow, distinct
 from rlhf_lora.records import Unused
 
 ALL = "all"

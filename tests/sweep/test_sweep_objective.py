@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.pipeline import Run
-from rlhf_lora.sweep_objective import DEFAULTS, check, chosen, figures
+from rlhf_lora.sweep.objective import DEFAULTS, check, chosen, figures
 
 QUICK = ("optimizer.updates=1", "optimizer.prompts_per_update=4", "optimizer.epochs=1", "evaluation.prompts=24")
 OFTEN_ABSENT = (

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf_lora.progress import clock
 from rlhf_lora.run_folder import RunFolder
-from rlhf_lora.sweep_jobs import SweepFolder
+from rlhf_lora.sweep.jobs import SweepFolder
 
 Row = dict[str, Any]
 FIGURES = {

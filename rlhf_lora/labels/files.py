@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from rlhf_lora.atomic import write_bytes
 from rlhf_lora.errors import DataError, did_you_mean
-from rlhf_lora.label_rows import FORMAT, LabelRow, as_json, from_json
+from rlhf_lora.labels.rows import FORMAT, LabelRow, as_json, from_json
 from rlhf_lora.records import Unused
 
 HEAD = json.dumps({"format": FORMAT}).encode() + b"\n"

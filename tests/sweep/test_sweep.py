@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 from tiny import few, jsonl, overrides
 
-from rlhf_lora import cli, sweep_jobs, sweep_table
+from rlhf_lora import cli
 from rlhf_lora.config import compose
 from rlhf_lora.plan import make_plan
 from rlhf_lora.run_folder import RunFolder
-from rlhf_lora.sweep import Sweep
-from rlhf_lora.sweep_axes import read
-from rlhf_lora.sweep_jobs import SweepFolder, quoted
+from rlhf_lora.sweep import jobs, table
+from rlhf_lora.sweep.axes import read
+from rlhf_lora.sweep.jobs import SweepFolder, quoted
+from rlhf_lora.sweep.runner import Sweep
 from rlhf_lora.taking_up import claim
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NO_OPTIONS = dict.fromkeys
 
 
@@ -72,7 +73,7 @@ class Children:
 @pytest.fixture
 def children(monkeypatch) -> Children:
     played = Children()
-    monkeypatch.setattr(sweep_jobs, "launch", played)
+    monkeypatch.setattr(jobs, "launch", played)
     return played
 
 
@@ -116,8 +117,8 @@ def test_the_command_line_wins_over_a_preset():
 @pytest.mark.parametrize("name", [file.stem for file in sorted((ROOT / "conf" / "sweep").glob("*.yaml"))])
 def test_every_preset_of_the_kit_makes_jobs_that_compose(name):
     request = read([f"sweep={name}"], NO_OPTIONS)
-    jobs = list(request.grid()) if request.settings.sampler == "grid" else [()]
-    for job in jobs:
+    grid = list(request.grid()) if request.settings.sampler == "grid" else [()]
+    for job in grid:
         compose(*request.fixed, *job)
 
 
@@ -313,7 +314,7 @@ def test_an_objective_sorts_and_minimize_turns_it_round(tiny_base, tmp_path, chi
 
 def test_a_sweep_is_read_back_as_rows(tiny_base, tmp_path, children):
     sweep(tiny_base, tmp_path / "s", "optimizer.beta=0.1,0.2")
-    best = sweep_table.read_sweep(tmp_path / "s")[0]
+    best = table.read_sweep(tmp_path / "s")[0]
     assert (best["job"], best["gold_win_rate"], best["kl"], best["seconds"]) == (0, 0.8, 10.0, 61.0)
     assert best["changes"] == {"optimizer.beta": "0.1"}
 
@@ -323,7 +324,7 @@ def test_what_was_not_measured_is_absent_and_shown_as_a_dash():
         {"job": 0, "status": "finished", "changes": {"a": "1"}, "win_rate": 0.5, "seconds": 3.0},
         {"job": 1, "status": "failed", "changes": {"a": "2"}, "seconds": 0.0, "error": "no"},
     ]
-    header, cells = sweep_table.cells(rows)
+    header, cells = table.cells(rows)
     assert header == ["job", "a", "win rate", "time", "status"]
     assert cells[1] == ["1", "2", "-", "-", "failed: no"]
 
@@ -333,14 +334,14 @@ def test_settings_are_compared_over_their_seeds():
         figures = {"win_rate": rate, "kl": 10 * rate} if status == "finished" else {}
         return {"job": number, "status": status, "changes": {"beta": beta, "seed": seed}, "seconds": 1.0, **figures}
 
-    table = [job(0, "0.1", "0", 0.5), job(1, "0.1", "1", 0.7), job(2, "0.2", "0", 0.9), job(3, "0.2", "1", 0, "failed")]
-    best, other = sweep_table.over_seeds(table)
+    rows = [job(0, "0.1", "0", 0.5), job(1, "0.1", "1", 0.7), job(2, "0.2", "0", 0.9), job(3, "0.2", "1", 0, "failed")]
+    best, other = table.over_seeds(rows)
     assert (best["changes"], best["seeds"]) == ({"beta": "0.2"}, 1)  # a failed job is no figure
     assert other["win_rate"] == {"mean": pytest.approx(0.6), "lowest": 0.5, "highest": 0.7}
-    header, lines = sweep_table.over_seeds_cells(table)
+    header, lines = table.over_seeds_cells(rows)
     assert header == ["beta", "seeds", "win rate: mean, range", "KL: mean, range"]
     assert lines[1] == ["0.1", "2", "0.600 (0.500 to 0.700)", "6.000 (5.000 to 7.000)"]
-    assert sweep_table.over_seeds([table[0], table[2]]) == []  # nothing tried twice
+    assert table.over_seeds([rows[0], rows[2]]) == []  # nothing tried twice
 
 
 @pytest.mark.slow
@@ -471,7 +472,7 @@ def test_a_finished_job_without_the_figure_is_a_failed_trial_and_the_search_goes
 @pytest.mark.parametrize("name", few(["gold", "optimizer", "policy.win_rate_ci95", "nothing.there"], 1))
 def test_what_is_no_number_sorts_no_table(name, tiny_base, tmp_path, children):
     sweep(tiny_base, tmp_path / "s", "optimizer.beta=0.2,0.1")
-    rows = sweep_table.rows(SweepFolder(tmp_path / "s"), name)
+    rows = table.rows(SweepFolder(tmp_path / "s"), name)
     assert [row["job"] for row in rows] == [0, 1]
     assert not any("objective" in row for row in rows)
 

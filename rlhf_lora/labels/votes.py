@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any
 
-from rlhf_lora.label_rows import STRENGTHS, LabelRow
-from rlhf_lora.label_selection import MARGINS, Counting, Placed, one_scale, selected
+from rlhf_lora.labels.rows import STRENGTHS, LabelRow
+from rlhf_lora.labels.selection import MARGINS, Counting, Placed, one_scale, selected
 from rlhf_lora.records import Data, Label, Pair, Prompt, Ranking, Rating, Unused
 
 TIE = "a tie"

@@ -1,7 +1,7 @@
 """Run a program that nobody has read against tests, so that it can neither do harm nor pass by a trick.
 
-Two processes: one runs the program (`sandbox_answer.py`), the other the tests (`sandbox_tests.py`), each in namespaces
-of its own with limits and a jail (`sandbox_jail.py`). Only plain values pass between them, and only the process of the
+Two processes: one runs the program (`answer.py`), the other the tests (`tests.py`), each in namespaces
+of its own with limits and a jail (`jail.py`). Only plain values pass between them, and only the process of the
 tests has the pipe on which results come. What this prevents and what it does not: `docs/sandbox.md`. Linux only.
 """
 
@@ -27,7 +27,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from rlhf_lora.sandbox_script import NoTests, Script, split_tests
+from rlhf_lora.sandbox.script import NoTests, Script, split_tests
 
 __all__ = [
     "Limits",
@@ -44,7 +44,7 @@ __all__ = [
 START_S = 30.0
 """How long two interpreters may take to start on a busy machine. The program's own time counts from then on."""
 MAX_RESULT_BYTES = 1 << 20
-INSIDE = Path(__file__).with_name("sandbox_inside.py")
+INSIDE = Path(__file__).with_name("inside.py")
 USERS = range(0x70000000, 0x78000000)
 """User numbers that nobody has. Run by root, each process takes one of them at random: what the kernel counts or keeps per
 user (processes, keys) is then its own."""

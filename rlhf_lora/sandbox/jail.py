@@ -1,6 +1,6 @@
 """Make this process a jail: no files but the standard library (read-only) and a small scratch folder, no privileges.
 
-Runs inside namespaces that `sandbox.py` made; Linux and the standard library only. After `close_in` there is no /proc,
+Runs inside namespaces that the sandbox made; Linux and the standard library only. After `close_in` there is no /proc,
 no /etc, no home, and no way back: the old root is unmounted.
 """
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from label_examples import comparison, drawn
 
-from rlhf_lora import label_files
 from rlhf_lora.errors import DataError
-from rlhf_lora.label_records import record_of, row_of, rows_of
-from rlhf_lora.label_rows import LabelRow, as_json, from_json
+from rlhf_lora.labels import files
+from rlhf_lora.labels.conversion import record_of, row_of, rows_of
+from rlhf_lora.labels.rows import LabelRow, as_json, from_json
 from rlhf_lora.records import Data, Label, Pair, Prompt, Ranking, Rating
 
 HEAD = '{"format": "labels/1"}'
@@ -30,12 +30,12 @@ HEAD = '{"format": "labels/1"}'
 def test_what_is_written_is_read_again(tmp_path, seed):
     rng = random.Random(seed)
     rows = [drawn(rng) for _ in range(200)]
-    label_files.write(tmp_path / "whole.jsonl", rows)
+    files.write(tmp_path / "whole.jsonl", rows)
     for row in rows[:20]:
-        label_files.append(tmp_path / "by_row.jsonl", [row])
-    label_files.append(tmp_path / "by_row.jsonl", rows[20:])
+        files.append(tmp_path / "by_row.jsonl", [row])
+    files.append(tmp_path / "by_row.jsonl", rows[20:])
     for name in ("whole.jsonl", "by_row.jsonl"):
-        found = label_files.read(tmp_path / name)
+        found = files.read(tmp_path / name)
         assert found.labels == rows
         assert not found.unused
     assert (tmp_path / "whole.jsonl").read_bytes() == (tmp_path / "by_row.jsonl").read_bytes()
@@ -44,22 +44,22 @@ def test_what_is_written_is_read_again(tmp_path, seed):
 
 def test_mark_windows_line_ends_and_blank_lines_are_no_matter(tmp_path):
     rows = [comparison(rater="ann"), comparison("tie", rater="bob")]
-    label_files.write(tmp_path / "l.jsonl", rows)
+    files.write(tmp_path / "l.jsonl", rows)
     content = (tmp_path / "l.jsonl").read_bytes()
     odd = b"\xef\xbb\xbf\r\n" + content.replace(b"\n", b"\r\n\r\n \r\n")
-    found = label_files.parse(odd, "l.jsonl")
+    found = files.parse(odd, "l.jsonl")
     assert found.labels == rows
     assert [where for where, _ in found.rows] == ["l.jsonl, line 5", "l.jsonl, line 8"]
     (tmp_path / "l.jsonl").write_bytes(odd)
-    label_files.append(tmp_path / "l.jsonl", [comparison("B")])
-    assert label_files.read(tmp_path / "l.jsonl").labels == [*rows, comparison("B")]
+    files.append(tmp_path / "l.jsonl", [comparison("B")])
+    assert files.read(tmp_path / "l.jsonl").labels == [*rows, comparison("B")]
 
 
 def test_files_joined_by_cat_are_a_file_and_the_first_label_may_name_the_format():
     row = as_json(comparison())
     joined = "\n".join([HEAD, json.dumps(row), HEAD, json.dumps({"format": "labels/1", **row})])
-    assert label_files.parse(joined.encode(), "f").labels == [comparison()] * 2
-    assert label_files.parse(json.dumps({"format": "labels/1", **row}).encode(), "f").labels == [comparison()]
+    assert files.parse(joined.encode(), "f").labels == [comparison()] * 2
+    assert files.parse(json.dumps({"format": "labels/1", **row}).encode(), "f").labels == [comparison()]
 
 
 def test_row_as_an_ai_labeller_writes_it_keeps_everything():
@@ -81,14 +81,14 @@ def test_row_as_an_ai_labeller_writes_it_keeps_everything():
 @pytest.mark.parametrize("whole", [0, 3])
 def test_wherever_a_line_was_cut_the_next_label_follows_whole_ones(tmp_path, whole):
     file, rows = tmp_path / "l.jsonl", [comparison(rater=f"räter {i}") for i in range(whole + 1)]
-    label_files.write(file, rows)
+    files.write(file, rows)
     content = file.read_bytes()
     start = content.rstrip(b"\n").rfind(b"\n") + 1 if whole else 0
     for cut in {*range(start, len(content), 5), *range(len(content) - 3, len(content) + 1)}:
         file.write_bytes(content[:cut])
-        torn = label_files.read(file) if whole else None
-        label_files.append(file, [comparison("tie")])
-        found = label_files.read(file)
+        torn = files.read(file) if whole else None
+        files.append(file, [comparison("tie")])
+        found = files.read(file)
         kept = rows if cut >= len(content) - 1 else rows[:-1]
         assert found.labels == [*kept, comparison("tie")], content[:cut]
         assert not found.unused
@@ -100,17 +100,17 @@ def test_wherever_a_line_was_cut_the_next_label_follows_whole_ones(tmp_path, who
 
 def test_half_a_line_is_set_aside_and_not_lost(tmp_path):
     file = tmp_path / "l.jsonl"
-    label_files.append(file, [comparison()])
+    files.append(file, [comparison()])
     with open(file, "ab") as torn:
         torn.write(b'{"kind": "compar\x00\x00')
-    label_files.append(file, [comparison("B")])
+    files.append(file, [comparison("B")])
     assert (tmp_path / "l.jsonl.torn").read_bytes() == b'{"kind": "compar\x00\x00\n'
-    assert label_files.read(file).labels == [comparison(), comparison("B")]
+    assert files.read(file).labels == [comparison(), comparison("B")]
 
 
 def test_disk_that_refuses_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     file = tmp_path / "l.jsonl"
-    label_files.append(file, [comparison()])
+    files.append(file, [comparison()])
     before = file.read_bytes()
 
     def refuse(handle: int) -> None:
@@ -118,18 +118,18 @@ def test_disk_that_refuses_leaves_the_file_as_it_was(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(OSError, match="No space"):
-        label_files.append(file, [comparison("B")])
+        files.append(file, [comparison("B")])
     assert file.read_bytes() == before
 
 
 WRITER = """
 import sys
-from rlhf_lora import label_files
-from rlhf_lora.label_rows import LabelRow
+from rlhf_lora.labels import files
+from rlhf_lora.labels.rows import LabelRow
 from rlhf_lora.records import Prompt
 for i in range(int(sys.argv[3])):
     row = LabelRow(kind="verdict", prompt=Prompt(f"{sys.argv[2]} {i}"), answers=("x" * 5000,), label="good")
-    label_files.append(sys.argv[1], [row])
+    files.append(sys.argv[1], [row])
     print(i, flush=True)
 """
 
@@ -149,7 +149,7 @@ def test_killed_writer_has_lost_nothing_that_it_was_told_is_written(tmp_path):
             said = [child.stdout.readline() for _ in range(20 + 7 * kill)]
             child.send_signal(signal.SIGKILL)
             said += child.stdout.read().splitlines()
-        prompts = [row.prompt.text for row in label_files.read(file).labels]
+        prompts = [row.prompt.text for row in files.read(file).labels]
         mine = [prompt for prompt in prompts if prompt.startswith(f"{kill} ")]
         assert mine[: len(said)] == [f"{kill} {i}" for i in range(len(said))]
         assert len(said) <= len(mine) <= len(said) + 1
@@ -160,7 +160,7 @@ def test_two_writers_take_turns(tmp_path):
     file = tmp_path / "l.jsonl"
     with writer(file, "a", 60) as one, writer(file, "b", 60) as other:
         assert [child.communicate() and child.returncode for child in (one, other)] == [0, 0]
-    found = label_files.read(file)
+    found = files.read(file)
     assert not found.unused
     for name in "ab":
         prompts = [row.prompt.text for row in found.labels if row.prompt.text.startswith(name)]
@@ -190,7 +190,7 @@ def test_what_is_no_row_is_refused_with_its_line(name):
     raw = line if isinstance(line, bytes) else line.encode()
     content = b"\n".join([HEAD.encode(), json.dumps(GOOD).encode(), b"", raw, json.dumps(GOOD).encode(), b""])
     with pytest.raises(DataError) as caught:
-        label_files.parse(content, "l.jsonl")
+        files.parse(content, "l.jsonl")
     assert words in str(caught.value)
     assert "l.jsonl, line 4" in caught.value.where
     assert caught.value.fix
@@ -239,7 +239,7 @@ UNUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_cannot_be_used_is_listed_with_line_and_reason(name):
     change, words = UNUSED[name]
     line = json.dumps(GOOD | change).replace("Infinity", "1e999")
-    found = label_files.parse("\n".join([HEAD, json.dumps(GOOD), line, ""]).encode(), "l.jsonl")
+    found = files.parse("\n".join([HEAD, json.dumps(GOOD), line, ""]).encode(), "l.jsonl")
     assert len(found.rows) == 1
     (unused,) = found.unused
     assert unused.where == "l.jsonl, line 3"
@@ -252,13 +252,13 @@ def test_file_of_something_else_is_neither_read_nor_written_to(tmp_path):
         '{"prompt": "Hi", "chosen": "a", "rejected": "b"}\n{"prompt": "Ho", "chosen": "a", "rejected": "b"}\n'
     )
     before = file.read_bytes()
-    for act in (lambda: label_files.read(file), lambda: label_files.append(file, [comparison()])):
+    for act in (lambda: files.read(file), lambda: files.append(file, [comparison()])):
         with pytest.raises(DataError, match="does not name the format") as caught:
             act()
         assert "dataset=jsonl" in caught.value.fix
     assert file.read_bytes() == before
     with pytest.raises(DataError, match="cannot be read"):
-        label_files.read(tmp_path / "none.jsonl")
+        files.read(tmp_path / "none.jsonl")
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
@@ -280,8 +280,8 @@ RECORDS = [
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
 def test_record_that_went_through_a_file_is_the_same_record(tmp_path, record):
     scale = {"scale": (1, 5)} if isinstance(record, Rating) else {}
-    label_files.append(tmp_path / "l.jsonl", [row_of(record, rater="ann", **scale)])
-    (row,) = label_files.read(tmp_path / "l.jsonl").labels
+    files.append(tmp_path / "l.jsonl", [row_of(record, rater="ann", **scale)])
+    (row,) = files.read(tmp_path / "l.jsonl").labels
     assert record_of(row) == record
     assert row.rater == "ann"
 
@@ -309,5 +309,5 @@ def test_off_the_menu_cannot_be_written():
     with pytest.raises(ValueError, match="it is A, B or tie"):
         comparison("C")
     with pytest.raises(ValueError, match="Out of range float"):
-        label_files.line_of(comparison(more={"x": float("nan")}))
+        files.line_of(comparison(more={"x": float("nan")}))
     assert isinstance(comparison(), LabelRow)

@@ -10,13 +10,14 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from rlhf_lora import progress, sweep_objective, sweep_table
+from rlhf_lora import progress
 from rlhf_lora.errors import ConfigError, UserError
-from rlhf_lora.sweep_axes import Axis
-from rlhf_lora.sweep_jobs import Job
+from rlhf_lora.sweep import objective, table
+from rlhf_lora.sweep.axes import Axis
+from rlhf_lora.sweep.jobs import Job
 
 if TYPE_CHECKING:
-    from rlhf_lora.sweep import Sweep
+    from rlhf_lora.sweep.runner import Sweep
 
 JOURNAL = "optuna.journal"
 REFUSED = "refused-"
@@ -42,7 +43,7 @@ class Study:
             )
         self.distributions = {axis.key: self._distribution(axis) for axis in sweep.request.axes}
         self._of = self._check()
-        self.objective = sweep_objective.chosen(self.settings.objective, sweep.figures)
+        self.objective = objective.chosen(self.settings.objective, sweep.figures)
 
     def run(self) -> None:
         """Trials until there are `sweep.trials`, those of earlier calls included, or a signal comes."""
@@ -97,7 +98,7 @@ class Study:
         if not self.sweep.folder.is_finished(job):
             study.tell(number, state=self.optuna.trial.TrialState.FAIL)
             return
-        value = sweep_table.number_at(self.sweep.folder.summary(job), self.objective)
+        value = table.number_at(self.sweep.folder.summary(job), self.objective)
         if (
             value is None
         ):  # it can have one and has none, as when no prompt got a score: no reason to end a night's search

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from label_examples import comparison
 
-from rlhf_lora.label_agreement import measured
-from rlhf_lora.label_rows import LabelRow
-from rlhf_lora.rater_agreement import cohen_kappa, gwet_ac, interval, items_of, krippendorff_alpha, percent
+from rlhf_lora.labels.agreement import measured
+from rlhf_lora.labels.coefficients import cohen_kappa, gwet_ac, interval, items_of, krippendorff_alpha, percent
+from rlhf_lora.labels.rows import LabelRow
 from rlhf_lora.records import Prompt
 
 N = None

@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 from namespaces import namespaces_here
 
-from rlhf_lora import sandbox, sandbox_jail
+from rlhf_lora import sandbox
 from rlhf_lora.sandbox import Limits, NoTests, SandboxError, split_tests
+from rlhf_lora.sandbox.jail import KEY_CALLS
 
 needs_namespace = pytest.mark.skipif(not namespaces_here(), reason="the system gives no namespaces")
 pytestmark = pytest.mark.skipif(bool(sandbox.why_not()), reason=sandbox.why_not() or "-")
@@ -306,7 +307,7 @@ def test_no_privilege_is_left(body):
 
 def key_calls(*lines: str) -> str:
     """A program with add_key, request_key and keyctl as `calls[0..2]`, each giving its result or minus its error."""
-    numbers = sandbox_jail.KEY_CALLS[os.uname().machine][1:]
+    numbers = KEY_CALLS[os.uname().machine][1:]
     return (
         "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nlibc.syscall.restype = ctypes.c_long\n"
         "def call(number, *args):\n    args = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]\n"
@@ -345,11 +346,11 @@ def test_keys_of_the_user_cannot_be_read_and_none_can_be_left_for_the_next():
 
 @needs_namespace
 def test_machine_whose_key_calls_are_not_known_has_no_sandbox(tmp_path):
-    for file in Path(sandbox.__file__).parent.glob("sandbox_*.py"):
+    for file in Path(sandbox.__file__).parent.glob("*.py"):
         text = file.read_text().replace('"x86_64"', '"x87"').replace('"aarch64"', '"aarch65"')
         (tmp_path / file.name).write_text(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sandbox, "INSIDE", tmp_path / "sandbox_inside.py")
+        patch.setattr(sandbox, "INSIDE", tmp_path / "inside.py")
         with pytest.raises(SandboxError, match="not known for"):
             sandbox.run(ADD, ["assert add(1, 2) == 3"])
 

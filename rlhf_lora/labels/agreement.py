@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_lora import rater_agreement
-from rlhf_lora.label_rows import STRENGTHS, LabelRow
-from rlhf_lora.label_votes import places, said_of
-from rlhf_lora.rater_agreement import Items, Scale
+from rlhf_lora.labels import coefficients
+from rlhf_lora.labels.coefficients import Items, Scale
+from rlhf_lora.labels.rows import STRENGTHS, LabelRow
+from rlhf_lora.labels.votes import places, said_of
 
 Interval = tuple[float, float]
 Said = defaultdict[str, dict[str, Any]]
@@ -29,7 +29,7 @@ class Agreement:
 
     Attributes:
         things: that two raters or more labelled.
-        percent, kappa, alpha, ac: see `rater_agreement`, each with its 95 % interval; kappa of two raters alone.
+        percent, kappa, alpha, ac: see `coefficients`, each with its 95 % interval; kappa of two raters alone.
         scale: of kappa and alpha. ac_scale: of `ac`, which is AC1 on a nominal scale and AC2 on others.
         each: rater → share of the others' labels, on the same things, that are the same, and how many those are.
     """
@@ -95,15 +95,15 @@ def _measured(kind: str, criterion: str, rows: Sequence[LabelRow], seed: int) ->
     items, levels = [tuple(by.values()) for by in shared.values()], [tuple(by.values()) for by in graded.values()]
     both = [tuple(by[rater] for rater in raters) for by in shared.values()] if len(raters) == 2 else []
     statistics: dict[str, tuple[Items, Callable[[Items], float | None]]] = {
-        "percent": (items, rater_agreement.percent),
-        "kappa": (both, lambda given: rater_agreement.cohen_kappa(given, scale)),
-        "alpha": (items, lambda given: rater_agreement.krippendorff_alpha(given, scale)),
-        "ac": (levels, lambda given: rater_agreement.gwet_ac(given, ac_scale, categories)),
+        "percent": (items, coefficients.percent),
+        "kappa": (both, lambda given: coefficients.cohen_kappa(given, scale)),
+        "alpha": (items, lambda given: coefficients.krippendorff_alpha(given, scale)),
+        "ac": (levels, lambda given: coefficients.gwet_ac(given, ac_scale, categories)),
     }
     together, figures = [thing.partition("\0")[0] for thing in shared], dict[str, Any]()
     for name, (given, statistic) in statistics.items():
         value = figures[name] = statistic(given) if given else None
-        within = None if value is None else rater_agreement.interval(given, statistic, seed, together=_parts(together))
+        within = None if value is None else coefficients.interval(given, statistic, seed, together=_parts(together))
         figures[f"{name}_ci95"] = within
     things = len(set(together))
     return Agreement(kind, criterion, raters, things, scale, ac_scale, each=_each(raters, shared), **figures)

@@ -2,7 +2,7 @@
 
 Only exact types cross as values: built-in ones and some of the standard library's (`STANDARD`). They are made anew on the
 other side, so no method of a program's comes along, and an object that calls itself equal to everything stays where it
-is: the tests get a handle to it. Used on both sides by `sandbox_inside.py`; standard library only.
+is: the tests get a handle to it. Used on both sides by `inside.py`; standard library only.
 """
 
 from __future__ import annotations

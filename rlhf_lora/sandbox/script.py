@@ -1,4 +1,4 @@
-"""Tests as data has them, read into scripts that `sandbox.py` runs: what in them is a test, and what cannot be run at all.
+"""Tests as data has them, read into scripts that the sandbox runs: what in them is a test, and what cannot be run at all.
 
 A row whose tests could not pass whatever the answer is, is told here (`NoTests`): it is the row's fault, not the answer's.
 Nothing of what is read runs in this process.

@@ -1,0 +1,1 @@
+"""What people and judges said of answers: rows, files of them, several raters counted as one, and how far they agree."""
