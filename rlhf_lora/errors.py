@@ -96,5 +96,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def raised_at(error: BaseException) -> str:
     """` (my_reward.py, line 7)`: the deepest frame that is not the kit's own; empty where there is none."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent != Path(__file__).parent]
+    own = Path(__file__).parent
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if own not in Path(f.filename).parents]
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
