@@ -45,7 +45,7 @@ def gaps(run_dir: Path) -> dict[str, float]:
     from rlhf_lora.run_folder import RunFolder
 
     scores: dict[str, list[float]] = {}
-    for row in RunFolder(run_dir).read_samples("answers"):
+    for row in RunFolder(run_dir).read_samples("answers_1"):
         scores.setdefault(row["prompt"], []).append(row["score"])
     if not scores:
         return {}

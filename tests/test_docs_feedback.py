@@ -137,3 +137,30 @@ def test_what_is_said_of_constitutional_ai_in_words_was_measured():
         assert f"{sum(run['summary']['gold']['win_rate_vs_reference'] for run in runs) / len(runs):.3f}" in told
     for ai, gold in zip(of[cai.AI], of[cai.GOLD], strict=True):
         assert ai["summary"]["gold"]["win_rate_ci95"][1] > gold["summary"]["gold"]["win_rate_ci95"][0]
+
+
+def test_what_is_said_of_rounds_in_words_was_measured():
+    rows = measured.read(rounds.RESULT)
+    plain, pool, weak, frozen, fresh = (rounds.by_round(rows, arm) for arm in rounds.ARMS)
+
+    def wins(of):
+        return [sum(one["gold"]["win_rate_vs_reference"] for one in these) / len(these) for these in of]
+
+    told = rounds.PAGE.read_text("utf-8").partition("## What came out")[2].partition("### Rejection")[0]
+    means = {f"{rate:.3f}" for of in (plain, pool, weak, frozen, fresh) for rate in wins(of)}
+    assert set(re.findall(r"0\.\d{3}", told)) <= means
+    for of in (plain, pool, weak):
+        for before, after in itertools.pairwise(of):
+            for one, other in zip(before, after, strict=True):
+                assert other["gold"]["win_rate_ci95"][1] > one["gold"]["win_rate_vs_reference"]
+    far, near = (sum(one["policy"]["kl_to_reference"] for one in of[-1]) / len(of[-1]) for of in (plain, pool))
+    assert near < 0.55 * far
+    assert wins(fresh) == sorted(wins(fresh))
+    assert max(wins(frozen)) - min(wins(frozen)) < 0.01
+    for round_of_fresh, round_of_frozen in zip(fresh, frozen, strict=True):
+        for one, other in zip(round_of_fresh, round_of_frozen, strict=True):
+            assert one["gold"]["win_rate_vs_reference"] < other["gold"]["win_rate_vs_reference"]
+    for one, other in zip(fresh[-1], frozen[-1], strict=True):
+        assert one["gold"]["win_rate_ci95"][1] > other["gold"]["win_rate_ci95"][0]
+    stale = [one["reward_model"]["new"]["accuracy_before"] for of in fresh[1:] for one in of]
+    assert (f"{min(stale):.2f}", f"{max(stale):.2f}") == ("0.49", "0.55")
