@@ -12,6 +12,7 @@ import tiny
 from rlhf_lora import compose, registry
 from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ConfigError, ModelError
+from rlhf_lora.file_stages import name_of
 from rlhf_lora.judge_measured import measure
 from rlhf_lora.judging import texts
 from rlhf_lora.judging.orders import compare
@@ -51,6 +52,12 @@ def test_it_is_the_base_without_adapters_and_however_often_opened_one_role(backb
     assert [name for name in backbone.roles if name.startswith("judge")] == ["judge"]
     assert first.compare(PROMPT, "tea", "no") == second.compare(PROMPT, "tea", "no")
     assert not backbone.roles["judge"].adapter
+
+
+def test_it_is_called_after_its_model_so_that_rows_of_two_are_not_taken_for_one_raters(model):
+    assert local().model is None
+    assert local(path=str(model)).model == model.name
+    assert name_of(local(path=str(model))) == f"local/{model.name}"
 
 
 def test_an_adapter_is_a_role_of_its_own_and_judges_as_it_was_trained(backbone, tmp_path):
