@@ -73,6 +73,12 @@ def test_a_judge_that_always_names_the_first_is_a_bias_and_nothing_else():
     assert "length" not in told  # nothing was decided
 
 
+def test_a_share_just_above_the_limit_is_not_told_as_the_limit():
+    told = found(lambda prompt, a, b: Verdict("A") if int(prompt.text.split()[1]) < 41 else by_labels(prompt, a, b))
+    assert told["position"]["flip_rate"] == 41 / 200
+    assert "20.5 % of the pairs change their winner with the order (more than 20 %)" in told["warnings"][0]
+
+
 def test_a_judge_of_length_shows_where_people_took_the_shorter():
     told = found(lambda _, a, b: Verdict("A" if len(a) > len(b) else "B"))["length"]
     assert told["longer_share"] == 1.0

@@ -64,7 +64,7 @@ def revise(
             for row in made:
                 texts[row["id"]].append(row["text"] if row["text"] is not None else texts[row["id"]][-1])
             asked, unread = asked + len(made), unread + sum(row["text"] is None for row in made)
-            bar.update(len(made), unread=str(unread))
+            bar.update(len(made), unread=str(unread) if unread else None)
             if unread > missing_share * asked:
                 why = next(row["reason"] for row in reversed(made) if row["text"] is None)
                 raise Stopped(
