@@ -73,7 +73,7 @@ class PolicyLoop:
         checkpoint = self.folder.latest_checkpoint()
         if checkpoint is not None and checkpoint.step > self._before:
             self.loop.resume(checkpoint.tensors, checkpoint.state)
-            progress.stage("policy", f"going on after update {checkpoint.step}")
+            progress.stage(self.parts.turn.named("policy"), f"going on after update {checkpoint.step}")
         for stage in ("policy", "evaluation"):
             self.folder.rewind(stage, self.done)
 

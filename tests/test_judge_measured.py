@@ -149,6 +149,27 @@ def test_a_judge_that_says_something_else_each_time_is_asked_again():
     assert told["position"]["flip_rate_averaged"] == 1.0
 
 
+@pytest.mark.parametrize(("keeps", "asked"), [(False, 4), (True, 2)])
+def test_a_judge_that_would_read_its_own_answers_back_is_not_asked_again(keeps, asked):
+    count = [0]
+
+    class Unsure(Scripted):
+        deterministic = False
+        keeps_answers = keeps
+
+        def __init__(self) -> None:
+            pass
+
+        def say(self, prompt: Prompt, a: str, b: str) -> Verdict:
+            count[0] += 1
+            return Verdict("A")
+
+    register("unsure")(Unsure)
+    few = ("dataset.pairs=30", "dataset.demonstrations=1", "dataset.prompts=1")
+    told = measure("judge=unsure", "dataset=orders", *few).figures
+    assert count[0] == asked * told["pairs"]
+
+
 def test_probabilities_that_are_frequencies_are_calibrated():
     # Right in three of four pairs, and 0.75 sure of each.
     def sure(prompt: Prompt, a: str, b: str) -> Verdict:
