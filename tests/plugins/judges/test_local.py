@@ -186,6 +186,19 @@ def test_the_plan_counts_a_judges_own_model_where_it_is_asked(model, tmp_path, m
     assert relabelled.stage("labels").memory.judge > 0
 
 
+def test_the_plan_counts_it_where_it_refreshes_the_reward_model(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path))
+    given = compose("rounds=2", "refresh.by=judge", "judge=local", f"judge.path={model}", *FEW)
+    small = {stage.name: stage.memory for stage in make_plan(given).stages}
+    assert small["policy"].judge == 0  # PPO takes more than sampling with a judge that small
+    monkeypatch.setattr(type(local()), "own_bytes", lambda self, dtype: 2**33)
+    large = {stage.name: stage.memory for stage in make_plan(given).stages}
+    assert large["policy"].judge == 2**33
+    assert (large["reward_model"], large["sft"]) == (small["reward_model"], small["sft"])
+    monkeypatch.setattr(type(local()), "own_bytes", lambda self, dtype: None)
+    assert any("memory of the judge is not counted" in note for note in make_plan(given).notes)
+
+
 def test_the_model_of_a_hub_id_is_counted_where_its_shape_is_known_here_and_else_the_plan_says_that_it_is_not(
     model, tmp_path, monkeypatch
 ):
