@@ -134,7 +134,10 @@ def test_making_answers_needs_no_more_memory_than_rolling_out_and_learns_nothing
 
 def test_rounds_are_told_in_the_plan(plan):
     (note,) = [n for n in plan("rounds=3", "refresh.by=orders_gold").notes if "3 rounds" in n]
-    assert "3 updates each; the KL is measured from SFT in all of them; before each but the first orders_gold" in note
+    assert (
+        "3 updates each; the KL is measured from SFT in all of them; before each but the first, reward=orders_gold"
+        in note
+    )
 
 
 @pytest.mark.slow
