@@ -123,7 +123,7 @@ def _label(stages: AdapterStages, folder: Path) -> dict[str, Any]:
     ctx = parts.context(backbone)
     prompts = parts.short_enough(backbone, plan.splits.prompts, "prompts")
     asked = drawn(prompts, settings.pairs, turn.number - 1, named_seed(plan.config.seed, "refresh"), repeat=True)
-    progress.stage(turn.named("comparisons"), f"{len(asked)} comparisons by {_by(plan)}")
+    progress.stage(turn.named("comparisons"), f"two answers to {len(asked)} prompts, compared by {_by(plan)}")
     answers.sampled(
         backbone, opened(plan.rollout, ctx), asked, 2, RowFile(folder / "answers.jsonl"),
         lambda first: named_seed(seed, f"answers/{first}"), stages.interrupted,
