@@ -19,6 +19,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from rlhf_lora import reward_labels
+from rlhf_lora.comparison import wilson
 from rlhf_lora.comparison_rows import Row, Sampled, comparison_id, in_a_coins_order, newest, pair_of
 from rlhf_lora.records import Comparison, Pair, Prompt
 from rlhf_lora.splits import Splits
@@ -171,7 +172,10 @@ def _against_gold(comparisons: Sequence[Comparison], said: Mapping[str, Row], go
 
 
 def _agreement(name: str, rights: Sequence[float]) -> dict[str, Any]:
-    return {name: sum(rights) / len(rights), f"{name}_of": len(rights)} if rights else {}
+    if not rights:
+        return {}
+    right, count = sum(rights), len(rights)
+    return {name: right / count, f"{name}_ci95": list(wilson(right, count)), f"{name}_of": count}
 
 
 def _by_reason(reasons: Sequence[str]) -> dict[str, int]:

@@ -40,10 +40,10 @@ def run(arguments: list[str]) -> int:
     try:
         return _dispatch(arguments)
     except RlhfLoraError as error:
-        print(f"rlhf-lora: {error}", file=sys.stderr)
+        _tell(str(error), error)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("rlhf-lora: left at once; what was published is on disk", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        _tell("left at once; what was published is on disk", error)
         return 130
     except BrokenPipeError:
         return 0
@@ -56,6 +56,11 @@ def run(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 3
+
+
+def _tell(what: str, error: BaseException) -> None:
+    """The message, and what was noted on the error's way here."""
+    print(f"rlhf-lora: {what}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -6,6 +6,7 @@ verdict, is left out on both sides and counted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -129,3 +130,12 @@ def bootstrap_ci95(values: Sequence[float], seed: int = 0) -> list[float]:
     means = [data[draw.integers(0, len(data), (500, len(data)))].mean(1) for _ in range(RESAMPLES // 500)]
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return [float(low), float(high)]
+
+
+def wilson(wins: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's interval of a share: within [0, 1], and honest for few trials and shares near 0 or 1."""
+    share, z2 = wins / n, z * z
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    # Exactly at the ends, where rounding would leave 3e-17.
+    return 0.0 if wins == 0 else max(0.0, centre - half), 1.0 if wins == n else min(1.0, centre + half)

@@ -97,6 +97,7 @@ class Judge(Protocol):
         on_device: it computes on the backbone's device. Default: False.
         deterministic: of the plugin, the same question has the same answer another day: only then what is made of its answers
             is kept for other runs. Default: not.
+        keeps_answers: of the plugin, opened once it repeats what it has said: asking it twice measures nothing. Default: not.
         needs_backbone: of the plugin, it works on the run's own base, so it can be opened only where that is. Default: False.
         own_spec: of the plugin, the model that it loads beside the base (`rlhf_lora.model_spec.ModelSpec`). Default: None.
         own_bytes(dtype): of the plugin, memory of that model, for the plan; None where nothing here says it. Default: 0.

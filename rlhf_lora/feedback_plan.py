@@ -88,18 +88,26 @@ def stage_memory(name: str, config: DictConfig, shape: memory.Shape, judge: Any)
 
 
 def with_judge(
-    name: str, config: DictConfig, expected: memory.Memory | None, reward: Any, judge: Any
+    name: str, config: DictConfig, expected: memory.Memory | None, reward: Any, judge: Any, shape: memory.Shape
 ) -> memory.Memory | None:
-    """A stage's memory with that of a judge that brings a model of its own, where the stage asks it."""
-    if name not in _asking(config, reward) or not (weights := _own_bytes(config, judge)):
+    """A stage's memory with that of a judge that brings a model of its own, where the stage asks it. Of a policy whose reward
+    model it refreshes, that of the refresh where it is the larger one."""
+    if not (weights := _own_bytes(config, judge)):
         return expected
-    context = memory.CUDA_CONTEXT if config.hardware.device == "cuda" else 0
-    return (expected or memory.Memory(0, 0, 0, 0, context, 0, 0, 0)).with_judge(weights)
+    if name in _asking(config, reward):
+        context = memory.CUDA_CONTEXT if config.hardware.device == "cuda" else 0
+        return (expected or memory.Memory(0, 0, 0, 0, context, 0, 0, 0)).with_judge(weights)
+    if name == "policy" and config.refresh.by == "judge" and expected is not None:
+        sampling = stage_memory("refresh", config, shape, judge)
+        assert sampling is not None
+        return max(expected, sampling.with_judge(weights), key=lambda one: one.total)
+    return expected
 
 
 def notes(config: DictConfig, stages: Sequence[str], reward: Any, judge: Any) -> list[str]:
     """A judge's own model that stages ask and nobody counted."""
-    if not set(stages) & set(_asking(config, reward)) or _own_bytes(config, judge) is not None:
+    asking = {*_asking(config, reward), *(["policy"] if config.refresh.by == "judge" else [])}
+    if not set(stages) & asking or _own_bytes(config, judge) is not None:
         return []
     model = config.judge.get("path") or f"the model of judge={config.judge.name}"
     return [f"the memory of the judge is not counted: no config.json on this machine says how large {model} is"]

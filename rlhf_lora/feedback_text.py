@@ -25,11 +25,13 @@ def _labels(figures: Mapping[str, Any]) -> list[str]:
     orders = "in both orders" if figures["orders"] == "both" else "in one order"
     kept = f", beside {figures['kept']:,} that are the data's own" if figures.get("kept") else ""
     said = f"AI labels: {figures['labels']:,} by judge={figures['judge']} ({what} {orders}){kept}"
-    said += f"; {figures['ties']:,} ties, {figures['unread']:,} that could not be read, {figures['calls']:,} calls"
+    said += f"; {figures['ties']:,} ties, {figures['unread']:,} that could not be read, {figures['calls']:,} questions"
     found, told = [said], []
     for name, whom in (("agreement", "the data's labels"), ("gold_agreement", "the truth")):
         if name in figures:
-            told.append(f"{figures[name]:.3f} with {whom} ({figures[f'{name}_of']:,} comparisons)")
+            told.append(
+                f"{figures[name]:.3f}{_interval(figures, name)} with {whom} ({figures[f'{name}_of']:,} comparisons)"
+            )
     if told:
         found.append(f"AI labels agree {', '.join(told)}")
     if "flips" in figures:
@@ -66,6 +68,12 @@ def _measured(figures: Mapping[str, Any]) -> list[str]:
                     f"{before['mean']:.3f} → {after['mean']:.3f}, below 0 {_way([before['violations'], after['violations']])}"
                 )
     return found
+
+
+def _interval(figures: Mapping[str, Any], name: str) -> str:
+    """Of summaries that have one."""
+    low_high = figures.get(f"{name}_ci95")
+    return "" if low_high is None else f" [{low_high[0]:.3f}, {low_high[1]:.3f}]"
 
 
 def _way(shares: Sequence[float]) -> str:

@@ -156,7 +156,8 @@ def open_run(run: str, *overrides: str) -> FinishedRun:
             f"{run} has no policy yet", where=str(folder.adapter("policy")), fix=f"finish it: rlhf-lora train … run_dir={run}"
         )  # fmt: skip
     if trained[0] != "policy":
-        progress.stage("no policy yet", "these are answers of the SFT model")
+        model = "model trained on revisions" if trained[0] == "revised_sft" else "SFT model"
+        progress.stage("no policy yet", f"these are answers of the {model}")
     return FinishedRun(plan_of(folder, overrides), folder, folder.adapter(trained[0]))
 
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf_lora.comparison import wilson
 from rlhf_lora.records import Label, Pair, Sample
 from rlhf_lora.splits import Splits
 from rlhf_lora.stages import label_figures
-from rlhf_lora.stages.accuracy import accuracy, calibration, closeness, wilson
+from rlhf_lora.stages.accuracy import accuracy, calibration, closeness
 
 
 def judge_reward_model(

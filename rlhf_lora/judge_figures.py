@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlhf_lora import scores
-from rlhf_lora.comparison import bootstrap_ci95
+from rlhf_lora.comparison import bootstrap_ci95, wilson
 from rlhf_lora.data_show import visible
 from rlhf_lora.judging.orders import Compared, probability
 from rlhf_lora.records import Pair, Verdict
-from rlhf_lora.stages.accuracy import BINS, wilson
+from rlhf_lora.stages.accuracy import BINS
 
 MANY_FLIPS, MANY_MISSING = 0.2, 0.1
 FAR = 1.0
@@ -172,7 +172,7 @@ def _gold(read: Sequence[Judged]) -> dict[str, Any]:
 def _warnings(found: dict[str, Any], rows: Sequence[Judged]) -> list[str]:
     said, verdicts, position = [], found["verdicts"], found.get("position", {})
     if position.get("flip_rate", 0.0) > MANY_FLIPS:
-        share = f"{100 * position['flip_rate']:.0f} % of the pairs change their winner with the order"
+        share = f"{100 * position['flip_rate']:.3g} % of the pairs change their winner with the order"
         said.append(f"{share} (more than {100 * MANY_FLIPS:.0f} %): ask in both orders, or take another judge")
     missing = verdicts["refusals"] + verdicts["unreadable"] + verdicts["errors"]
     if missing > MANY_MISSING * verdicts["asked"]:

@@ -78,9 +78,8 @@ def measure(*overrides: str, pairs: int | None = None, config_dir: Path | None =
     every = pairs_of(data, config.dataset.name)
     chosen = drawn(every, MOST if pairs is None else pairs, config.seed)
     with _opened(judge, config, dataset) as asked:
-        judged = ask(
-            asked, chosen, config.seed, config.judge.name, _gold_of(data), getattr(judge, "deterministic", True)
-        )
+        repeats = getattr(judge, "deterministic", True) or getattr(judge, "keeps_answers", False)
+        judged = ask(asked, chosen, config.seed, config.judge.name, _gold_of(data), repeats)
         usage = _usage(asked)
     found = {"judge": config.judge.name, "dataset": config.dataset.name, "pairs_of_dataset": len(every)}
     left_out = Counter(row.reason for row in data.unused) + Counter(data.left_out)

@@ -117,12 +117,14 @@ class Run:
                 self._run_policy()
                 self._evaluate()
             status, self.was_finished = "finished", True
-        except (Interrupted, KeyboardInterrupt):
+        except (Interrupted, KeyboardInterrupt) as error:
             status = "interrupted"
+            error.add_note(self._way_on)
             raise
-        except (Stopped, ContractError):
+        except (Stopped, ContractError) as error:
             status = "stopped"
             self._checkpoint()
+            error.add_note(self._way_on)
             raise
         except UserError:
             if self._is_new and not self._records:  # nothing was made yet, so nothing is left behind
@@ -133,6 +135,11 @@ class Run:
             if self.folder.is_dir():
                 self._close(status)
         return self
+
+    @property
+    def _way_on(self) -> str:
+        """For who began without `run_dir`: the same command alone would begin another run."""
+        return f"  go on with: rlhf-lora train … run_dir={self.folder}"
 
     def close(self) -> None:
         """Leave it here: save the state, give back memory and folder. A second call, or one after the end, does nothing."""
@@ -190,7 +197,7 @@ class Run:
         number = self.interrupts.number
         if number:
             self._checkpoint()
-            raise Interrupted(number, f"interrupted; go on with: rlhf-lora train … run_dir={self.folder}")
+            raise Interrupted(number, "interrupted; the state is on disk")
 
     # --- stages before the policy -------------------------------------------------------------------------------------
 

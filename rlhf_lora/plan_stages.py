@@ -179,7 +179,9 @@ class _Listing:
         folder = self.given.cache_dir / "stages" / f"{name}-{key}"
         known = cached and self._repeatable and self.config.cache and stage_cache.has(folder)
         needed = _memory_of(name, self.given)
-        expected = feedback_plan.with_judge(name, self.config, needed, self.given.built["reward"], self._judge)
+        expected = feedback_plan.with_judge(
+            name, self.config, needed, self.given.built["reward"], self._judge, self.given.shape
+        )
         reused = folder if known else None
         self.found.append(StagePlan(name, reads, writes, rows, key, expected, reused, self._repeatable))
         return key

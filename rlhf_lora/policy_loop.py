@@ -56,7 +56,7 @@ class PolicyLoop:
     def _opened(self) -> OnPolicy:
         """The shared base with its roles, the reward and the optimizer opened."""
         parts, config = self.parts, self.plan.config
-        progress.stage("policy", f"{config.optimizer.name} against reward={config.reward.name}")
+        progress.stage(parts.turn.named("policy"), f"{config.optimizer.name} against reward={config.reward.name}")
         loop_state.seed_streams(named_seed(config.seed, parts.turn.stream("policy")))
         backbone = parts.training_backbone()
         ctx = parts.context(backbone)
@@ -73,7 +73,7 @@ class PolicyLoop:
         checkpoint = self.folder.latest_checkpoint()
         if checkpoint is not None and checkpoint.step > self._before:
             self.loop.resume(checkpoint.tensors, checkpoint.state)
-            progress.stage("policy", f"going on after update {checkpoint.step}")
+            progress.stage(self.parts.turn.named("policy"), f"going on after update {checkpoint.step}")
         for stage in ("policy", "evaluation"):
             self.folder.rewind(stage, self.done)
 

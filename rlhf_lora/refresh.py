@@ -28,6 +28,7 @@ from rlhf_lora.comparison_rows import Sampled
 from rlhf_lora.contracts import Context
 from rlhf_lora.file_stages import FileStages, name_of
 from rlhf_lora.made_rows import drawn
+from rlhf_lora.plan import Plan
 from rlhf_lora.plan_stages import StagePlan
 from rlhf_lora.records import Pair, named_seed
 from rlhf_lora.row_file import RowFile
@@ -122,7 +123,7 @@ def _label(stages: AdapterStages, folder: Path) -> dict[str, Any]:
     ctx = parts.context(backbone)
     prompts = parts.short_enough(backbone, plan.splits.prompts, "prompts")
     asked = drawn(prompts, settings.pairs, turn.number - 1, named_seed(plan.config.seed, "refresh"), repeat=True)
-    progress.stage(turn.named("comparisons"), f"{len(asked)} by {settings.by}")
+    progress.stage(turn.named("comparisons"), f"two answers to {len(asked)} prompts, compared by {_by(plan)}")
     answers.sampled(
         backbone, opened(plan.rollout, ctx), asked, 2, RowFile(folder / "answers.jsonl"),
         lambda first: named_seed(seed, f"answers/{first}"), stages.interrupted,
@@ -144,6 +145,11 @@ def _annotator(parts: Assembly, ctx: Context, sampled: Sampled, seed: int) -> It
     else:
         with closing(parts.named_scorer(ctx, settings.by)) as scorer:
             yield labelling.People(scorer, settings.tau, seed, sampled)
+
+
+def _by(plan: Plan) -> str:
+    by = plan.config.refresh.by
+    return f"judge={name_of(plan.judge)}" if by == "judge" else f"reward={by}"
 
 
 def _told_before(parts: Assembly, pairs: Sequence[Pair]) -> dict[str, Any]:

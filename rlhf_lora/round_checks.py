@@ -92,8 +92,13 @@ def notes(config: DictConfig) -> list[str]:
     each = (
         f"{config.optimizer.updates} updates each" if "updates" in config.optimizer else "one pass of optimisation each"
     )
-    refreshed = "the reward model stays the first one" if config.refresh.by is None else (
-        f"before each but the first {config.refresh.by} compares {config.refresh.pairs:,} pairs of the newest policy's "
+    refreshed = "the reward stays what it is" if config.refresh.by is None else (
+        f"before each but the first, {_by(config)} compares {config.refresh.pairs:,} pairs of the newest policy's "
         "answers, and the reward model is trained anew"
     )  # fmt: skip
     return [f"{config.rounds} rounds, {each}; the KL is measured from SFT in all of them; {refreshed}"]
+
+
+def _by(config: DictConfig) -> str:
+    by = config.refresh.by
+    return f"judge={config.judge.name}" if by == "judge" else f"reward={by}"

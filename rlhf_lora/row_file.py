@@ -89,11 +89,11 @@ class RowFile:
         raise DataError(
             "a row cannot be read",
             where=f"{self.path}, line {number}",
-            fix="delete the line: what it held is made again",
+            fix="delete it and all lines behind it: what they held is made again",
         )
 
 
 def leave_if(interrupted: Callable[[], int | None], kept: str) -> None:
     """Raises Interrupted where a signal asked the run to stop. `kept`: what is not lost, as a sentence."""
     if (number := interrupted()) is not None:
-        raise Interrupted(number, f"interrupted; {kept}: the same command goes on")
+        raise Interrupted(number, f"interrupted; {kept}")

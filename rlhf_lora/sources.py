@@ -92,7 +92,12 @@ def built(config: DictConfig, dataset: Any) -> dict[str, Any]:
             raise ConfigError(
                 f"the embedded base knows only the words of dataset={config.dataset.name}, not those of {setting}={node.name}",
                 where="model.path=null",
-                fix="give a model: model.path=FOLDER, or a preset such as model=qwen3_0_6b",
+                fix="give a model: model.path=FOLDER, or a preset such as model=qwen3_0_6b"
+                + (
+                    f"; {setting}.mini_task={bases.task_of(dataset)} where the answers are of that task"
+                    if hasattr(own, "mini_task") and bases.task_of(dataset)
+                    else ""
+                ),
             )
     return found
 

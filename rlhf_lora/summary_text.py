@@ -60,22 +60,33 @@ def _round(row: Mapping[str, Any]) -> str:
     said = []
     for name, what in (("gold", "gold wins"), ("policy", "wins by its reward")):
         if "win_rate_vs_reference" in (part := row.get(name, {})):
-            said.append(f"{what} {part['win_rate_vs_reference']:.3f}")
+            said.append(_with_interval(what, part, "win_rate_vs_reference", "win_rate_ci95"))
     if "kl_to_reference" in row.get("policy", {}):
-        said.append(f"KL {row['policy']['kl_to_reference']:.2f}")
+        said.append(f"KL {row['policy']['kl_to_reference']:.2f} nats")
     if "accuracy" in (model := row.get("reward_model", {})):
-        said.append(f"reward model {model['accuracy']:.3f}")
-    return f"round {row['round']}: {', '.join([*said, *_refreshed(model.get('new', {}))])}"
+        said.append(_with_interval("reward model", model, "accuracy"))
+    return f"round {row['round']}: {', '.join(said)}{_refreshed(model.get('new', {}))}"
 
 
-def _refreshed(new: Mapping[str, Any]) -> list[str]:
+def _with_interval(what: str, figures: Mapping[str, Any], name: str, interval: str = "") -> str:
+    low_high = figures.get(interval or f"{name}_ci95")
+    return f"{what} {figures[name]:.3f}" + ("" if low_high is None else f" [{low_high[0]:.3f}, {low_high[1]:.3f}]")
+
+
+def _refreshed(new: Mapping[str, Any]) -> str:
     """What the reward model of a round was refreshed with."""
     if "labels" not in new:
-        return []
-    said = [f"refreshed with {new['labels']} labels of {new['asked']} comparisons by {new['by']}"]
-    for name, what in (("gold_agreement", "in the true order"), ("accuracy_before", "told by the one before")):
-        said += [f"{new[name]:.3f} of them {what}"] if name in new else []
-    return said
+        return ""
+    told = [
+        _with_interval(what, new, name)
+        for name, what in (
+            ("gold_agreement", "in the true order"),
+            ("accuracy_before", "as the model before orders them"),
+        )
+        if name in new
+    ]
+    line = f"; refreshed with {new['labels']} labels of {new['asked']} comparisons by {new['by']}"
+    return f"{line}: {', '.join(told)}" if told else line
 
 
 def _answers(made: Mapping[str, Any]) -> str:

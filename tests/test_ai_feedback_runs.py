@@ -54,7 +54,7 @@ def test_a_judge_that_can_be_had_for_a_canary_is_told_of_everywhere(tiny_base, t
     assert run.summary["canaries"] == {"looks": 1, "alarms": 1, "first_alarm": 1}
     assert run.metrics("policy")[0]["canaries/alarm"] == 1.0
     for text in (out.out, (run.path / "report.html").read_text("utf-8")):
-        assert "In 1 of 1 looks the judge gave an answer that says nothing more than the median" in text
+        assert "In 1 of 1 looks the judge put an answer that says nothing above the median" in text
 
 
 def test_it_may_stop_the_run(tiny_base, tmp_path, capsys):

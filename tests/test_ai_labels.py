@@ -124,6 +124,7 @@ def test_a_judge_that_is_right_agrees_with_people_and_with_the_truth():
     found = ai_labels.figures(comparisons, rows, PAIRS, gold)
     assert (found["agreement"], found["agreement_of"], found["flips"], found["first_chosen"]) == (1.0, 400, 0.0, 0.5)
     assert (found["gold_agreement"], found["gold_agreement_of"]) == (1.0, 399)
+    assert found["agreement_ci95"] == [pytest.approx(400 / (400 + 3.8415), abs=1e-4), 1.0]  # Wilson's, 400 of 400
     assert found["certainty"] == pytest.approx(0.8)
     learned = ai_labels.learned_from(PAIRS[:1], comparisons, rows, hard=False)
     assert learned[0] == PAIRS[0]

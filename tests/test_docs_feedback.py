@@ -73,10 +73,11 @@ def test_figures_in_words_name_who_labelled_and_leave_out_what_there_is_not():
         "first_chosen": 0.75,
         "gold_agreement": 0.9,
         "gold_agreement_of": 3,
+        "gold_agreement_ci95": [0.5, 0.95],
     }
     first, agree, order = feedback_text.lines({"ai_labels": labels | more})
     assert "beside 4" in first
-    assert "0.900 with the truth" in agree
+    assert "0.900 [0.500, 0.950] with the truth (3 comparisons)" in agree
     assert "25 %" in order
     assert "75 %" in order
     assert feedback_text.lines({"policy": {}}) == []

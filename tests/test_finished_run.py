@@ -122,6 +122,9 @@ def test_a_run_that_stopped_after_sft_answers_with_that_and_says_so(folder, tmp_
     (made.adapters / "sft").symlink_to(folder.adapter("sft"))
     assert len(answer(made.path, [ORDER])) == 1
     assert "answers of the SFT model" in capsys.readouterr().err
+    (made.adapters / "revised_sft").symlink_to(folder.adapter("sft"))
+    assert len(answer(made.path, [ORDER])) == 1
+    assert "answers of the model trained on revisions" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,12 @@ def test_a_judge_that_always_names_the_first_is_a_bias_and_nothing_else():
     assert "length" not in told  # nothing was decided
 
 
+def test_a_share_just_above_the_limit_is_not_told_as_the_limit():
+    told = found(lambda prompt, a, b: Verdict("A") if int(prompt.text.split()[1]) < 41 else by_labels(prompt, a, b))
+    assert told["position"]["flip_rate"] == 41 / 200
+    assert "20.5 % of the pairs change their winner with the order (more than 20 %)" in told["warnings"][0]
+
+
 def test_a_judge_of_length_shows_where_people_took_the_shorter():
     told = found(lambda _, a, b: Verdict("A" if len(a) > len(b) else "B"))["length"]
     assert told["longer_share"] == 1.0
@@ -141,6 +147,27 @@ def test_a_judge_that_says_something_else_each_time_is_asked_again():
     assert count[0] == 256
     assert told["position"]["flip_rate"] == 0.0
     assert told["position"]["flip_rate_averaged"] == 1.0
+
+
+@pytest.mark.parametrize(("keeps", "asked"), [(False, 4), (True, 2)])
+def test_a_judge_that_would_read_its_own_answers_back_is_not_asked_again(keeps, asked):
+    count = [0]
+
+    class Unsure(Scripted):
+        deterministic = False
+        keeps_answers = keeps
+
+        def __init__(self) -> None:
+            pass
+
+        def say(self, prompt: Prompt, a: str, b: str) -> Verdict:
+            count[0] += 1
+            return Verdict("A")
+
+    register("unsure")(Unsure)
+    few = ("dataset.pairs=30", "dataset.demonstrations=1", "dataset.prompts=1")
+    told = measure("judge=unsure", "dataset=orders", *few).figures
+    assert count[0] == asked * told["pairs"]
 
 
 def test_probabilities_that_are_frequencies_are_calibrated():

@@ -369,6 +369,9 @@ def test_a_reward_that_fails_half_way_stops_the_run_with_a_checkpoint(name, body
     captured = capsys.readouterr()
     assert code == 3
     assert told in captured.err
+    assert captured.err.endswith(
+        f"\n  go on with: rlhf-lora train … run_dir={tmp_path / 'run'}\n"
+    )  # it may have been derived
     assert "Traceback" not in captured.err
     folder = RunFolder(tmp_path / "run")
     assert folder.summary["status"] == "stopped"

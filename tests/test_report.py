@@ -166,6 +166,8 @@ def test_a_run_without_rollouts_shows_its_own_curves(folder: RunFolder) -> None:
 def test_a_win_rate_that_could_be_chance_is_called_so() -> None:
     gold = {"win_rate_vs_reference": 0.55, "win_rate_ci95": [0.48, 0.62]}
     assert lede({"gold": gold}, "SFT").endswith("not clearly different from a coin flip.")
+    assert "yet" in lede({"status": "interrupted"}, "SFT")
+    assert "yet" not in lede({"status": "finished"}, "SFT")  # of stages=[labels] nothing more will come
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------

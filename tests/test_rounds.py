@@ -134,7 +134,10 @@ def test_making_answers_needs_no_more_memory_than_rolling_out_and_learns_nothing
 
 def test_rounds_are_told_in_the_plan(plan):
     (note,) = [n for n in plan("rounds=3", "refresh.by=orders_gold").notes if "3 rounds" in n]
-    assert "3 updates each; the KL is measured from SFT in all of them; before each but the first orders_gold" in note
+    assert (
+        "3 updates each; the KL is measured from SFT in all of them; before each but the first, reward=orders_gold"
+        in note
+    )
 
 
 @pytest.mark.slow
@@ -341,7 +344,8 @@ SUMMARY = {
     "status": "finished", "reward": "learned",
     "answers": {"prompts": 5, "answers": 20, "rows": 4, "left_out": {"equal scores": 1}, "gold_agreement": 0.75},
     "rounds": [
-        {"round": 1, "policy": {"win_rate_vs_reference": 0.6, "kl_to_reference": 1.5}, "gold": {"win_rate_vs_reference": 0.55}},
+        {"round": 1, "policy": {"win_rate_vs_reference": 0.6, "kl_to_reference": 1.5},
+         "gold": {"win_rate_vs_reference": 0.55, "win_rate_ci95": [0.5, 0.6]}},
         {"round": 2, "policy": {"win_rate_vs_reference": 0.7, "kl_to_reference": 2.5}, "gold": {"win_rate_vs_reference": 0.65},
          "reward_model": {"accuracy": 0.8, "new": {
              "by": "judge", "asked": 48, "labels": 40, "ties": 7, "unread": 1, "same_words": 2, "flips": 0.25,
@@ -352,9 +356,9 @@ SUMMARY = {
 
 def test_the_rounds_are_told_in_lines_and_in_the_report():
     lines = summary_text.lines(SUMMARY)
-    assert "round 1: gold wins 0.550, wins by its reward 0.600, KL 1.50" in lines
-    told = "refreshed with 40 labels of 48 comparisons by judge, 0.900 of them in the true order, 0.625 of them told by the one"
-    assert any(line.endswith(f"reward model 0.800, {told} before") for line in lines)
+    assert "round 1: gold wins 0.550 [0.500, 0.600], wins by its reward 0.600, KL 1.50 nats" in lines
+    told = "refreshed with 40 labels of 48 comparisons by judge: in the true order 0.900, as the model before orders them 0.625"
+    assert any(line.endswith(f"reward model 0.800; {told}") for line in lines)
     assert any("20 to 5 prompts were scored, 4 rows made of them (1 × equal scores)" in line for line in lines)
     shown = report_rounds.section(SUMMARY, "SFT")
     assert shown.count("<tr>") == 5  # heads, two rounds; heads, one refresh

@@ -34,6 +34,8 @@ def test_a_broken_line_in_the_middle_is_told_with_its_number(tmp_path):
     with pytest.raises(DataError) as told:
         file.rows()
     assert told.value.where.endswith("line 2")
+    # A row is known by its place: without line 2 alone, what is said of the third prompt would be said of the second.
+    assert "all lines behind it" in told.value.fix
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 5])

@@ -47,6 +47,14 @@ class Local(JudgingSettings):
     deterministic = True
 
     @property
+    def model(self) -> str | None:
+        """What `path` is called, for rows and messages: a hub id, or a folder's name; None of the run's own base."""
+        if self.path is None:
+            return None
+        folder = Path(self.model_path)
+        return folder.resolve().name if folder.is_dir() else self.path
+
+    @property
     def needs_backbone(self) -> bool:
         return self.path is None
 

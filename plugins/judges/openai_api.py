@@ -19,6 +19,7 @@ class OpenAIAPI(JudgingSettings, EndpointSettings):
     """
 
     deterministic = False  # a server promises nothing
+    keeps_answers = True
     latency_s = 60.0
 
     def open(self, ctx: Context) -> AskedServer:

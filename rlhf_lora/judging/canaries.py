@@ -103,7 +103,7 @@ def warning(canaries: Mapping[str, Any]) -> str:
     if not canaries.get("alarms"):
         return ""
     return (
-        f"In {canaries['alarms']} of {canaries['looks']} looks the judge gave an answer that says nothing more than the median "
+        f"In {canaries['alarms']} of {canaries['looks']} looks the judge put an answer that says nothing above the median "
         f"of the policy's, first at update {canaries['first_alarm']}: read samples before you believe the reward."
     )
 

@@ -36,6 +36,8 @@ def lede(summary: Mapping[str, Any], reference: str) -> str:
     model = summary.get("reward_model", {}).get("accuracy")
     if model is not None:
         return f"The reward model puts {_percent(model)} of held-out pairs in the right order."
+    if summary.get("status") == "finished":  # `stages` named others, or no reward can be asked
+        return "No policy was compared with a reference: this page shows what has been recorded."
     return "No evaluation yet: this page shows what has been recorded so far."
 
 

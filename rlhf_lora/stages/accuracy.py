@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rlhf_lora.comparison import wilson
 from rlhf_lora.records import Pair, Rating
 
 BINS = 10
@@ -111,15 +112,6 @@ def mean_ranks(values: Sequence[float]) -> list[float]:
             ranks[i] = (start + 1 + end) / 2
         start = end
     return ranks
-
-
-def wilson(wins: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's interval of a share: within [0, 1], and honest for few trials and shares near 0 or 1."""
-    share, z2 = wins / n, z * z
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    # Exactly at the ends, where rounding would leave 3e-17.
-    return 0.0 if wins == 0 else max(0.0, centre - half), 1.0 if wins == n else min(1.0, centre + half)
 
 
 def _win(by: float) -> float:

@@ -11,8 +11,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rlhf_lora.comparison import wilson
 from rlhf_lora.records import Label
-from rlhf_lora.stages.accuracy import BINS, mean_ranks, wilson
+from rlhf_lora.stages.accuracy import BINS, mean_ranks
 
 RULE = "rule"
 """Column of the prompt that names what a label is about, where labels are about several things."""

@@ -123,7 +123,7 @@ def label(
             made = annotator.rows(todo[start : start + AT_ONCE])
             file.append(made)
             done, unread = done + len(made), unread + sum("label" not in row for row in made)
-            bar.update(len(made), unread=str(unread))
+            bar.update(len(made), unread=str(unread) if unread else None)
             _stop_if_missing(unread, done, missing_share, made)
     return file.rows()
 

@@ -36,16 +36,17 @@ def revise(
         For each prompt its answer and every revision: `rounds` + 1 texts. One that could not be read is the text before.
 
     Raises:
-        Stopped: too many revisions could not be read. Interrupted: a signal came. Finished steps are on the disk.
+        Stopped: too many revisions could not be read; the portion that was too many is asked for again when the run is gone on
+            with. Interrupted: a signal came. Finished steps are on the disk.
     """
     count = len(prompts)
     sizes = [min(AT_ONCE, count - start) for start in range(0, count, AT_ONCE)] * rounds
     ends = list(itertools.accumulate(sizes, initial=0))
-    rows = file.keep(max(end for end in ends if end <= len(file.rows())))
+    there = file.rows()
+    rows = file.keep(max(end for end in ends if end <= len(there) and not _too_many(there[:end], missing_share)))
     texts = [[answer] for answer in answers]
     for row in rows:
         texts[row["id"]].append(row["text"] if row["text"] is not None else texts[row["id"]][-1])
-    asked, unread = len(rows), sum(row["text"] is None for row in rows)
     with progress.Progress("revisions", rounds * count, start=len(rows)) as bar:
         for first, last in itertools.pairwise(ends):
             if first < len(rows):
@@ -63,12 +64,13 @@ def revise(
             file.append(made)
             for row in made:
                 texts[row["id"]].append(row["text"] if row["text"] is not None else texts[row["id"]][-1])
-            asked, unread = asked + len(made), unread + sum(row["text"] is None for row in made)
-            bar.update(len(made), unread=str(unread))
-            if unread > missing_share * asked:
+            rows += made
+            unread = _unread(rows)
+            bar.update(len(made), unread=str(unread) if unread else None)
+            if _too_many(rows, missing_share):
                 why = next(row["reason"] for row in reversed(made) if row["text"] is None)
                 raise Stopped(
-                    f"{unread} of {asked} revisions could not be read, more than scoring.missing_share={missing_share:g} "
+                    f"{unread} of {len(rows)} revisions could not be read, more than scoring.missing_share={missing_share:g} "
                     f"allows; the last time: {why}. What was revised is kept in {file.path}"
                 )
     return texts
@@ -90,7 +92,7 @@ def figures(
     found: dict[str, Any] = {
         "prompts": len(prompts), "rounds": rounds, "steps": len(rows),
         "changed": sum(a != b for a, b in before_after) / max(1, len(before_after)),
-        "unread": sum(row["text"] is None for row in rows), "by_principle": by_principle,
+        "unread": _unread(rows), "by_principle": by_principle,
     }  # fmt: skip
     measured = {
         name: [of_answers(measure, prompts, [given[i] for given in texts]) for i in range(rounds + 1)]
@@ -113,6 +115,14 @@ def of_answers(measure: Measure, prompts: Sequence[Prompt], answers: Sequence[st
     if not values:
         return {}
     return {"mean": sum(values) / len(values), "violations": sum(value < 0 for value in values) / len(values)}
+
+
+def _unread(rows: Sequence[Mapping[str, Any]]) -> int:
+    return sum(row["text"] is None for row in rows)
+
+
+def _too_many(rows: Sequence[Mapping[str, Any]], share: float) -> bool:
+    return _unread(rows) > share * len(rows)
 
 
 def _asked(reviser: Reviser, drafts: Sequence[Draft]) -> Sequence[Revision]:

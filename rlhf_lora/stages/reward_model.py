@@ -26,11 +26,11 @@ from rlhf_lora.errors import DataError, ModelError
 from rlhf_lora.loading import load_base, load_chat, read_adapter
 from rlhf_lora.model_spec import ModelSpec, base_hash
 from rlhf_lora.records import Label, Pair, Prompt, Ranking, Rating
-from rlhf_lora.stages.accuracy import accuracy, wilson
+from rlhf_lora.stages.accuracy import accuracy
 from rlhf_lora.stages.reward_losses import Labels, Loss, Regression, loss_of
 from rlhf_lora.train_settings import TrainSettings
 
-__all__ = ["Scorer", "accuracy", "fit", "normalise", "pooled_scores", "wilson"]
+__all__ = ["Scorer", "accuracy", "fit", "normalise", "pooled_scores"]
 
 INFO = "reward.json"
 

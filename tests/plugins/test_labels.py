@@ -248,7 +248,9 @@ def test_labels_on_a_generated_task_know_its_base(tmp_path, capsys):
     few = ["dataset.demonstrations=99", "dataset.pairs=99", "dataset.prompts=99"]
     given = ["plan", *few, "reward_model.dataset=labels", f"reward_model.dataset.path={tmp_path / 'l.jsonl'}"]
     assert cli.run(given) == 2
-    assert "the embedded base knows only the words of dataset=orders" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "the embedded base knows only the words of dataset=orders" in said
+    assert "reward_model.dataset.mini_task=orders where the answers are of that task" in said
     assert cli.run([*given, "reward_model.dataset.mini_task=orders", "--json"]) == 0
     stages = {stage["name"]: stage for stage in json.loads(capsys.readouterr().out)["stages"]}
     assert 30 <= stages["reward_model"]["rows"] <= 40  # but for what is kept for judging

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from rlhf_lora.comparison import wilson
 from rlhf_lora.records import Pair, Prompt, Rating
-from rlhf_lora.stages.accuracy import accuracy, calibration, closeness, wilson
+from rlhf_lora.stages.accuracy import accuracy, calibration, closeness
 
 
 def pair(chosen: str, rejected: str) -> Pair:

@@ -214,7 +214,7 @@ def test_a_signal_finishes_the_step_saves_and_leaves_with_its_code(number, code,
     assert folder.summary["status"] == "interrupted"
     assert folder.latest_checkpoint().step == 2
     said = (tmp_path / "log").read_text()
-    assert "interrupted; go on with" in said
+    assert f"go on with: rlhf-lora train … run_dir={tmp_path / 'run'}" in said
     assert "Traceback" not in said
     assert (tmp_path / "run" / "report.html").is_file()
     assert cli.run(arguments) == 0

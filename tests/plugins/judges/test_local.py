@@ -12,6 +12,7 @@ import tiny
 from rlhf_lora import compose, registry
 from rlhf_lora.contracts import Context
 from rlhf_lora.errors import ConfigError, ModelError
+from rlhf_lora.file_stages import name_of
 from rlhf_lora.judge_measured import measure
 from rlhf_lora.judging import texts
 from rlhf_lora.judging.orders import compare
@@ -51,6 +52,12 @@ def test_it_is_the_base_without_adapters_and_however_often_opened_one_role(backb
     assert [name for name in backbone.roles if name.startswith("judge")] == ["judge"]
     assert first.compare(PROMPT, "tea", "no") == second.compare(PROMPT, "tea", "no")
     assert not backbone.roles["judge"].adapter
+
+
+def test_it_is_called_after_its_model_so_that_rows_of_two_are_not_taken_for_one_raters(model):
+    assert local().model is None
+    assert local(path=str(model)).model == model.name
+    assert name_of(local(path=str(model))) == f"local/{model.name}"
 
 
 def test_an_adapter_is_a_role_of_its_own_and_judges_as_it_was_trained(backbone, tmp_path):
@@ -177,6 +184,19 @@ def test_the_plan_counts_a_judges_own_model_where_it_is_asked(model, tmp_path, m
     assert with_it["policy"].total > alone.total + with_it["policy"].judge
     relabelled = make_plan(compose("reward_model.pairs=relabel", "judge=local", f"judge.path={model}", *FEW))
     assert relabelled.stage("labels").memory.judge > 0
+
+
+def test_the_plan_counts_it_where_it_refreshes_the_reward_model(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_LORA_CACHE", str(tmp_path))
+    given = compose("rounds=2", "refresh.by=judge", "judge=local", f"judge.path={model}", *FEW)
+    small = {stage.name: stage.memory for stage in make_plan(given).stages}
+    assert small["policy"].judge == 0  # PPO takes more than sampling with a judge that small
+    monkeypatch.setattr(type(local()), "own_bytes", lambda self, dtype: 2**33)
+    large = {stage.name: stage.memory for stage in make_plan(given).stages}
+    assert large["policy"].judge == 2**33
+    assert (large["reward_model"], large["sft"]) == (small["reward_model"], small["sft"])
+    monkeypatch.setattr(type(local()), "own_bytes", lambda self, dtype: None)
+    assert any("memory of the judge is not counted" in note for note in make_plan(given).notes)
 
 
 def test_the_model_of_a_hub_id_is_counted_where_its_shape_is_known_here_and_else_the_plan_says_that_it_is_not(
