@@ -165,3 +165,26 @@ def test_what_is_said_of_rounds_in_words_was_measured():
         assert one["gold"]["win_rate_ci95"][1] > other["gold"]["win_rate_ci95"][0]
     stale = [one["reward_model"]["new"]["accuracy_before"] for of in fresh[1:] for one in of]
     assert (f"{min(stale):.2f}", f"{max(stale):.2f}") == ("0.49", "0.55")
+
+
+def test_what_is_said_of_a_judges_labels_in_words_was_measured():
+    rows = measured.read(rlaif.RESULT)
+    of = {arm: [row["summary"] for row in rows if row["arm"] == arm] for arm in rlaif.ARMS}
+    _people, once, both, hard, rollouts, _, model = of.values()
+
+    def mean(runs, part, figure):
+        return sum(run[part][figure] for run in runs) / len(runs)
+
+    named = {f"{mean(runs, 'gold', 'win_rate_vs_reference'):.3f}" for runs in of.values()}
+    named |= {f"{mean(runs, 'reward_model', 'gold_accuracy'):.3f}" for runs in (once, both)}
+    named |= {f"{mean(runs, 'ai_labels', 'gold_agreement'):.3f}" for runs in (once, both)}
+    told = rlaif.PAGE.read_text("utf-8").partition("<!-- rlaif -->")[0]
+    said = set(re.findall(r"0\.\d{3}", told))
+    assert len(said) >= 9
+    assert said <= named
+    assert f"{mean(model, 'ai_labels', 'gold_agreement'):.2f}" == "0.93"
+    below = [h["gold"]["win_rate_ci95"][1] < s["gold"]["win_rate_ci95"][0] for h, s in zip(hard, both, strict=True)]
+    assert below.count(True) == 1
+    changed = [row["order"]["once"] for row in rows if row["arm"].startswith("judge with")]
+    assert 1 / 3 < min(changed) < max(changed) < 0.4
+    assert mean(rollouts, "ai_labels", "calls") == pytest.approx(mean(both, "ai_labels", "calls") / 4, rel=0.05)
