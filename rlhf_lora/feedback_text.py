@@ -15,6 +15,11 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
         found += _measured(measured)
     if labels := summary.get("ai_labels"):
         found += _labels(labels)
+    if spent := summary.get("judge_spent"):
+        usd = f", {spent['usd']:.4f} US dollars" if spent["usd"] else ""
+        found.append(
+            f"the judge's server: {spent['calls']:,} calls, {spent['tokens']:,} tokens{usd} in all starts of this run"
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from rlhf_lora.controls import control_of
 from rlhf_lora.errors import ConfigError
 from rlhf_lora.honoured import told
 from rlhf_lora.judging import canaries
+from rlhf_lora.judging.endpoint import budget
 from rlhf_lora.plan import Plan
 from rlhf_lora.run_folder import RunFolder
 from rlhf_lora.software import versions
@@ -145,6 +147,8 @@ def summarise(
         }
     if looked := canaries.told(folder.metrics("policy")):
         summary["canaries"] = looked
+    if (spent := budget.spent_in(folder.path)) is not None:
+        summary["judge_spent"] = dataclasses.asdict(spent)
     return summary | {"seconds": seconds | {"total": before + seconds_now}}
 
 

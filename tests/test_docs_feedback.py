@@ -81,6 +81,8 @@ def test_figures_in_words_name_who_labelled_and_leave_out_what_there_is_not():
     assert "25 %" in order
     assert "75 %" in order
     assert feedback_text.lines({"policy": {}}) == []
+    (spent,) = feedback_text.lines({"judge_spent": {"calls": 1200, "tokens": 30000, "usd": 0.5}})
+    assert "1,200 calls, 30,000 tokens, 0.5000 US dollars" in spent
 
 
 BENCHMARKS = [rlaif, cai, rounds]

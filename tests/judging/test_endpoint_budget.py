@@ -12,7 +12,7 @@ from openai_server import PREFLIGHT, Server
 
 from rlhf_lora.errors import Stopped
 from rlhf_lora.judging.endpoint import pace
-from rlhf_lora.judging.endpoint.budget import Budget, Spent
+from rlhf_lora.judging.endpoint.budget import Budget, Spent, spent_in
 from rlhf_lora.judging.endpoint.completions import Usage
 from rlhf_lora.judging.endpoint.pace import Bucket, Pace
 
@@ -229,3 +229,16 @@ def test_whoever_is_called_off_while_waiting_takes_nobody_elses_turn():
         return pace.most
 
     assert asyncio.run(work()) == 1
+
+
+def test_what_a_run_spent_is_read_from_its_folder_and_a_run_that_asked_nobody_has_none(tmp_path):
+    assert spent_in(tmp_path) is None
+    assert not list(tmp_path.iterdir())
+    with Server() as server:
+        opened = endpoint(server, tmp_path, **PRICES)
+        opened.ask(questions(3), readable)
+        spent = opened.spent
+        opened.close()
+    assert spent_in(tmp_path) == spent
+    assert spent.calls == sum(server.paid.values())
+    assert spent.usd > 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,15 @@ class Spent:
 
     def __neg__(self) -> Spent:
         return Spent(-self.calls, -self.tokens, -self.usd)
+
+
+def spent_in(run_dir: Path) -> Spent | None:
+    """What a run's judge has spent so far, in all its starts; None of a run that asked no server."""
+    if not (file := run_dir / NAME).is_file():
+        return None
+    with closing(connected(file, TABLE)) as base:
+        row = base.execute("SELECT calls, tokens, usd FROM spent").fetchone()
+    return None if row is None else Spent(*row)
 
 
 class Budget:
