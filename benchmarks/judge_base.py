@@ -35,7 +35,7 @@ def made(folder: Path) -> float:
 
 def measure(folder: Path, arm: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "rlhf_lora", "evaluate", *ASKED, *ARMS[arm], f"judge.path={folder}"]
-    told = subprocess.run([*command, "-n", str(PAIRS), "--json"], check=True, stdout=subprocess.PIPE, text=True)
+    told = subprocess.run([*command, "-n", str(PAIRS), "--json"], check=True, stdout=subprocess.PIPE, encoding="utf-8")
     return {"arm": arm, "overrides": [*ASKED, *ARMS[arm]], "figures": json.loads(told.stdout)}
 
 

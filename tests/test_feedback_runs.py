@@ -73,7 +73,10 @@ def test_a_reward_model_learns_from_a_judges_labels_and_the_policy_from_it(tiny_
     assert (figures["judge"], figures["pairs"], figures["asked"]) == ("knowing", how, len(labels))
     assert figures["asked"] == figures["labels"] + figures["ties"] + figures["unread"]
     assert figures["calls"] == 2 * figures["asked"]
-    assert figures["gold_agreement"] == 1.0  # what it reads first is in both orders, and cancels
+    if how == "relabel":
+        assert figures["gold_agreement"] == 1.0  # what it reads first is in both orders, and cancels
+    else:
+        assert 0.8 < figures["gold_agreement"] < 1  # the truth knows which answers were cut, a judge of words does not
     assert 0 < figures["flips"] < 1
     assert figures["first_chosen"] > 0.5
     assert figures["kept"] > 0

@@ -22,12 +22,13 @@ MAKERS: list[tuple[tuple[str, ...], set[str]]] = [
     (
         (*LOOP, "judge=scripted", "reward_model.pairs=rollouts", "ai_labels.keep_dataset=0.2", "revisions.rounds=1",
          "revisions.by=judge", "revisions.of=prompts", "revisions.helpful=1", "rounds=2", "refresh.by=judge", "refresh.pairs=50"),
-        {"labels/answers", "labels/labels", "revisions/answers", "revisions/demonstrations", "comparisons_2/pairs", "policy"},
+        {"labels/answers", "labels/labels", "revisions/answers", "revisions/demonstrations", "comparisons_2/answers",
+         "comparisons_2/labels", "policy"},
     ),
     (
         (*ROWS, "judge=scripted", "optimizer=dpo", "optimizer.pairs=rollouts", "reward=learned", "reward_model.pairs=relabel",
          "rounds=2", "refresh.by=orders_gold", "refresh.pairs=50"),
-        {"labels/labels", "answers_1/answers", "answers_2/answers", "comparisons_2/pairs"},
+        {"labels/labels", "answers_1/answers", "answers_2/answers", "comparisons_2/answers", "comparisons_2/labels"},
     ),
     ((*ROWS, "judge=scripted", "optimizer=kto", "optimizer.labels=relabel", "reward=ai_feedback"), {"answers/answers"}),
     ((*ROWS, "optimizer=rejection_sampling", "optimizer.samples_per_prompt=2", "reward=length"), {"answers/answers"}),
