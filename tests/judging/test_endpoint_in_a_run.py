@@ -86,7 +86,7 @@ def test_a_run_whose_judge_is_gone_stops_with_a_checkpoint_and_goes_on_without_p
     summary = json.loads((run / "summary.json").read_text())
     assert summary["status"] == "finished"
     assert summary["judge_spent"]["calls"] == sum(server.paid.values())  # of both starts
-    assert f"{summary[judge_spent][calls]:,} calls" in (run / "report.html").read_text()
+    assert f"{summary['judge_spent']['calls']:,} calls" in (run / "report.html").read_text()
 
 
 def test_a_server_that_is_not_there_is_told_before_anything_is_left_behind(tiny_base, tmp_path):
