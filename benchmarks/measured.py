@@ -34,7 +34,8 @@ def train(overrides: Sequence[str], run_dir: Path, cache: Path, command: Sequenc
             words.seek(0)
             raise RuntimeError(f"{' '.join(overrides)}: exit code {child.returncode}\n{words.read()[-2000:]}")
     summary = json.loads((run_dir / "summary.json").read_text("utf-8"))
-    return {"cpu_seconds": round(used.ru_utime + used.ru_stime, 1), "overrides": list(overrides), "summary": summary}
+    given = [one.replace(str(RESULTS.parent), "benchmarks") for one in overrides]  # no paths of this machine
+    return {"cpu_seconds": round(used.ru_utime + used.ru_stime, 1), "overrides": given, "summary": summary}
 
 
 def read(file: Path) -> list[dict[str, Any]]:

@@ -50,6 +50,7 @@ def measure(
     seed: int, arm: str, run_dir: Path, cache: Path, model: Path | None, extra: Sequence[str]
 ) -> dict[str, Any]:
     row = measured.train([f"seed={seed}", *COMMON, *overrides_of(arm, model), *extra], run_dir, cache)
+    row["overrides"] = [one.replace(str(model), "MODEL") for one in row["overrides"]]
     return {**row, "order": order(run_dir)}
 
 
