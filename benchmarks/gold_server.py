@@ -57,9 +57,7 @@ def serving(seed: int = 0) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = (
-            True  # head and body are two writes; the second would wait 40 ms for the first one's receipt
-        )
+        disable_nagle_algorithm = True  # head and body are two writes: the second would wait 40 ms
 
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

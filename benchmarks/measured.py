@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,40 +51,6 @@ def write(file: Path, runs: Sequence[dict[str, Any]], **about: Any) -> None:
     file.write_text(json.dumps({**machine, **about, "runs": runs}, indent=1) + "\n", "utf-8")
 
 
-# --- arms over seeds --------------------------------------------------------------------------------------------------
-
-Measure = Callable[[int, str, Path, Path], Mapping[str, Any]]
-"""Seed, arm, folder of the run, cache → what was measured."""
-
-
-def over_seeds(
-    given: argparse.Namespace, arms: Sequence[str], measure: Measure, told: Callable[[Mapping[str, Any]], str]
-) -> list[dict[str, Any]]:
-    """Every arm of `given.arms` for every seed that the file does not have yet; written after each. Seeds go side by side
-    (`given.jobs`), the arms of a seed one after another in one cache: bases and adapters are made once a seed.
-
-    Args:
-        arms: all there are, as the file orders them.
-        told: what is printed of a row behind its seed and arm.
-    """
-    rows = read(given.to) if given.to.is_file() else []
-    known, lock = {(row["seed"], row["arm"]) for row in rows}, threading.Lock()
-
-    def one_seed(seed: int, home: Path) -> None:
-        for arm in (arm for arm in given.arms if (seed, arm) not in known):
-            run_dir = home / "runs" / f"{seed}-{arms.index(arm)}"
-            row = {"seed": seed, "arm": arm, **measure(seed, arm, run_dir, given.cache or home / "cache")}
-            with lock:
-                rows.append(row)
-                rows.sort(key=lambda r: (r["seed"], arms.index(r["arm"])))
-                write(given.to, rows)
-                print(f"seed {seed}  {arm}: {told(row)}, {row['cpu_seconds']:.0f} CPU s", flush=True)
-
-    with tempfile.TemporaryDirectory() as home, ThreadPoolExecutor(given.jobs) as pool:
-        list(pool.map(lambda seed: one_seed(seed, Path(home)), given.seeds))
-    return rows
-
-
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
@@ -95,25 +62,87 @@ def parser(doc: str | None, result: Path) -> argparse.ArgumentParser:
     return made
 
 
-def parser_of_arms(
-    doc: str | None, result: Path, page: Path, arms: Sequence[str], seeds: Sequence[int]
-) -> argparse.ArgumentParser:
-    """What `over_seeds` reads, and `--page`."""
-    made = parser(doc, result)
-    made.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
-    made.add_argument("--arms", nargs="+", default=list(arms), choices=list(arms), metavar="ARM", help="; ".join(arms))
-    made.add_argument("--jobs", type=int, default=1, help="seeds at a time")
-    made.add_argument(
-        "--cache", type=Path, help="keep bases and adapters here; an arm that is in it takes seconds and trains nothing"
-    )
-    made.add_argument("--page", action="store_true", help=f"write docs/{page.name} from the last measurement")
-    return made
+# --- arms over seeds --------------------------------------------------------------------------------------------------
+
+Row = Mapping[str, Any]
+Measure = Callable[[int, str, Path, Path, Sequence[str]], Row]
+"""Seed, arm, folder of the run, cache, overrides for every run → what was measured."""
 
 
-def command(made: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    """What was given, and the overrides for every run, which may stand behind ` -- `."""
-    given, extra = made.parse_known_args(argv)
-    return given, [one for one in extra if one != "--"]
+@dataclass(frozen=True)
+class Benchmark:
+    """Arms that are run for several seeds, and the page that says what came of them.
+
+    Attributes:
+        doc: of `--help`. arms: names, as file and page order them.
+        measure: one arm of one seed. told: what is printed of that, behind seed and arm.
+        fill: a page's text and all rows → the text with its tables filled in.
+        show: all rows → the tables alone.
+    """
+
+    doc: str | None
+    result: Path
+    page: Path
+    arms: Sequence[str]
+    seeds: Sequence[int]
+    measure: Measure
+    told: Callable[[Row], str]
+    fill: Callable[[str, Any], str]
+    show: Callable[[Any], str]
+
+    def main(self, argv: Sequence[str] | None = None) -> None:
+        self.run(self.asked(self.parser(), argv))
+
+    def parser(self) -> argparse.ArgumentParser:
+        made = parser(self.doc, self.result)
+        made.add_argument("--seeds", type=int, nargs="+", default=list(self.seeds))
+        made.add_argument(
+            "--arms", nargs="+", default=list(self.arms), choices=self.arms, metavar="ARM", help="; ".join(self.arms)
+        )
+        made.add_argument("--jobs", type=int, default=1, help="seeds at a time")
+        made.add_argument(
+            "--cache",
+            type=Path,
+            help="keep bases and adapters here; an arm that is in it takes seconds and trains nothing",
+        )
+        made.add_argument("--page", action="store_true", help=f"write docs/{self.page.name} from the last measurement")
+        return made
+
+    def asked(self, made: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """What was given; `extra` are the overrides for every run, which may stand behind ` -- `."""
+        given, extra = made.parse_known_args(argv)
+        given.extra = [one for one in extra if one != "--"]
+        return given
+
+    def run(self, given: argparse.Namespace) -> None:
+        if given.page:
+            self.page.write_text(self.fill(self.page.read_text("utf-8"), read(given.to)), "utf-8")
+        else:
+            print(self.show(read(given.to) if given.table else self.over_seeds(given)))
+
+    def over_seeds(self, given: argparse.Namespace) -> list[dict[str, Any]]:
+        """Every arm of `given.arms` for every seed that the file does not have yet; written after each. Seeds go side by side
+        (`given.jobs`), the arms of a seed one after another in one cache: bases and adapters are made once a seed."""
+        rows = read(given.to) if given.to.is_file() else []
+        known, lock = {(row["seed"], row["arm"]) for row in rows}, threading.Lock()
+
+        def one_seed(seed: int, home: Path) -> None:
+            cache = given.cache or home / "cache"
+            for arm in (arm for arm in given.arms if (seed, arm) not in known):
+                run_dir = home / "runs" / f"{seed}-{self.arms.index(arm)}"
+                row = {"seed": seed, "arm": arm, **self.measure(seed, arm, run_dir, cache, given.extra)}
+                with lock:
+                    rows.append(row)
+                    rows.sort(key=lambda r: (r["seed"], self.arms.index(r["arm"])))
+                    write(given.to, rows)
+                    print(f"seed {seed}  {arm}: {self.told(row)}, {row['cpu_seconds']:.0f} CPU s", flush=True)
+
+        with tempfile.TemporaryDirectory() as home, ThreadPoolExecutor(given.jobs) as pool:
+            list(pool.map(lambda seed: one_seed(seed, Path(home)), given.seeds))
+        return rows
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
 
 
 def filled(page: str, parts: Mapping[str, str]) -> str:

@@ -198,20 +198,13 @@ def estimate() -> str:
     return f"CPU minutes, about: {total:.0f} for all arms and three seeds; a seed: {each}."
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = measured.parser_of_arms(f"{__doc__}\n{estimate()}", RESULT, PAGE, list(ARMS), SEEDS)
-    given, extra = measured.command(parser, argv)
-    if given.page:
-        PAGE.write_text(page(PAGE.read_text("utf-8"), measured.read(given.to)), "utf-8")
-        return
+def show(rows: list[dict[str, Any]]) -> str:
+    names = dict.fromkeys(arm.experiment for arm in ARMS.values())
+    return "\n\n".join(f"{name}\n{table(rows, name)}" for name in names)
 
-    def one(seed: int, arm: str, run_dir: Path, cache: Path) -> dict[str, Any]:
-        return measure(seed, arm, run_dir, cache, extra)
 
-    rows = measured.read(given.to) if given.table else measured.over_seeds(given, list(ARMS), one, told)
-    for name in dict.fromkeys(arm.experiment for arm in ARMS.values()):
-        print(f"{name}\n{table(rows, name)}\n")
+BENCHMARK = measured.Benchmark(f"{__doc__}\n{estimate()}", RESULT, PAGE, list(ARMS), SEEDS, measure, told, page, show)
 
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

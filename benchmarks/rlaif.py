@@ -12,6 +12,8 @@ from the same answers, and everything but the labels is the default of `rlhf-lor
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,7 @@ def overrides_of(arm: str, model: Path | None) -> list[str]:
 
 
 def measure(
-    seed: int, arm: str, run_dir: Path, cache: Path, model: Path | None, extra: Sequence[str]
+    seed: int, arm: str, run_dir: Path, cache: Path, extra: Sequence[str], model: Path | None = None
 ) -> dict[str, Any]:
     row = measured.train([f"seed={seed}", *COMMON, *overrides_of(arm, model), *extra], run_dir, cache)
     row["overrides"] = [one.replace(str(model), "MODEL") for one in row["overrides"]]
@@ -140,24 +142,15 @@ def page(text: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = measured.parser_of_arms(__doc__, RESULT, PAGE, list(ARMS), SEEDS)
-    parser.add_argument(
+    made = measured.Benchmark(__doc__, RESULT, PAGE, list(ARMS), SEEDS, measure, won, page, table)
+    flags = made.parser()
+    flags.add_argument(
         "--judge-model", type=Path, help="folder of a language model that judges; without it those arms are left out"
     )
-    given, extra = measured.command(parser, argv)
-    if given.page:
-        PAGE.write_text(page(PAGE.read_text("utf-8"), measured.read(given.to)), "utf-8")
-        return
-    if given.table:
-        print(table(measured.read(given.to)))
-        return
+    given = made.asked(flags, argv)
     if given.judge_model is None:
         given.arms = [arm for arm in given.arms if "judge=local" not in ARMS[arm]]
-
-    def one(seed: int, arm: str, run_dir: Path, cache: Path) -> dict[str, Any]:
-        return measure(seed, arm, run_dir, cache, given.judge_model, extra)
-
-    print(table(measured.over_seeds(given, list(ARMS), one, won)))
+    dataclasses.replace(made, measure=functools.partial(measure, model=given.judge_model)).run(given)
 
 
 if __name__ == "__main__":

@@ -116,18 +116,12 @@ def page(text: str, rows: Sequence[Mapping[str, Any]]) -> str:
     return measured.filled(text, {name: part(rows) for name, part in PARTS.items()})
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    given, extra = measured.command(measured.parser_of_arms(__doc__, RESULT, PAGE, list(ARMS), SEEDS), argv)
-    if given.page:
-        PAGE.write_text(page(PAGE.read_text("utf-8"), measured.read(given.to)), "utf-8")
-        return
+def show(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "\n\n".join(part(rows) for part in PARTS.values())
 
-    def one(seed: int, arm: str, run_dir: Path, cache: Path) -> dict[str, Any]:
-        return measure(seed, arm, run_dir, cache, extra)
 
-    rows = measured.read(given.to) if given.table else measured.over_seeds(given, list(ARMS), one, told)
-    print("\n\n".join(part(rows) for part in PARTS.values()))
+BENCHMARK = measured.Benchmark(__doc__, RESULT, PAGE, list(ARMS), SEEDS, measure, told, page, show)
 
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -171,18 +171,14 @@ def page(text: str, rows: list[dict[str, Any]]) -> str:
     return text
 
 
+BENCHMARK = measured.Benchmark(__doc__, RESULT, PAGE, list(ARMS), SEEDS, measure, won, page, table)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    given, extra = measured.command(measured.parser_of_arms(__doc__, RESULT, PAGE, list(ARMS), SEEDS), argv)
+    given = BENCHMARK.asked(BENCHMARK.parser(), argv)
+    BENCHMARK.run(given)
     if given.page:
-        rows = measured.read(given.to)
-        PAGE.write_text(page(PAGE.read_text("utf-8"), rows), "utf-8")
-        draw(rows, PAGE.with_suffix(".svg"))
-        return
-
-    def one(seed: int, arm: str, run_dir: Path, cache: Path) -> dict[str, Any]:
-        return measure(seed, arm, run_dir, cache, extra)
-
-    print(table(measured.read(given.to) if given.table else measured.over_seeds(given, list(ARMS), one, won)))
+        draw(measured.read(given.to), PAGE.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

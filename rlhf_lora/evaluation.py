@@ -184,9 +184,7 @@ def evaluate(run: str, *overrides: str) -> dict[str, Any]:
     judge = judge_of(asked)
     finished = FinishedRun(plan, folder, folder.adapter("policy"))
     prompts = finished.parts.short_enough(finished.backbone, evaluation_prompts(plan), "evaluation prompts")
-    with at_work(
-        judge, finished.ctx
-    ) as asked_too:  # first: a judge that is not there is told before anything is scored
+    with at_work(judge, finished.ctx) as asked_too:  # first: one that is not there is told before anything is scored
         scorers = finished.parts.judges(finished.ctx)
         try:
             result = evaluate_policy(

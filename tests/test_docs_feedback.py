@@ -91,11 +91,6 @@ BENCHMARKS = [rlaif, cai, rounds]
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
 def test_the_tables_are_those_of_the_measurement(benchmark):
     written = benchmark.PAGE.read_text("utf-8")
-    if not benchmark.RESULT.is_file():
-        assert benchmark.page(written, []).count("<!-- end -->") == written.count(
-            "<!-- end -->"
-        )  # its places are there
-        pytest.skip("not measured yet")
     rows = measured.read(benchmark.RESULT)
     assert benchmark.page(written, rows) == written
     assert "ot measured yet" not in written
@@ -103,8 +98,6 @@ def test_the_tables_are_those_of_the_measurement(benchmark):
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
 def test_every_arm_was_measured_as_it_is_written_on_the_same_three_seeds(benchmark):
-    if not benchmark.RESULT.is_file():
-        pytest.skip("not measured yet")
     rows = measured.read(benchmark.RESULT)
     seeds = {row["seed"] for row in rows}
     assert len(seeds) >= 3

@@ -10,9 +10,6 @@ import pytest
 import real_base
 import real_rewards
 
-if not real_rewards.RESULT.is_file():
-    pytest.skip("python benchmarks/real_rewards.py was not run yet", allow_module_level=True)
-
 
 @pytest.fixture(scope="module")
 def measurement() -> dict[str, Any]:

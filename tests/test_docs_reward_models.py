@@ -10,9 +10,6 @@ import measured
 import pytest
 import reward_models
 
-if not reward_models.RESULT.is_file():
-    pytest.skip("python benchmarks/reward_models.py was not run yet", allow_module_level=True)
-
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:

@@ -11,29 +11,28 @@ import pytest
 ARMS = ["plain", "hot"]
 
 
-def measuring(given, fail=()):
-    """Runs `over_seeds` with a measurement that says what it was asked for."""
+def measuring(tmp_path, *flags, fail=()):
+    """What it was asked for, the flags as they were read, and what measures when it is called."""
     asked = []
 
-    def one(seed, arm, run_dir, cache):
+    def one(seed, arm, run_dir, cache, extra):
         asked.append((seed, arm, run_dir.name, cache))
         if (seed, arm) in fail:
             raise RuntimeError(f"{arm}: exit code 1")
-        return {"cpu_seconds": 1.0, "overrides": [f"seed={seed}"]}
+        return {"cpu_seconds": 1.0, "overrides": [f"seed={seed}", *extra]}
 
-    return asked, lambda: measured.over_seeds(given, ARMS, one, lambda row: "done")
-
-
-def given_by(tmp_path, *flags):
-    made = measured.parser_of_arms("Doc.", tmp_path / "out.json", tmp_path / "page.md", ARMS, (1, 2))
-    return measured.command(made, [*flags])
+    made = measured.Benchmark(
+        "Doc.", tmp_path / "out.json", tmp_path / "page.md", ARMS, (1, 2), one, lambda row: "done",
+        lambda text, rows: text.replace("none", str(len(rows))), lambda rows: f"{len(rows)} rows",
+    )  # fmt: skip
+    given = made.asked(made.parser(), [*flags])
+    return asked, given, lambda: made.over_seeds(given), made
 
 
 def test_every_arm_of_every_seed_is_measured_once_and_in_the_order_of_the_arms(tmp_path, capsys):
-    given, extra = given_by(tmp_path, "--jobs", "2", "--", "sft.epochs=1")
-    assert extra == ["sft.epochs=1"]
-    asked, go = measuring(given)
+    asked, given, go, _ = measuring(tmp_path, "--jobs", "2", "--", "sft.epochs=1")
     rows = go()
+    assert {row["overrides"][-1] for row in rows} == {"sft.epochs=1"}
     assert [(row["seed"], row["arm"]) for row in rows] == [(1, "plain"), (1, "hot"), (2, "plain"), (2, "hot")]
     assert measured.read(given.to) == rows
     assert {name for _, _, name, _ in asked} == {"1-0", "1-1", "2-0", "2-1"}
@@ -42,23 +41,33 @@ def test_every_arm_of_every_seed_is_measured_once_and_in_the_order_of_the_arms(t
 
 
 def test_it_goes_on_where_it_stopped(tmp_path):
-    given, _ = given_by(tmp_path, "--cache", str(tmp_path / "kept"))
-    asked, go = measuring(given, fail={(2, "plain")})
+    flags = ("--cache", str(tmp_path / "kept"))
+    asked, given, go, _ = measuring(tmp_path, *flags, fail={(2, "plain")})
     with pytest.raises(RuntimeError, match="exit code 1"):
         go()
     assert [(row["seed"], row["arm"]) for row in measured.read(given.to)] == [(1, "plain"), (1, "hot")]
-    asked, go = measuring(given)
+    asked, given, go, _ = measuring(tmp_path, *flags)
     assert len(go()) == 4
     assert [(seed, arm) for seed, arm, *_ in asked] == [(2, "plain"), (2, "hot")]
     assert asked[0][3] == tmp_path / "kept"
 
 
 def test_only_the_arms_and_seeds_that_are_asked_for(tmp_path):
-    given, _ = given_by(tmp_path, "--arms", "hot", "--seeds", "7")
-    _asked, go = measuring(given)
+    _, _, go, _ = measuring(tmp_path, "--arms", "hot", "--seeds", "7")
     assert [(row["seed"], row["arm"]) for row in go()] == [(7, "hot")]
     with pytest.raises(SystemExit):
-        given_by(tmp_path, "--arms", "cold")
+        measuring(tmp_path, "--arms", "cold")
+
+
+def test_the_page_is_filled_and_the_table_shown_from_the_last_measurement(tmp_path, capsys):
+    _, _, go, made = measuring(tmp_path)
+    go()
+    capsys.readouterr()
+    made.page.write_text("rows: none")
+    made.main(["--page"])
+    assert made.page.read_text() == "rows: 4"
+    made.main(["--table"])
+    assert capsys.readouterr().out == "4 rows\n"
 
 
 def test_the_file_says_what_it_was_measured_on(tmp_path):

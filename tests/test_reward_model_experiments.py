@@ -113,7 +113,7 @@ def test_the_page_has_a_place_for_each_experiment_and_every_arm_a_line():
 
 def test_help_says_what_it_takes(capsys):
     with pytest.raises(SystemExit):
-        reward_models.main(["--help"])
+        reward_models.BENCHMARK.main(["--help"])
     assert re.search(r"CPU minutes, about: \d+ for all arms and three seeds; a seed: size \d+", capsys.readouterr().out)
 
 
@@ -131,13 +131,13 @@ def test_one_arm_goes_from_the_script_to_the_table(tiny_base, tmp_path, capsys):
         "dataset.pairs=200",
         f"model.path={tiny_base}",
     ]
-    reward_models.main(given)
+    reward_models.BENCHMARK.main(given)
     (measurement,) = measured.read(to)
     assert measurement["summary"]["reused"] == ["sft"]
     assert measurement["summary"]["reward_model"]["pairs"] == 6 * (measurement["summary"]["reward_model"]["pairs"] // 6)
     assert 0 <= measurement["trained"]["accuracy"] <= 1
     assert measurement["truth"]["accuracy"] > 0.6
-    reward_models.main(given)  # it is there already
+    reward_models.BENCHMARK.main(given)  # it is there already
     assert len(measured.read(to)) == 1
     assert "| rankings, grouped | **0." in capsys.readouterr().out
 
